@@ -1,0 +1,125 @@
+"""What a person sees when something is wrong: facts in a class, words in its template, one renderer.
+
+A mistake of the user is an `ArchError` subclass from `errors.py`; its class attributes are the words
+(`title`, `labels`, `help`), its fields the facts. `Diagnostics` collects several in one run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, dataclass_transform
+
+from .span import Span
+
+CATALOGUE: dict[str, type[ArchError]] = {}
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=())
+@dataclass(kw_only=True, eq=False)
+class ArchError(Exception):
+    """A mistake in the user's input. Subclasses declare `id`, `title` and facts as annotations.
+
+    `span` is where the mistake is used (none for a file or an option); any other fact that is a
+    `Span` becomes a second label when `labels` has words for it. In templates `{fact}` is replaced.
+    """
+
+    id: ClassVar[str]
+    title: ClassVar[str]
+    labels: ClassVar[dict[str, str]] = {}
+    help: ClassVar[str] = ""
+
+    span: Span | None = None
+
+    def __init_subclass__(cls, *, id: str, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.id = id
+        if id in CATALOGUE:
+            raise TypeError(f"error id {id!r} is declared twice")
+        CATALOGUE[id] = cls
+        dataclass(kw_only=True, eq=False)(cls)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @property
+    def message(self) -> str:
+        return self.title.format(**self.facts)
+
+    def help_text(self) -> str:
+        """The advice. A subclass whose advice depends on its facts overrides this."""
+        return self.help.format(**self.facts)
+
+    def annotations(self) -> Iterator[tuple[Span, str]]:
+        """(span, words) pairs, the primary one first."""
+        if self.span is not None:
+            yield self.span, self.labels.get("span", "").format(**self.facts)
+        for name, words in self.labels.items():
+            span = self.facts.get(name)
+            if name != "span" and isinstance(span, Span):
+                yield span, words.format(**self.facts)
+
+    def __str__(self) -> str:
+        return render(self)
+
+
+class InternalError(Exception):
+    """A broken invariant of archc itself: a bug of ours, exit code 70."""
+
+
+class Diagnostics(Exception):
+    """Several mistakes found in one run."""
+
+    def __init__(self, errors: Iterable[ArchError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__(*self.errors)
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self.errors))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` did you mean X?` for a close name, empty when nothing is close."""
+    candidates = sorted(set(known))
+    for candidate in candidates:
+        if candidate.lower() == name.lower():
+            return f"did you mean `{candidate}`?"
+    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    return f"did you mean `{close[0]}`?" if close else ""
+
+
+def render(error: ArchError, *, color: bool = False) -> str:
+    """The screen: id and message, source lines with carets, help."""
+    paint = _paint if color else _plain
+    out = [f"{paint(f'error[{error.id}]', '1;31')}: {paint(error.message, '1')}"]
+    for index, (span, words) in enumerate(error.annotations()):
+        out += _snippet(span, words, "^" if index == 0 else "-", paint)
+    advice = error.help_text()
+    if advice:
+        out += [f"  {paint('help', '1;36')}: {line}" for line in advice.split("\n")]
+    return "\n".join(out)
+
+
+def _snippet(span: Span, words: str, mark: str, paint: Any) -> list[str]:
+    line, column = span.line, span.column
+    text = span.source.line(line).replace("\t", " ")
+    width = max(1, min(len(span.text.split("\n")[0]), len(text) - column + 1))
+    number = str(line)
+    margin = " " * len(number)
+    under = " " * (column - 1) + paint(mark * width, "1;31" if mark == "^" else "1;34")
+    return [
+        f"{margin}{paint('-->', '1;34')} {span}",
+        f"{margin} {paint('|', '1;34')}",
+        f"{number} {paint('|', '1;34')} {text}",
+        f"{margin} {paint('|', '1;34')} {under}{' ' + words if words else ''}",
+    ]
+
+
+def _paint(text: str, code: str) -> str:
+    return f"\033[{code}m{text}\033[0m"
+
+
+def _plain(text: str, _: str) -> str:
+    return text
