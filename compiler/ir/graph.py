@@ -1,0 +1,316 @@
+"""The graph: frozen, typed nodes in functions, functions in a program.
+
+A value is a node; its type says which named axes it has. Axes have no order in meaning: the order of
+`TensorType.axes` is how a backend lays the value out, nothing more. A function is a list of nodes in
+topological order; layer kinds, scan bodies, tables and fused regions are functions of the same program
+and name the same axes. Nothing here is ever mutated: a rewrite builds a new function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, Union
+
+from ...dsl.diagnostics import InternalError
+from ...dsl.dims import Dim
+from ...dsl.span import Span
+
+DType = Literal["float", "f32", "f64", "int", "bool"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Axis:
+    """A named axis. One name is one axis in a program; `time` is the input axis whose timeline it has."""
+
+    name: str
+    size: Dim
+    time: str | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """An element kind and axes. `float` is the dtype of the run; `f32` is at least float32."""
+
+    dtype: DType
+    axes: tuple[Axis, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len({a.name for a in self.axes}) != len(self.axes):
+            raise InternalError(f"an axis occurs twice in {self}")
+
+    def position(self, axis: Axis) -> int:
+        """Where `axis` lies in the layout."""
+        return self.axes.index(axis)
+
+    def shape(self, bindings: Mapping[str, int]) -> tuple[int, ...]:
+        return tuple(axis.size.evaluate(bindings) for axis in self.axes)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(a.name for a in self.axes)}]"
+
+
+AttrValue = Union[int, float, bool, str, None, Dim, Axis, tuple["AttrValue", ...]]
+
+
+class Attrs(Mapping[str, AttrValue]):
+    """An immutable, hashable mapping, iterated in name order."""
+
+    __slots__ = ("_items", "_lookup")
+
+    def __init__(self, items: Mapping[str, AttrValue] | None = None) -> None:
+        self._items = tuple(sorted((items or {}).items()))
+        self._lookup = dict(self._items)
+
+    def __getitem__(self, name: str) -> AttrValue:
+        return self._lookup[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lookup)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(self._items)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Attrs) and self._items == other._items
+
+    def __repr__(self) -> str:
+        return "{" + ", ".join(f"{k} = {v}" for k, v in self._items) + "}"
+
+    def axis(self, name: str) -> Axis:
+        value = self[name]
+        assert isinstance(value, Axis)
+        return value
+
+    def axes(self, name: str) -> tuple[Axis, ...]:
+        value = self[name]
+        assert isinstance(value, tuple)
+        return tuple(a for a in value if isinstance(a, Axis))
+
+    def pairs(self, name: str) -> tuple[tuple[Axis, Axis], ...]:
+        value = self[name]
+        assert isinstance(value, tuple)
+        return tuple((p[0], p[1]) for p in value if isinstance(p, tuple))  # type: ignore[misc]
+
+    def string(self, name: str) -> str:
+        value = self[name]
+        assert isinstance(value, str)
+        return value
+
+    def integer(self, name: str) -> int:
+        value = self[name]
+        assert isinstance(value, int)
+        return value
+
+    def dim(self, name: str) -> Dim:
+        value = self[name]
+        assert isinstance(value, int | Dim)
+        return Dim.of(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a node came from: source spans (the callee's text first, then its callers') and a region.
+
+    The region is a path of labels such as `attention.q`, relative to the function that holds the node.
+    """
+
+    spans: tuple[Span, ...] = ()
+    region: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation. `inputs` are node ids of the same function; `origins` and `hint` carry no meaning."""
+
+    id: int
+    op: str
+    inputs: tuple[int, ...]
+    attrs: Attrs
+    types: tuple[TensorType, ...]
+    origins: tuple[Origin, ...] = field(default=(), compare=False)
+    hint: str = field(default="", compare=False)
+
+    @property
+    def type(self) -> TensorType:
+        return self.types[0]
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        return self.types[0].axes
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """Nodes in topological order. `inputs` are ids of `input` nodes, `outputs` named values."""
+
+    name: str
+    nodes: tuple[Node, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[tuple[str, int], ...]
+    _by_id: dict[int, Node] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_id", {n.id: n for n in self.nodes})
+
+    def __getitem__(self, node_id: int) -> Node:
+        return self._by_id[node_id]
+
+    def __contains__(self, node_id: int) -> bool:
+        return node_id in self._by_id
+
+    def users(self) -> dict[int, list[int]]:
+        """For each node, the ids of the nodes that read it, one entry per operand slot."""
+        users: dict[int, list[int]] = {n.id: [] for n in self.nodes}
+        for node in self.nodes:
+            for source in node.inputs:
+                users[source].append(node.id)
+        return users
+
+    @property
+    def output_ids(self) -> tuple[int, ...]:
+        return tuple(i for _, i in self.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A weight of the whole program. `grouping` is how it is stored: each stored dimension's axes.
+
+    `path` is complete (`layers[3].attention.q.w`). `init` is the initialiser as written.
+    """
+
+    path: str
+    axes: tuple[Axis, ...]
+    grouping: tuple[tuple[Axis, ...], ...]
+    init: str = ""
+    span: Span | None = field(default=None, compare=False)
+
+    def size(self, bindings: Mapping[str, int]) -> int:
+        total = 1
+        for axis in self.axes:
+            total *= axis.size.evaluate(bindings)
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A relation of sizes that elaboration relied on under the present bindings: `left op right`."""
+
+    left: Dim
+    op: Literal["==", "<="]
+    right: Dim
+    span: Span | None = field(default=None, compare=False)
+
+    def holds(self, bindings: Mapping[str, int]) -> bool:
+        left, right = self.left.evaluate(bindings), self.right.evaluate(bindings)
+        return left == right if self.op == "==" else left <= right
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A model: `main` and the functions it uses, hyperparameter bindings, parameters."""
+
+    name: str
+    functions: tuple[Function, ...]
+    bindings: tuple[tuple[str, int], ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    main_name: str = "main"
+    _by_name: dict[str, Function] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {f.name: f for f in self.functions})
+
+    @property
+    def main(self) -> Function:
+        return self._by_name[self.main_name]
+
+    def function(self, name: str) -> Function:
+        return self._by_name[name]
+
+    def body(self, node: Node) -> Function:
+        """The function a fused or table node runs."""
+        return self._by_name[node.attrs.string("body")]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return dict(self.bindings)
+
+    def with_functions(self, functions: Iterable[Function]) -> Program:
+        """The same program with some functions replaced or added (by name); unreachable ones dropped."""
+        table = {f.name: f for f in self.functions} | {f.name: f for f in functions}
+        reachable = _reachable(table, self.main_name)
+        return replace(self, functions=tuple(f for n, f in table.items() if n in reachable))
+
+
+def callees(node: Node) -> tuple[str, ...]:
+    """Names of the functions a node refers to, in order of first use."""
+    names: list[str] = []
+    if "body" in node.attrs:
+        names.append(node.attrs.string("body"))
+    kinds = node.attrs.get("kinds")
+    if isinstance(kinds, tuple):
+        names += [k for k in kinds if isinstance(k, str)]
+    return tuple(dict.fromkeys(names))
+
+
+def _reachable(table: Mapping[str, Function], root: str) -> set[str]:
+    seen: set[str] = set()
+    todo = [root]
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo += [c for node in table[name].nodes for c in callees(node)]
+    return seen
+
+
+class Builder:
+    """Grows one function. `add` infers the type from the op's shape rule, so no node is ever untyped."""
+
+    def __init__(self, name: str, start: int = 0) -> None:
+        self.name = name
+        self.nodes: list[Node] = []
+        self.inputs: list[int] = []
+        self._next = start
+        self._by_id: dict[int, Node] = {}
+
+    def __getitem__(self, node_id: int) -> Node:
+        return self._by_id[node_id]
+
+    def add(
+        self,
+        op: str,
+        inputs: tuple[int, ...] = (),
+        attrs: Mapping[str, AttrValue] | None = None,
+        types: tuple[TensorType, ...] | None = None,
+        origins: tuple[Origin, ...] = (),
+        hint: str = "",
+    ) -> int:
+        """Append a node and return its id. `types` is given only for sources (input, weight) and calls."""
+        from ..ops import infer  # ops import the graph's types
+
+        frozen = Attrs(attrs)
+        if types is None:
+            types = infer(op, frozen, tuple(self[i].types[0] for i in inputs))
+        return self.append(Node(self._next, op, inputs, frozen, types, origins, hint))
+
+    def append(self, node: Node) -> int:
+        """Append a node as it is; its id must be free."""
+        if node.id in self._by_id:
+            raise InternalError(f"node %{node.id} is added twice to {self.name}")
+        self.nodes.append(node)
+        self._by_id[node.id] = node
+        self._next = max(self._next, node.id + 1)
+        if node.op == "input":
+            self.inputs.append(node.id)
+        return node.id
+
+    def finish(self, outputs: Iterable[tuple[str, int]]) -> Function:
+        return Function(self.name, tuple(self.nodes), tuple(self.inputs), tuple(outputs))

@@ -1,0 +1,1 @@
+"""The standard library, as `.arch` text."""

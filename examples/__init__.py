@@ -1,0 +1,1 @@
+"""One `.arch` file per architecture."""
