@@ -182,13 +182,15 @@ class Function:
 class Parameter:
     """A weight of the whole program. `grouping` is how it is stored: each stored dimension's axes.
 
-    `path` is complete (`layers[3].attention.q.w`). `init` is the initialiser as written.
+    `path` is complete (`layers[3].attention.q.w`). `init` is the initialiser as written; `declared`
+    gives, for each axis, the name its block declared it by (`out`, `in`).
     """
 
     path: str
     axes: tuple[Axis, ...]
     grouping: tuple[tuple[Axis, ...], ...]
     init: str = ""
+    declared: tuple[str, ...] = ()
     span: Span | None = field(default=None, compare=False)
 
     def size(self, bindings: Mapping[str, int]) -> int:
@@ -276,13 +278,17 @@ class Builder:
 
     def __init__(self, name: str, start: int = 0) -> None:
         self.name = name
-        self.nodes: list[Node] = []
         self.inputs: list[int] = []
         self._next = start
         self._by_id: dict[int, Node] = {}
 
     def __getitem__(self, node_id: int) -> Node:
         return self._by_id[node_id]
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes so far, in the order they were added."""
+        return tuple(self._by_id.values())
 
     def add(
         self,
@@ -305,12 +311,17 @@ class Builder:
         """Append a node as it is; its id must be free."""
         if node.id in self._by_id:
             raise InternalError(f"node %{node.id} is added twice to {self.name}")
-        self.nodes.append(node)
         self._by_id[node.id] = node
         self._next = max(self._next, node.id + 1)
         if node.op == "input":
             self.inputs.append(node.id)
         return node.id
 
+    def name(self, node_id: int, hint: str) -> None:
+        """Give a node the name its value was assigned to, unless it has one already."""
+        old = self._by_id[node_id]
+        if not old.hint and old.op not in ("input", "weight"):
+            self._by_id[node_id] = replace(old, hint=hint)
+
     def finish(self, outputs: Iterable[tuple[str, int]]) -> Function:
-        return Function(self.name, tuple(self.nodes), tuple(self.inputs), tuple(outputs))
+        return Function(self.name, self.nodes, tuple(self.inputs), tuple(outputs))
