@@ -312,3 +312,15 @@ class NoExample(ArchError, id="no-example"):
 
     def help_text(self) -> str:
         return did_you_mean(self.class_name, self.known) or f"there are {_listed(self.known)}"
+
+
+# Inputs of a run
+
+
+class IndexOutOfRange(ArchError, id="index-range"):
+    axis: str
+    index: int
+    size: int
+    title = "index {index} is outside axis `{axis}` of size {size}"
+    labels = {"span": "this reads outside"}
+    help = "keep the index within the axis, or give a value to read outside: `x[{axis}: i or 0]`"

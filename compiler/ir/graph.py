@@ -8,7 +8,7 @@ and name the same axes. Nothing here is ever mutated: a rewrite builds a new fun
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Union
 
@@ -144,6 +144,11 @@ class Node:
     @property
     def axes(self) -> tuple[Axis, ...]:
         return self.types[0].axes
+
+
+def operand_types(op: str, sources: Sequence[Node]) -> tuple[TensorType, ...]:
+    """What a shape rule sees: each operand's type, but for `result` all the types of its operand."""
+    return sources[0].types if op == "result" else tuple(source.type for source in sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +309,7 @@ class Builder:
 
         frozen = Attrs(attrs)
         if types is None:
-            types = infer(op, frozen, tuple(self[i].types[0] for i in inputs))
+            types = infer(op, frozen, operand_types(op, [self[i] for i in inputs]))
         return self.append(Node(self._next, op, inputs, frozen, types, origins, hint))
 
     def append(self, node: Node) -> int:

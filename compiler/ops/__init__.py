@@ -1,0 +1,40 @@
+"""The ops: one stanza each. Importing this package fills `OPS`; `infer` is every shape rule."""
+
+from . import elementwise, program, reduce, structure
+from .program import FUSED
+from .registry import (
+    DTYPES,
+    FORMATS,
+    OPS,
+    Array,
+    Call,
+    ModelDType,
+    Op,
+    Precision,
+    Sample,
+    align,
+    evaluate,
+    infer,
+    promote,
+)
+
+__all__ = [
+    "DTYPES",
+    "FORMATS",
+    "FUSED",
+    "OPS",
+    "Array",
+    "Call",
+    "ModelDType",
+    "Op",
+    "Precision",
+    "Sample",
+    "align",
+    "elementwise",
+    "evaluate",
+    "infer",
+    "program",
+    "promote",
+    "reduce",
+    "structure",
+]

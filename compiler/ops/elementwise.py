@@ -1,0 +1,315 @@
+"""Pointwise ops: each is a row of a table. Operands align by axis; unseen axes are appended in order.
+
+A row gives the NumPy function and the torch and Triton expressions. Triton expressions avoid libdevice,
+which Triton's interpreter lacks, and keep the relative accuracy that the plain formula would lose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..ir.graph import Attrs, Axis, DType, TensorType
+from .erf import erf
+from .registry import (
+    DTYPES,
+    FORMATS,
+    A,
+    Array,
+    B,
+    C,
+    Call,
+    N,
+    Op,
+    Sample,
+    Template,
+    Types,
+    align,
+    floating,
+    op,
+    per_result,
+    promote,
+    require,
+    tensor,
+)
+
+DTypes = tuple[DType, ...]
+Function = Callable[..., Array]
+
+
+def union(inputs: Types) -> tuple[Axis, ...]:
+    """The result's axes: the first operand's, then those the others add."""
+    return tuple(dict.fromkeys(axis for t in inputs for axis in t.axes))
+
+
+def as_they_are(dtypes: DTypes) -> DTypes:
+    return dtypes
+
+
+def promoted(dtypes: DTypes) -> DTypes:
+    return (promote(*dtypes),) * len(dtypes)
+
+
+def numbers(dtypes: DTypes) -> DTypes:
+    require(promote(*dtypes) != "bool", "arithmetic on bool")
+    return promoted(dtypes)
+
+
+def floats(dtypes: DTypes) -> DTypes:
+    return (floating(*dtypes),) * len(dtypes)
+
+
+def bools(dtypes: DTypes) -> DTypes:
+    require(set(dtypes) == {"bool"}, "needs bool")
+    return dtypes
+
+
+def choice(dtypes: DTypes) -> DTypes:
+    require(dtypes[0] == "bool", "the condition is not bool")
+    return ("bool", *promoted(dtypes[1:]))
+
+
+def pointwise(
+    name: str,
+    arity: int,
+    doc: str,
+    function: Function,
+    torch: Template,
+    triton: Template,
+    operands: Callable[[DTypes], DTypes] = numbers,
+    result: DType | None = None,
+    samples: tuple[Sample, ...] = (),
+) -> Op:
+    """Adds a pointwise op. `result` is the result's element kind; without it, the last operand's.
+
+    `function` sees aligned arrays, already in the dtype of computation.
+    """
+    made = op(name, doc, pointwise=True, operands=operands, torch=torch, triton=triton)
+    made.samples, made.elementwise = samples, per_result
+
+    @made.rule
+    def _(attrs: Attrs, inputs: Types) -> Types:
+        require(len(inputs) == arity, f"needs {arity} operands")
+        kinds = operands(tuple(t.dtype for t in inputs))
+        return (TensorType(result or kinds[-1], union(inputs)),)
+
+    @made.meaning
+    def _(call: Call, *arrays: Array) -> Array:
+        kinds = operands(tuple(t.dtype for t in call.inputs))
+        to = call.outputs[0].axes
+        operand = zip(arrays, kinds, call.inputs, strict=True)
+        return function(*(align(call.compute(x, kind), t.axes, to) for x, kind, t in operand))
+
+    return made
+
+
+def on(*dtypes: DType, domain: tuple[float, float] = (-2.0, 2.0)) -> tuple[Sample, ...]:
+    """Unary samples, one for each element kind."""
+    return tuple(Sample((tensor(d, A, N),), domain=domain) for d in dtypes)
+
+
+def pairs(*dtypes: DType, domain: tuple[float, float] = (-2.0, 2.0)) -> tuple[Sample, ...]:
+    """Binary samples: equal axes in another order, a missing axis, an added axis, a scalar."""
+    layouts = [((A, B), (B, A)), ((A, N), (N,)), ((B,), (A, C)), ((), (A, B))]
+    return tuple(
+        Sample((tensor(d, *left), tensor(d, *right)), domain=domain)
+        for d in dtypes
+        for left, right in layouts
+    )
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), with exp of a non-positive number only."""
+    small = np.exp(-np.abs(x))
+    return np.asarray(np.where(x >= 0, 1, small) / (1 + small))
+
+
+TRITON_TANH = (
+    "tl.where(tl.abs({0}) < 0.1, {0} * (1 - {0} * {0} * (1 / 3 - {0} * {0} * (2 / 15"
+    " - {0} * {0} * (17 / 315)))), 2 * tl.sigmoid(2 * {0}) - 1)"
+)
+# Kahan: the rounding error of 1 + x cancels in log(1 + x) / ((1 + x) - 1).
+TRITON_LOG1P = (
+    "tl.where({0} + 1 == 1, {0}, tl.where({0} < 1, tl.log({0} + 1) * ({0} / (({0} + 1) - 1)),"
+    " tl.log({0} + 1)))"
+)
+# Adding 1.5 * 2^23 leaves no fraction bits, and the hardware rounds half to even.
+TRITON_ROUND = "tl.where(tl.abs({0}) < 4194304.0, ({0} + 12582912.0) - 12582912.0, {0})"
+TRITON_POW = (
+    "tl.where({1} == 0, 1.0, tl.exp2({1} * tl.log2(tl.abs({0}))) * tl.where({0} < 0,"
+    " tl.where({1} == tl.floor({1}), 1 - 2 * ({1} - 2 * tl.floor({1} / 2)), float('nan')), 1.0))"
+)
+# Integer division truncates in Triton and floors in the language.
+TRITON_FLOORDIV = {
+    "int": "(({0} // {1}) - ((({0} % {1}) != 0) & ((({0} % {1}) < 0) != ({1} < 0))).to({dtype}))",
+    "float": "tl.floor({0} / {1})",
+}
+TRITON_MOD = {
+    "int": "((({0} % {1}) + {1}) % {1})",
+    "float": "({0} - tl.floor({0} / {1}) * {1})",
+}
+
+POSITIVE, SMALL = (0.01, 4.0), (-0.9, 3.0)
+
+# name, meaning, NumPy, torch, Triton, domain of the samples: float in, float out (int becomes float)
+FUNCTIONS: tuple[tuple[str, str, Function, str, str, tuple[float, float]], ...] = (
+    ("exp", "e to the x", np.exp, "torch.exp({0})", "tl.exp({0})", (-4, 4)),
+    ("log", "natural logarithm", np.log, "torch.log({0})", "tl.log({0})", POSITIVE),
+    ("log1p", "log(1 + x)", np.log1p, "torch.log1p({0})", TRITON_LOG1P, SMALL),
+    ("sqrt", "square root", np.sqrt, "torch.sqrt({0})", "tl.sqrt({0})", POSITIVE),
+    (
+        "rsqrt",
+        "1 / sqrt(x)",
+        lambda x: 1 / np.sqrt(x),
+        "torch.rsqrt({0})",
+        "tl.rsqrt({0})",
+        POSITIVE,
+    ),
+    ("sin", "sine", np.sin, "torch.sin({0})", "tl.sin({0})", (-9, 9)),
+    ("cos", "cosine", np.cos, "torch.cos({0})", "tl.cos({0})", (-9, 9)),
+    ("tanh", "hyperbolic tangent", np.tanh, "torch.tanh({0})", TRITON_TANH, (-3, 3)),
+    ("sigmoid", "1 / (1 + exp(-x))", sigmoid, "torch.sigmoid({0})", "tl.sigmoid({0})", (-9, 9)),
+    ("erf", "error function", erf, "torch.erf({0})", "tl.erf({0})", (-4, 4)),
+    ("round", "nearest integer, half to even", np.rint, "torch.round({0})", TRITON_ROUND, (-3, 3)),
+    ("floor", "greatest integer <= x", np.floor, "torch.floor({0})", "tl.floor({0})", (-3, 3)),
+)
+for _name, _doc, _numpy, _torch, _triton, _domain in FUNCTIONS:
+    _samples = on("float", "f32", "f64", domain=_domain)
+    pointwise(_name, 1, _doc, _numpy, _torch, _triton, floats, samples=_samples)
+
+# name, meaning, NumPy, torch, Triton, samples: number and number, promoted
+ARITHMETIC: tuple[tuple[str, str, Function, Template, Template, tuple[Sample, ...]], ...] = (
+    ("add", "a + b", np.add, "({0} + {1})", "({0} + {1})", pairs("float", "int")),
+    ("sub", "a - b", np.subtract, "({0} - {1})", "({0} - {1})", pairs("f32", "int")),
+    ("mul", "a * b", np.multiply, "({0} * {1})", "({0} * {1})", pairs("float", "f64", "int")),
+    (
+        "floordiv",
+        "floor of the quotient",
+        np.floor_divide,
+        "torch.div({0}, {1}, rounding_mode='floor')",
+        TRITON_FLOORDIV,
+        pairs("int", "f32", domain=(1, 5)),
+    ),
+    (
+        "mod",
+        "a - b * floordiv(a, b): the sign of b",
+        np.mod,
+        "torch.remainder({0}, {1})",
+        TRITON_MOD,
+        pairs("int", "f32", domain=(1, 5)),
+    ),
+)
+for _name, _doc, _numpy, _torch_of, _triton_of, _samples in ARITHMETIC:
+    pointwise(_name, 2, _doc, _numpy, _torch_of, _triton_of, numbers, samples=_samples)
+
+pointwise(
+    "div", 2, "a / b, float also for integers", np.divide, "({0} / {1})", "({0} / {1})", floats,
+    samples=pairs("float", "int", domain=(1, 5)),
+)  # fmt: skip
+pointwise(
+    "pow", 2, "a to the b, float also for integers", np.power, "torch.pow({0}, {1})", TRITON_POW,
+    floats, samples=pairs("float", domain=(0.1, 3)),
+)  # fmt: skip
+pointwise(
+    "min", 2, "the lesser; `and` on bool", np.minimum,
+    {"bool": "({0} & {1})", "int": "torch.minimum({0}, {1})", "float": "torch.minimum({0}, {1})"},
+    {"bool": "({0} & {1})", "int": "tl.minimum({0}, {1})", "float": "tl.minimum({0}, {1})"},
+    promoted, samples=pairs("float", "int", "bool"),
+)  # fmt: skip
+pointwise(
+    "max", 2, "the greater; `or` on bool", np.maximum,
+    {"bool": "({0} | {1})", "int": "torch.maximum({0}, {1})", "float": "torch.maximum({0}, {1})"},
+    {"bool": "({0} | {1})", "int": "tl.maximum({0}, {1})", "float": "tl.maximum({0}, {1})"},
+    promoted, samples=pairs("float", "int", "bool"),
+)  # fmt: skip
+
+COMPARISONS: tuple[tuple[str, Function, str], ...] = (
+    ("eq", np.equal, "({0} == {1})"),
+    ("lt", np.less, "({0} < {1})"),
+    ("le", np.less_equal, "({0} <= {1})"),
+)
+for _name, _numpy, _text in COMPARISONS:
+    pointwise(
+        _name, 2, f"a {_name} b, as bool", _numpy, _text, _text, promoted, "bool",
+        samples=pairs("int", "f32"),
+    )  # fmt: skip
+
+pointwise(
+    "where", 3, "a where the condition holds, else b", np.where,
+    "torch.where({0}, {1}, {2})", "tl.where({0}, {1}, {2})", choice,
+    samples=(
+        Sample((tensor("bool", B, A), tensor("float", A, B), tensor("float"))),
+        Sample((tensor("bool", N), tensor("int", A), tensor("f32", N, A))),
+    ),
+)  # fmt: skip
+pointwise(
+    "abs", 1, "absolute value", np.abs, "torch.abs({0})", "tl.abs({0})", samples=on("float", "int")
+)
+pointwise(
+    "not", 1, "logical negation", np.logical_not, "(~{0})", "({0} == 0)", bools, samples=on("bool")
+)
+pointwise(
+    "to_int", 1, "truncation towards zero", np.trunc, "{0}.to({dtype})", "{0}.to({dtype})",
+    as_they_are, "int", on("float", "f64", "bool", domain=(-5, 5)),
+)  # fmt: skip
+pointwise(
+    "to_float", 1, "an integer or a truth value as a float", np.asarray, "{0}.to({dtype})",
+    "{0}.to({dtype})", as_they_are, "float", on("int", "bool"),
+)  # fmt: skip
+pointwise(
+    "stop_gradient", 1, "x, through which no gradient flows", np.asarray, "{0}.detach()", "{0}",
+    as_they_are, samples=on("float"),
+)  # fmt: skip
+
+
+CAST = op(
+    "cast",
+    "`dtype` as a floor: at least this precision from here; `float` goes back to the model's",
+    pointwise=True,
+    torch="{0}.to({dtype})",
+    triton="{0}.to({dtype})",
+    samples=tuple(
+        Sample((tensor(source, A, N),), {"dtype": target})
+        for source in ("float", "f32", "f64", "int")
+        for target in ("float", "f32", "f64")
+    ),
+)
+
+
+@CAST.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    target = attrs.string("dtype")
+    require(target in DTYPES[2:], f"cannot cast to {target}")
+    kind: DType = DTYPES[DTYPES.index(target)]  # type: ignore[arg-type]
+    return (
+        TensorType(kind if kind == "float" else promote(kind, inputs[0].dtype), inputs[0].axes),
+    )
+
+
+@CAST.meaning
+def _(call: Call, x: Array) -> Array:
+    return x
+
+
+ROUND_TO = op(
+    "round_to",
+    "x rounded to the nearest number of `format`, in every mode; the type stays",
+    pointwise=True,
+    torch="{0}.to({format}).to({dtype})",
+    triton="{0}.to({format}).to({dtype})",
+    elementwise=per_result,
+    samples=tuple(Sample((tensor("float", A, N),), {"format": name}) for name in FORMATS),
+)
+
+
+@ROUND_TO.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    require(attrs.string("format") in FORMATS, f"no format {attrs.string('format')}")
+    require(inputs[0].dtype in DTYPES[2:], "rounds floats only")
+    return inputs
+
+
+@ROUND_TO.meaning
+def _(call: Call, x: Array) -> Array:
+    return x.astype(FORMATS[call.attrs.string("format")])

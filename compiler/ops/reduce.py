@@ -1,0 +1,259 @@
+"""Ops that combine elements along axes. Half formats accumulate in float32 and round once, at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...dsl.dims import Dim, product
+from ..ir.graph import Attrs, Axis, TensorType
+from .registry import (
+    A,
+    Array,
+    B,
+    C,
+    Call,
+    N,
+    N2,
+    Sample,
+    Types,
+    floating,
+    op,
+    per_operand,
+    promote,
+    require,
+    tensor,
+)
+from .structure import replaced
+
+K2 = Axis("k2", Dim.of(2))
+
+
+def without(x: TensorType, axes: Sequence[Axis]) -> tuple[Axis, ...]:
+    require(set(axes) <= set(x.axes), "reduces an axis that is not there")
+    return tuple(axis for axis in x.axes if axis not in axes)
+
+
+def positions(call: Call, axes: Sequence[Axis]) -> tuple[int, ...]:
+    return tuple(call.inputs[0].position(axis) for axis in axes)
+
+
+SUM = op(
+    "sum",
+    "the sum over `axes`; on bool a count",
+    time="M",
+    elementwise=per_operand,
+    samples=(
+        Sample((tensor("float", A, N, B),), {"axes": (N,)}),
+        Sample((tensor("f64", A, N),), {"axes": (N, A)}),
+        Sample((tensor("int", A, N),), {"axes": (A,)}),
+        Sample((tensor("bool", A, N),), {"axes": (N,)}),
+    ),
+)
+
+
+@SUM.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    (x,) = inputs
+    dtype = "int" if x.dtype == "bool" else x.dtype
+    return (TensorType(dtype, without(x, attrs.axes("axes"))),)
+
+
+@SUM.meaning
+def _(call: Call, x: Array) -> Array:
+    kind = call.precision.compute(call.outputs[0].dtype)
+    return np.asarray(np.sum(x, axis=positions(call, call.attrs.axes("axes")), dtype=kind))
+
+
+AMAX = op(
+    "amax",
+    "the greatest over `axes`; `any` on bool",
+    time="M",
+    elementwise=per_operand,
+    samples=tuple(Sample((tensor(d, A, N, B),), {"axes": (N,)}) for d in ("float", "int", "bool")),
+)
+
+
+@AMAX.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    (x,) = inputs
+    return (TensorType(x.dtype, without(x, attrs.axes("axes"))),)
+
+
+@AMAX.meaning
+def _(call: Call, x: Array) -> Array:
+    return np.asarray(np.max(x, axis=positions(call, call.attrs.axes("axes"))))
+
+
+CUMSUM = op(
+    "cumsum",
+    "the running sum along `axis`",
+    time="C",
+    elementwise=per_operand,
+    samples=tuple(Sample((tensor(d, A, N, B),), {"axis": N}) for d in ("float", "int", "bool")),
+)
+
+
+@CUMSUM.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    (x,) = inputs
+    x.position(attrs.axis("axis"))
+    return (TensorType("int" if x.dtype == "bool" else x.dtype, x.axes),)
+
+
+@CUMSUM.meaning
+def _(call: Call, x: Array) -> Array:
+    kind = call.precision.compute(call.outputs[0].dtype)
+    return np.cumsum(x, axis=positions(call, [call.attrs.axis("axis")])[0], dtype=kind)
+
+
+def _softmax_operations(attrs: Attrs, inputs: Types, outputs: Types) -> Dim:
+    """Maximum, difference, exponential, sum, quotient."""
+    return per_operand(attrs, inputs, outputs) * 5
+
+
+SOFTMAX = op(
+    "softmax",
+    "exp(x) / sum of exp(x) along `axis`; a row of -inf gives zeros",
+    time="M",
+    elementwise=_softmax_operations,
+    samples=tuple(Sample((tensor(d, A, N, B),), {"axis": N}) for d in ("float", "f32", "f64")),
+)
+
+
+@SOFTMAX.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    (x,) = inputs
+    x.position(attrs.axis("axis"))
+    return (TensorType(floating(x.dtype), x.axes),)
+
+
+@SOFTMAX.meaning
+def _(call: Call, x: Array) -> Array:
+    (along,) = positions(call, [call.attrs.axis("axis")])
+    x = call.compute(x, call.outputs[0].dtype)
+    weights = np.exp(x - finite(np.max(x, axis=along, keepdims=True, initial=-np.inf)))
+    return divide_rows(weights, np.sum(weights, axis=along, keepdims=True))
+
+
+def finite(maximum: Array) -> Array:
+    """The maximum to subtract: zero for an empty row, whose exponentials then vanish."""
+    return np.where(np.isneginf(maximum), 0, maximum).astype(maximum.dtype, copy=False)
+
+
+def divide_rows(numerator: Array, total: Array) -> Array:
+    """numerator / total, and zeros where the total is zero."""
+    return numerator / np.where(total == 0, 1, total).astype(total.dtype, copy=False)
+
+
+TOPK = op(
+    "topk",
+    "the greatest values along `axis`, greatest first, the lower index first among equals, and their"
+    " indices: two results with axis `k` in its place",
+    time="M",
+    elementwise=per_operand,
+    samples=tuple(
+        Sample((tensor(d, A, C, B),), {"axis": C, "k": K2}) for d in ("float", "f32", "int")
+    ),
+)
+
+
+@TOPK.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    (x,) = inputs
+    axes = replaced(x.axes, attrs.axis("axis"), (attrs.axis("k"),))
+    return TensorType(x.dtype, axes), TensorType("int", axes)
+
+
+@TOPK.meaning
+def _(call: Call, x: Array) -> tuple[Array, Array]:
+    (along,) = positions(call, [call.attrs.axis("axis")])
+    order = np.argsort(-call.compute(x, call.inputs[0].dtype), axis=along, kind="stable")
+    chosen = np.take(order, range(call.extent(call.attrs.axis("k"))), axis=along)
+    return np.take_along_axis(x, chosen, along), chosen
+
+
+def _dot_flops(attrs: Attrs, inputs: Types, outputs: Types) -> Dim:
+    """A multiplication and an addition for each point of the product of all axes."""
+    axes = dict.fromkeys(axis for t in inputs for axis in t.axes)
+    return product([axis.size for axis in axes]) * 2
+
+
+DOT = op(
+    "dot",
+    "the sum of a * b over `axes`; axes of both that are not summed are a batch",
+    time="M",
+    flops=_dot_flops,
+    samples=(
+        Sample((tensor("float", A, N, B), tensor("float", C, B)), {"axes": (B,)}),
+        Sample((tensor("float", A, N, B), tensor("float", A, B, N2)), {"axes": (B,)}),
+        Sample((tensor("float", N, A, B, C), tensor("float", A, C, N2)), {"axes": (C,)}),
+        Sample((tensor("float", A, B, C), tensor("f32", C, N, B)), {"axes": (C, B)}),
+        Sample((tensor("float", A, B, C), tensor("f64", C, A)), {"axes": (B, C)}),
+        Sample((tensor("float", A), tensor("float", A)), {"axes": (A,)}),
+        Sample((tensor("float", A), tensor("float", B)), {"axes": ()}),
+        Sample((tensor("int", A, B), tensor("int", B, C)), {"axes": (B,)}),
+    ),
+)
+
+
+@DOT.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    a, b = inputs
+    dtype, summed = promote(a.dtype, b.dtype), attrs.axes("axes")
+    require(dtype != "bool", "a dot of bools")
+    union = tuple(dict.fromkeys((*a.axes, *b.axes)))
+    require(set(summed) <= set(union), "sums an axis that is not there")
+    return (TensorType(dtype, tuple(axis for axis in union if axis not in summed)),)
+
+
+@DOT.meaning
+def _(call: Call, a: Array, b: Array) -> Array:
+    (dtype, to), summed = (call.outputs[0].dtype, call.outputs[0].axes), call.attrs.axes("axes")
+    left, a_axes = _presum(call.compute(a, dtype), call.inputs[0].axes, call.inputs[1].axes, summed)
+    right, b_axes = _presum(
+        call.compute(b, dtype), call.inputs[1].axes, call.inputs[0].axes, summed
+    )
+    batch = [x for x in a_axes if x in b_axes and x not in summed]
+    inner = [x for x in (b_axes if right.size > left.size else a_axes) if x in summed]
+    rows = [x for x in a_axes if x not in b_axes]
+    columns = [x for x in b_axes if x not in a_axes]
+    result = np.matmul(
+        _matrices(left, a_axes, batch, rows, inner),
+        _matrices(right, b_axes, batch, columns, inner).swapaxes(-1, -2),
+    )
+    laid = [*batch, *rows, *columns]
+    lengths = dict(zip((*a_axes, *b_axes), (*left.shape, *right.shape), strict=True))
+    return result.reshape([lengths[x] for x in laid]).transpose([laid.index(x) for x in to])
+
+
+def _presum(
+    x: Array, axes: Sequence[Axis], other: Sequence[Axis], summed: Sequence[Axis]
+) -> tuple[Array, tuple[Axis, ...]]:
+    """Sums the axes that only this operand has."""
+    lone = [axis for axis in axes if axis in summed and axis not in other]
+    if lone:
+        x = np.asarray(x.sum(axis=tuple(axes.index(axis) for axis in lone)))
+    return x, tuple(axis for axis in axes if axis not in lone)
+
+
+def _matrices(
+    x: Array,
+    axes: Sequence[Axis],
+    batch: Sequence[Axis],
+    rows: Sequence[Axis],
+    inner: Sequence[Axis],
+) -> Array:
+    """x as matrices [*batch, rows, inner]: a view of x wherever its layout allows, so BLAS reads it."""
+    n, m = (math.prod(x.shape[axes.index(a)] for a in group) for group in (rows, inner))
+    inner_first = _stride(x, axes, inner) > _stride(x, axes, rows)
+    groups = (inner, rows) if inner_first else (rows, inner)
+    x = x.transpose([axes.index(a) for a in (*batch, *groups[0], *groups[1])])
+    x = x.reshape(x.shape[: len(batch)] + ((m, n) if inner_first else (n, m)))
+    return x.swapaxes(-1, -2) if inner_first else x
+
+
+def _stride(x: Array, axes: Sequence[Axis], group: Sequence[Axis]) -> int:
+    return max((x.strides[axes.index(a)] for a in group), default=0)

@@ -1,0 +1,255 @@
+"""What an op is: one stanza holding its name, shape rule, NumPy meaning, lowerings and samples.
+
+The table `OPS` is the single list of ops. Type inference, the verifier, the reference interpreter, the
+cost model, the printer and the swept tests all read it. An op's meaning is given twice at most: once
+here in NumPy, written to be plainly right, and once per backend as a lowering that is compared with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from ...dsl.diagnostics import InternalError
+from ...dsl.dims import Dim, product
+from ..ir.graph import Attrs, AttrValue, Axis, DType, TensorType
+
+Array = NDArray[Any]
+Types = tuple[TensorType, ...]
+ModelDType = Literal["f64", "f32", "bf16", "f16"]
+TimeClass = Literal[
+    "S", "P", "A", "M", "C"
+]  # source, pointwise, affine index, mixing, causal state
+
+# bool < int < float < f32 < f64
+DTYPES: tuple[DType, ...] = ("bool", "int", "float", "f32", "f64")
+
+FORMATS: dict[str, np.dtype[Any]] = {
+    "f64": np.dtype(np.float64),
+    "f32": np.dtype(np.float32),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+    "f16": np.dtype(np.float16),
+    "f8_e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "f8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+}
+
+
+def promote(*dtypes: DType) -> DType:
+    """The least element kind that holds all of `dtypes`."""
+    return max(dtypes, key=DTYPES.index)
+
+
+def floating(*dtypes: DType) -> DType:
+    """As `promote`, but at least `float`."""
+    return promote("float", *dtypes)
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How a run stores and computes each element kind, given the model dtype."""
+
+    model: ModelDType = "f32"
+
+    def storage(self, dtype: DType) -> np.dtype[Any]:
+        if dtype == "bool":
+            return np.dtype(np.bool_)
+        if dtype == "int":
+            return np.dtype(np.int64)
+        if self.model == "f64" or dtype == "f64":
+            return FORMATS["f64"]
+        return FORMATS[self.model] if dtype == "float" else FORMATS["f32"]
+
+    def compute(self, dtype: DType) -> np.dtype[Any]:
+        """Arithmetic happens here, then rounds to `storage`: half formats compute in float32."""
+        stored = self.storage(dtype)
+        return FORMATS["f32"] if stored in (FORMATS["bf16"], FORMATS["f16"]) else stored
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One evaluation: attributes, types, sizes. `windows` restricts an axis to slots [start, stop)."""
+
+    attrs: Attrs
+    inputs: Types
+    outputs: Types
+    sizes: Mapping[str, int]
+    precision: Precision = Precision()
+    windows: Mapping[Axis, tuple[int, int]] = field(default_factory=dict)
+
+    def window(self, axis: Axis) -> tuple[int, int]:
+        return self.windows.get(axis) or (0, axis.size.evaluate(self.sizes))
+
+    def extent(self, axis: Axis) -> int:
+        start, stop = self.window(axis)
+        return stop - start
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.extent(axis) for axis in self.outputs[0].axes)
+
+    def compute(self, x: Array, dtype: DType) -> Array:
+        return x.astype(self.precision.compute(dtype), copy=False)
+
+
+def align(x: Array, axes: Sequence[Axis], to: Sequence[Axis]) -> Array:
+    """A view of `x[axes]` that broadcasts against an array laid out as `to`."""
+    order = [axes.index(axis) for axis in to if axis in axes]
+    lengths = iter([x.shape[i] for i in order])
+    return x.transpose(order).reshape([next(lengths) if a in axes else 1 for a in to])
+
+
+Infer = Callable[[Attrs, Types], Types]
+Evaluate = Callable[..., "Array | tuple[Array, ...]"]
+Count = Callable[[Attrs, Types, Types], Dim]
+Template = str | Mapping[str, str]
+Lowering = TypeVar("Lowering", bound=Callable[..., Any])
+
+
+def no_count(attrs: Attrs, inputs: Types, outputs: Types) -> Dim:
+    return Dim()
+
+
+def per_result(attrs: Attrs, inputs: Types, outputs: Types) -> Dim:
+    """One scalar operation for each element of the result."""
+    return product([axis.size for axis in outputs[0].axes])
+
+
+def per_operand(attrs: Attrs, inputs: Types, outputs: Types) -> Dim:
+    """One scalar operation for each element of the first operand."""
+    return product([axis.size for axis in inputs[0].axes])
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One case of the swept tests. `domain` bounds the random operands."""
+
+    inputs: Types
+    attrs: Mapping[str, AttrValue] = field(default_factory=dict)
+    domain: tuple[float, float] = (-2.0, 2.0)
+
+
+@dataclass(slots=True, eq=False)
+class Op:
+    """A primitive. `operands` says to which element kinds a pointwise op converts its operands.
+
+    `torch` and `triton` are expression templates over `{0}`, `{1}`, ..., `{dtype}` (the result's type
+    in the target's words) and the attributes; a template may be a mapping from the operands' class,
+    one of "bool", "int", "float". Ops that are not expressions have functions in `lowerings` instead.
+    `flops` counts multiply-adds of contractions twice, `elementwise` other scalar operations.
+    """
+
+    name: str
+    doc: str
+    time: TimeClass = "P"
+    pointwise: bool = False
+    operands: Callable[[tuple[DType, ...]], tuple[DType, ...]] = lambda dtypes: dtypes
+    torch: Template | None = None
+    triton: Template | None = None
+    flops: Count = no_count
+    elementwise: Count = no_count
+    samples: tuple[Sample, ...] = ()
+    infer: Infer | None = None
+    evaluate: Evaluate | None = None
+    lowerings: dict[str, Callable[..., Any]] = field(default_factory=dict)
+
+    def rule(self, function: Infer) -> Infer:
+        """Registers the shape rule: (attributes, operand types) -> result types."""
+        self.infer = function
+        return function
+
+    def meaning(self, function: Evaluate) -> Evaluate:
+        """Registers the NumPy meaning: (call, *arrays laid out as the operand types) -> result."""
+        self.evaluate = function
+        return function
+
+    def lowering(self, target: str) -> Callable[[Lowering], Lowering]:
+        """Registers a function that lowers this op to `target`, below the op's stanza or in a backend."""
+
+        def keep(function: Lowering) -> Lowering:
+            if target in self.lowerings:
+                raise InternalError(f"op {self.name} has two lowerings for {target}")
+            self.lowerings[target] = function
+            return function
+
+        return keep
+
+    def template(self, target: Literal["torch", "triton"], dtype: DType) -> str | None:
+        """The expression for operands of `dtype`; None where the target has no expression for it."""
+        found = self.torch if target == "torch" else self.triton
+        if found is None or isinstance(found, str):
+            return found
+        return found.get(dtype if dtype in ("bool", "int") else "float")
+
+
+OPS: dict[str, Op] = {}
+
+
+def op(name: str, doc: str, **fields: Any) -> Op:
+    """Adds an op to the table."""
+    if name in OPS:
+        raise InternalError(f"op {name} is declared twice")
+    OPS[name] = Op(name, doc, **fields)
+    return OPS[name]
+
+
+def require(holds: bool, reason: str) -> None:
+    """A shape rule's condition. A violation is our bug: the front end checks what a person wrote."""
+    if not holds:
+        raise InternalError(reason)
+
+
+def may_be_equal(a: Dim, b: Dim) -> bool:
+    """False for sizes that differ. Sizes with symbols may agree under the bindings: `verify` looks."""
+    difference = (a - b).constant
+    return difference is None or difference == 0
+
+
+def infer(name: str, attrs: Attrs, inputs: Types) -> Types:
+    """The result types of `name {attrs}` on operands of types `inputs`. Raises InternalError."""
+    found = OPS.get(name)
+    if found is None:
+        raise InternalError(f"there is no op {name}")
+    if found.infer is None:
+        raise InternalError(f"the type of {name} is declared, not inferred")
+    try:
+        return found.infer(attrs, inputs)
+    except InternalError as error:
+        operands = ", ".join(map(str, inputs))
+        raise InternalError(f"{name}({operands}) {attrs}: {error}") from None
+    except (KeyError, ValueError, AssertionError, TypeError) as error:
+        operands = ", ".join(map(str, inputs))
+        raise InternalError(f"{name}({operands}) {attrs}: malformed ({error!r})") from error
+
+
+def evaluate(name: str, call: Call, arrays: Sequence[Array]) -> tuple[Array, ...]:
+    """The NumPy meaning of one op, each result rounded to how its type is stored.
+
+    Sources return values as they are: a constant stays exact until an op with a dtype reads it.
+    """
+    found = OPS[name]
+    if found.evaluate is None:
+        raise InternalError(f"{name} runs a function: it has no meaning of its own")
+    result = found.evaluate(call, *arrays)
+    results = result if isinstance(result, tuple) else (result,)
+    if found.time == "S":
+        return results
+    kinds = [call.precision.storage(t.dtype) for t in call.outputs]
+    return tuple(r.astype(kind, copy=False) for r, kind in zip(results, kinds, strict=True))
+
+
+# Axes of the samples: distinct sizes, one of them symbolic.
+SAMPLE_SIZES = {"n": 5}
+A = Axis("a", Dim.of(2))
+B = Axis("b", Dim.of(3))
+C = Axis("c", Dim.of(4))
+N = Axis("n", Dim.symbol("n"))
+N2 = Axis("n2", Dim.symbol("n"), time="n")
+
+
+def tensor(dtype: DType, *axes: Axis) -> TensorType:
+    return TensorType(dtype, axes)

@@ -1,0 +1,382 @@
+"""Sources and ops that rearrange elements. None computes; most are views of their operand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...dsl.dims import Dim, product
+from ...dsl.errors import IndexOutOfRange
+from ..ir.graph import Attrs, Axis, DType, TensorType
+from .registry import (
+    A,
+    Array,
+    B,
+    C,
+    Call,
+    N,
+    N2,
+    Sample,
+    Types,
+    align,
+    may_be_equal,
+    op,
+    require,
+    tensor,
+)
+
+A1, A2, AB = Axis("a1", Dim.of(2)), Axis("a2", Dim.of(2)), Axis("ab", Dim.of(6))
+C1, C2, C3, K = (
+    Axis("c1", Dim.of(4)),
+    Axis("c2", Dim.of(8)),
+    Axis("c3", Dim.of(2)),
+    Axis("k", Dim.of(7)),
+)
+
+
+def replaced(axes: Sequence[Axis], axis: Axis, by: Sequence[Axis]) -> tuple[Axis, ...]:
+    """`axes` with `by` in place of `axis`."""
+    place = tuple(axes).index(axis)
+    return (*axes[:place], *by, *axes[place + 1 :])
+
+
+def along(axis: int, index: int | slice) -> tuple[int | slice, ...]:
+    """The NumPy index that touches dimension `axis` only."""
+    return (slice(None),) * axis + (index,)
+
+
+op("input", "a run-time input `name` of the model or function", time="S")
+op("weight", "the parameter at `path`, relative to the call path of its function", time="S")
+
+
+CONST = op(
+    "const",
+    "the number or truth value `value`; a size becomes an integer",
+    time="S",
+    samples=tuple(Sample((), {"value": v}) for v in (1.5, 3, True, Dim.symbol("n") * 2)),
+)
+
+
+@CONST.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    value = attrs["value"]
+    kinds: dict[type, DType] = {bool: "bool", int: "int", float: "float", Dim: "int"}
+    require(type(value) in kinds, f"not a constant: {value!r}")
+    return (TensorType(kinds[type(value)]),)
+
+
+@CONST.meaning
+def _(call: Call) -> Array:
+    value = call.attrs["value"]
+    return np.asarray(value.evaluate(call.sizes) if isinstance(value, Dim) else value)
+
+
+INDEX = op(
+    "index", "0, 1, ... along `axis`: the slot", time="S", samples=(Sample((), {"axis": N}),)
+)
+
+
+@INDEX.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    return (TensorType("int", (attrs.axis("axis"),)),)
+
+
+@INDEX.meaning
+def _(call: Call) -> Array:
+    return np.arange(*call.window(call.attrs.axis("axis")), dtype=np.int64)
+
+
+SIZE = op("size", "the size of `axis`", time="S", samples=(Sample((), {"axis": N}),))
+
+
+@SIZE.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    attrs.axis("axis")
+    return (TensorType("int"),)
+
+
+@SIZE.meaning
+def _(call: Call) -> Array:
+    return np.asarray(call.attrs.axis("axis").size.evaluate(call.sizes), dtype=np.int64)
+
+
+BROADCAST = op(
+    "broadcast",
+    "x repeated along the new `axes`, which come first",
+    samples=(
+        Sample((tensor("float", A),), {"axes": (N, B)}),
+        Sample((tensor("bool"),), {"axes": (A,)}),
+    ),
+)
+
+
+@BROADCAST.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    (x,) = inputs
+    return (TensorType(x.dtype, (*attrs.axes("axes"), *x.axes)),)
+
+
+@BROADCAST.meaning
+def _(call: Call, x: Array) -> Array:
+    return np.broadcast_to(x, call.shape)
+
+
+RENAME = op(
+    "rename",
+    "the same array with `pairs` of (old, new) axes exchanged, all at once",
+    samples=(
+        Sample((tensor("float", A, N),), {"pairs": ((N, N2),)}),
+        Sample((tensor("float", N, N2),), {"pairs": ((N, N2), (N2, N))}),
+    ),
+)
+
+
+@RENAME.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    (x,) = inputs
+    new = dict(attrs.pairs("pairs"))
+    require(set(new) <= set(x.axes), "renames an axis that is not there")
+    require(
+        all(may_be_equal(old.size, to.size) for old, to in new.items()), "a rename keeps the size"
+    )
+    return (TensorType(x.dtype, tuple(new.get(axis, axis) for axis in x.axes)),)
+
+
+@RENAME.meaning
+def _(call: Call, x: Array) -> Array:
+    return x
+
+
+TRANSPOSE = op(
+    "transpose",
+    "the same value laid out in `order`",
+    samples=(Sample((tensor("float", A, B, C),), {"order": (C, A, B)}),),
+)
+
+
+@TRANSPOSE.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    (x,) = inputs
+    order = attrs.axes("order")
+    require(set(order) == set(x.axes), "the order names other axes")
+    return (TensorType(x.dtype, order),)
+
+
+@TRANSPOSE.meaning
+def _(call: Call, x: Array) -> Array:
+    (source,) = call.inputs
+    return x.transpose([source.position(axis) for axis in call.outputs[0].axes])
+
+
+SPLIT = op(
+    "split",
+    "`axis` as the axes `into`, row-major, in its place",
+    samples=(
+        Sample((tensor("float", B, C, A),), {"axis": C, "into": (A1, A2)}),
+        Sample((tensor("int", N, C),), {"axis": C, "into": (A1, A2)}),
+    ),
+)
+
+
+@SPLIT.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    (x,) = inputs
+    axis, into = attrs.axis("axis"), attrs.axes("into")
+    require(
+        may_be_equal(product([a.size for a in into]), axis.size),
+        "the parts do not multiply to the axis",
+    )
+    return (TensorType(x.dtype, replaced(x.axes, axis, into)),)
+
+
+@SPLIT.meaning
+def _(call: Call, x: Array) -> Array:
+    place = call.inputs[0].position(call.attrs.axis("axis"))
+    parts = tuple(call.extent(a) for a in call.attrs.axes("into"))
+    return x.reshape(x.shape[:place] + parts + x.shape[place + 1 :])
+
+
+MERGE = op(
+    "merge",
+    "the axes `axes` as one axis `into`, row-major in the order given, where their first stood",
+    samples=(
+        Sample((tensor("float", N, A, B),), {"axes": (A, B), "into": AB}),
+        Sample((tensor("float", B, N, A),), {"axes": (A, B), "into": AB}),
+    ),
+)
+
+
+def _merged_order(x: TensorType, parts: tuple[Axis, ...]) -> tuple[Axis, ...]:
+    """x's axes with `parts` brought together, in their order, where the first of them stood."""
+    first = next(axis for axis in x.axes if axis in parts)
+    kept = [axis for axis in x.axes if axis == first or axis not in parts]
+    return replaced(kept, first, parts)
+
+
+@MERGE.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    (x,) = inputs
+    parts, into = attrs.axes("axes"), attrs.axis("into")
+    require(bool(parts) and set(parts) <= set(x.axes), "merges an axis that is not there")
+    require(
+        may_be_equal(product([a.size for a in parts]), into.size),
+        "the parts do not multiply to the axis",
+    )
+    order = _merged_order(x, parts)
+    place = order.index(parts[0])
+    return (TensorType(x.dtype, (*order[:place], into, *order[place + len(parts) :])),)
+
+
+@MERGE.meaning
+def _(call: Call, x: Array) -> Array:
+    (source,) = call.inputs
+    parts = call.attrs.axes("axes")
+    order = _merged_order(source, parts)
+    place = order.index(parts[0])
+    x = x.transpose([source.position(axis) for axis in order])
+    shape = x.shape[:place] + (-1,) + x.shape[place + len(parts) :]
+    return x.reshape(shape) if x.size else x.reshape(call.shape)
+
+
+CONCAT = op(
+    "concat",
+    "operands joined along `axis`; operand i has `parts[i]` where the result has `axis`",
+    samples=(Sample((tensor("float", A, B), tensor("float", C, A)), {"axis": K, "parts": (B, C)}),),
+)
+
+
+@CONCAT.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    axis, parts = attrs.axis("axis"), attrs.axes("parts")
+    require(len(parts) == len(inputs) > 0, "one part for each operand")
+    total = sum((p.size for p in parts), Dim())
+    require(may_be_equal(total, axis.size), "the parts do not add up to the axis")
+    axes = replaced(inputs[0].axes, parts[0], (axis,))
+    for x, part in zip(inputs, parts, strict=True):
+        require(x.dtype == inputs[0].dtype, "operands of several dtypes")
+        require(set(replaced(x.axes, part, (axis,))) == set(axes), "operands of several axes")
+    return (TensorType(inputs[0].dtype, axes),)
+
+
+@CONCAT.meaning
+def _(call: Call, *arrays: Array) -> Array:
+    axes = call.outputs[0].axes
+    axis, parts = call.attrs.axis("axis"), call.attrs.axes("parts")
+    aligned = [
+        align(x, replaced(t.axes, part, (axis,)), axes)
+        for x, t, part in zip(arrays, call.inputs, parts, strict=True)
+    ]
+    return np.concatenate(aligned, axis=axes.index(axis))
+
+
+SLICE = op(
+    "slice",
+    "elements `start`, `start + step`, ... of `axis`, as many as `into` has",
+    samples=(
+        Sample((tensor("float", A, K),), {"axis": K, "into": B, "start": Dim.of(1), "step": 2}),
+        Sample((tensor("float", K, A),), {"axis": K, "into": C, "start": Dim.of(6), "step": -2}),
+        Sample((tensor("int", N),), {"axis": N, "into": A, "start": N.size - 2, "step": 1}),
+    ),
+)
+
+
+@SLICE.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    (x,) = inputs
+    attrs.dim("start")
+    require(attrs.integer("step") != 0, "a step of zero")
+    return (TensorType(x.dtype, replaced(x.axes, attrs.axis("axis"), (attrs.axis("into"),))),)
+
+
+@SLICE.meaning
+def _(call: Call, x: Array) -> Array:
+    start, step = call.attrs.dim("start").evaluate(call.sizes), call.attrs.integer("step")
+    end = start + step * call.extent(call.attrs.axis("into"))
+    stop = None if end < 0 else end
+    return x[along(call.inputs[0].position(call.attrs.axis("axis")), slice(start, stop, step))]
+
+
+PICK = op(
+    "pick",
+    "element `at` of `axis`",
+    samples=(
+        Sample((tensor("float", A, B, N),), {"axis": B, "at": Dim.of(2)}),
+        Sample((tensor("float", N),), {"axis": N, "at": N.size - 1}),
+    ),
+)
+
+
+@PICK.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    (x,) = inputs
+    attrs.dim("at")
+    return (TensorType(x.dtype, replaced(x.axes, attrs.axis("axis"), ())),)
+
+
+@PICK.meaning
+def _(call: Call, x: Array) -> Array:
+    at = call.attrs.dim("at").evaluate(call.sizes)
+    return x[along(call.inputs[0].position(call.attrs.axis("axis")), at)]
+
+
+TAKE = op(
+    "take",
+    "x at the indices along `axis`; axes both share align, the others stand where `axis` stood;"
+    " an index outside reads `fill`, or is an error without one",
+    time="M",
+    samples=(
+        Sample((tensor("float", K, A), tensor("int", N, B)), {"axis": K, "fill": None}, (0, 6)),
+        Sample((tensor("float", A, K, B), tensor("int", N, A)), {"axis": K, "fill": 0.0}, (-3, 9)),
+        Sample((tensor("int", A, N), tensor("int", N)), {"axis": N, "fill": -1}, (-3, 9)),
+    ),
+)
+
+
+def _indexed_by(attrs: Attrs, x: TensorType, index: TensorType) -> tuple[Axis, ...]:
+    """The index's axes that x does not keep: they replace the indexed axis."""
+    kept = replaced(x.axes, attrs.axis("axis"), ())
+    return tuple(axis for axis in index.axes if axis not in kept)
+
+
+@TAKE.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    x, index = inputs
+    require(index.dtype == "int", "the index is not an integer")
+    require("fill" in attrs, "no fill")
+    new = _indexed_by(attrs, x, index)
+    return (TensorType(x.dtype, replaced(x.axes, attrs.axis("axis"), new)),)
+
+
+@TAKE.meaning
+def _(call: Call, x: Array, index: Array) -> Array:
+    length = x.shape[call.inputs[0].position(call.attrs.axis("axis"))]
+    outside = (index < 0) | (index >= length)
+    if not outside.any():
+        return _gather(call, x, index)
+    fill = call.attrs["fill"]
+    if fill is None:
+        bad = int(index[outside].flat[0])
+        raise IndexOutOfRange(axis=call.attrs.axis("axis").name, index=bad, size=length)
+    if not length:
+        return np.full(call.shape, fill, x.dtype)
+    assert isinstance(fill, int | float)
+    hidden = align(outside, call.inputs[1].axes, call.outputs[0].axes)
+    inside = _gather(call, x, np.where(outside, 0, index))
+    return np.where(hidden, np.asarray(fill, x.dtype), inside)
+
+
+def _gather(call: Call, x: Array, index: Array) -> Array:
+    source, by = call.inputs
+    axis = call.attrs.axis("axis")
+    new = _indexed_by(call.attrs, source, by)
+    shared = [a for a in by.axes if a not in new]
+    if not shared:
+        return np.take(x, index, axis=source.position(axis))
+    rest = [a for a in source.axes if a not in shared and a != axis]
+    x = x.transpose([source.position(a) for a in (*shared, axis, *rest)])
+    grid = np.ogrid[tuple(slice(n) for n in x.shape[: len(shared)])]
+    ones = (1,) * len(new)
+    picked = x[(*(g.reshape(g.shape + ones) for g in grid), align(index, by.axes, [*shared, *new]))]
+    laid = [*shared, *new, *rest]
+    return picked.transpose([laid.index(a) for a in call.outputs[0].axes])
