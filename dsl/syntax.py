@@ -421,6 +421,13 @@ class ConfigLine(CheckpointLine):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequireLine(CheckpointLine):
+    """`require not config.attention_bias`: what this file can express of a config field."""
+
+    condition: Expr
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorLine(CheckpointLine):
     """`"file.name"[rows, d] = expr over weights`. `alias` marks a second name of the same data."""
 
