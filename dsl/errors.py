@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from .diagnostics import ArchError, did_you_mean
 from .span import Span
 
@@ -324,3 +326,65 @@ class IndexOutOfRange(ArchError, id="index-range"):
     title = "index {index} is outside axis `{axis}` of size {size}"
     labels = {"span": "this reads outside"}
     help = "keep the index within the axis, or give a value to read outside: `x[{axis}: i or 0]`"
+
+
+# --------------------------------------------------------------------------- syntax
+
+
+class FileTooLarge(ArchError, id="file-too-large"):
+    name: str
+    size: int
+    limit: int
+    title = "{name} has {size} characters; a source file may have {limit}"
+
+
+class NestedTooDeep(ArchError, id="nested-too-deep"):
+    limit: int
+    title = "this is nested more than {limit} levels deep"
+    labels = {"span": "level {limit} is passed here"}
+    help = "give inner parts names of their own"
+
+
+class StrayCharacter(ArchError, id="stray-character"):
+    character: str
+    title = "`{character}` has no meaning here"
+    labels = {"span": "not part of the language"}
+
+    def help_text(self) -> str:
+        name = unicodedata.name(self.character, "")
+        plain = self.character.isascii() and self.character.isprintable()
+        return "" if plain else f"this is U+{ord(self.character):04X} {name}".rstrip()
+
+
+class SingleQuotes(ArchError, id="single-quotes"):
+    content: str
+    title = "strings stand in double quotes"
+    labels = {"span": 'write "{content}"'}
+
+
+class ForeignOperator(ArchError, id="foreign-operator"):
+    written: str
+    instead: str
+    title = "there is no operator `{written}`"
+    labels = {"span": "write {instead}"}
+
+
+class UnclosedString(ArchError, id="unclosed-string"):
+    quotes: str
+    title = "this string is never closed"
+    labels = {"span": "no closing `{quotes}` follows"}
+
+
+class UnclosedBracket(ArchError, id="unclosed-bracket"):
+    bracket: str
+    closing: str
+    found: str = ""
+    found_at: Span | None = None
+    title = "`{bracket}` is never closed"
+    labels = {"span": "no `{closing}` follows", "found_at": "`{found}` comes first"}
+
+
+class UnopenedBracket(ArchError, id="unopened-bracket"):
+    bracket: str
+    title = "`{bracket}` closes nothing"
+    labels = {"span": "no bracket is open that this could close"}
