@@ -1,7 +1,7 @@
-"""Pointwise ops: each is a row of a table. Operands align by axis; unseen axes are appended in order.
+"""Pointwise ops: each is a row of a table. Operands align by axis; unseen axes are appended.
 
-A row gives the NumPy function and the torch and Triton expressions. Triton expressions avoid libdevice,
-which Triton's interpreter lacks, and keep the relative accuracy that the plain formula would lose.
+A row gives the NumPy function and the torch and Triton expressions. Triton expressions avoid
+libdevice, which Triton's interpreter lacks, and keep the accuracy the plain formula would lose.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ TRITON_MOD = {
 
 POSITIVE, SMALL = (0.01, 4.0), (-0.9, 3.0)
 
-# name, meaning, NumPy, torch, Triton, domain of the samples: float in, float out (int becomes float)
+# name, meaning, NumPy, torch, Triton, domain of the samples: float to float (int becomes float)
 FUNCTIONS: tuple[tuple[str, str, Function, str, str, tuple[float, float]], ...] = (
     ("exp", "e to the x", np.exp, "torch.exp({0})", "tl.exp({0})", (-4, 4)),
     ("log", "natural logarithm", np.log, "torch.log({0})", "tl.log({0})", POSITIVE),
@@ -281,7 +281,7 @@ CAST = op(
 def _(attrs: Attrs, inputs: Types) -> Types:
     target = attrs.string("dtype")
     require(target in DTYPES[2:], f"cannot cast to {target}")
-    kind: DType = DTYPES[DTYPES.index(target)]  # type: ignore[arg-type]
+    kind: DType = DTYPES[DTYPES.index(target)]
     return (
         TensorType(kind if kind == "float" else promote(kind, inputs[0].dtype), inputs[0].axes),
     )

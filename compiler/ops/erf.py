@@ -5,6 +5,7 @@ The coefficients are those of FreeBSD's msun `s_erf.c` (Sun Microsystems, 1993);
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -105,18 +106,26 @@ def erf(x: Array) -> Array:
     given = np.asarray(x, np.float64)
     size = np.abs(given)
     result = np.where(size >= 6.0, np.sign(given), given)
-    pieces = (
-        (size < 0.84375, lambda v, a: v + v * _ratio(CENTRE, v * v)),
-        (
-            (size >= 0.84375) & (size < 1.25),
-            lambda v, a: np.sign(v) * (KNEE + _ratio(SHOULDER, a - 1)),
-        ),
-        ((size >= 1.25) & (size < 1 / 0.35), lambda v, a: np.sign(v) * (1 - _tail(NEAR, a))),
-        ((size >= 1 / 0.35) & (size < 6.0), lambda v, a: np.sign(v) * (1 - _tail(FAR, a))),
-    )
-    for chosen, piece in pieces:
-        result[chosen] = piece(given[chosen], size[chosen])
+    for low, high, piece in PIECES:
+        chosen = (size >= low) & (size < high)
+        result[chosen] = np.copysign(piece(size[chosen]), given[chosen])
     return np.asarray(result)
+
+
+def _centre(a: Array) -> Array:
+    return a + a * _ratio(CENTRE, a * a)
+
+
+def _shoulder(a: Array) -> Array:
+    return KNEE + _ratio(SHOULDER, a - 1)
+
+
+def _near(a: Array) -> Array:
+    return 1 - _tail(NEAR, a)
+
+
+def _far(a: Array) -> Array:
+    return 1 - _tail(FAR, a)
 
 
 def _tail(pair: tuple[tuple[float, ...], ...], size: Array) -> Array:
@@ -132,3 +141,12 @@ def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
     for coefficient in reversed(coefficients[:-1]):
         total = total * x + coefficient
     return total
+
+
+# |x| from, to, erf(|x|)
+PIECES: tuple[tuple[float, float, Callable[[Array], Array]], ...] = (
+    (0.0, 0.84375, _centre),
+    (0.84375, 1.25, _shoulder),
+    (1.25, 1 / 0.35, _near),
+    (1 / 0.35, 6.0, _far),
+)

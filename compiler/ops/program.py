@@ -38,7 +38,7 @@ def _(attrs: Attrs, inputs: Types) -> Types:
 # Each means its `body`, exactly; a backend may compute it in one kernel.
 FUSED: dict[str, str] = {
     "pointwise": "a region of pointwise and structural ops, with row reductions inside",
-    "linear": "one contraction with what is computed on its operands and on its result (`strategy`)",
+    "linear": "one contraction with what is computed on its operands and its result (`strategy`)",
     "attend": "scores, softmax and the product with the values, tile by tile, no scores stored",
     "derived": "a parameter computed from weights when they are loaded",
 }

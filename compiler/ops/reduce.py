@@ -1,4 +1,4 @@
-"""Ops that combine elements along axes. Half formats accumulate in float32 and round once, at the end."""
+"""Ops that combine elements along axes. Half formats accumulate in float32 and round once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from ...dsl.dims import Dim, product
 from ..ir.graph import Attrs, Axis, TensorType
 from .registry import (
+    N2,
     A,
     Array,
     B,
     C,
     Call,
     N,
-    N2,
     Sample,
     Types,
     floating,
@@ -145,13 +145,13 @@ def finite(maximum: Array) -> Array:
 
 def divide_rows(numerator: Array, total: Array) -> Array:
     """numerator / total, and zeros where the total is zero."""
-    return numerator / np.where(total == 0, 1, total).astype(total.dtype, copy=False)
+    return np.asarray(numerator / np.where(total == 0, 1, total).astype(total.dtype, copy=False))
 
 
 TOPK = op(
     "topk",
-    "the greatest values along `axis`, greatest first, the lower index first among equals, and their"
-    " indices: two results with axis `k` in its place",
+    "the greatest values along `axis`, greatest first, the lower index first among equals, and"
+    " their indices: two results with axis `k` in its place",
     time="M",
     elementwise=per_operand,
     samples=tuple(
@@ -220,7 +220,7 @@ def _(call: Call, a: Array, b: Array) -> Array:
     inner = [x for x in (b_axes if right.size > left.size else a_axes) if x in summed]
     rows = [x for x in a_axes if x not in b_axes]
     columns = [x for x in b_axes if x not in a_axes]
-    result = np.matmul(
+    result: Array = np.matmul(
         _matrices(left, a_axes, batch, rows, inner),
         _matrices(right, b_axes, batch, columns, inner).swapaxes(-1, -2),
     )
@@ -246,7 +246,7 @@ def _matrices(
     rows: Sequence[Axis],
     inner: Sequence[Axis],
 ) -> Array:
-    """x as matrices [*batch, rows, inner]: a view of x wherever its layout allows, so BLAS reads it."""
+    """x as matrices [*batch, rows, inner], a view wherever its layout allows one."""
     n, m = (math.prod(x.shape[axes.index(a)] for a in group) for group in (rows, inner))
     inner_first = _stride(x, axes, inner) > _stride(x, axes, rows)
     groups = (inner, rows) if inner_first else (rows, inner)

@@ -1,8 +1,8 @@
 """What an op is: one stanza holding its name, shape rule, NumPy meaning, lowerings and samples.
 
-The table `OPS` is the single list of ops. Type inference, the verifier, the reference interpreter, the
-cost model, the printer and the swept tests all read it. An op's meaning is given twice at most: once
-here in NumPy, written to be plainly right, and once per backend as a lowering that is compared with it.
+The table `OPS` is the single list of ops. Type inference, the verifier, the reference interpreter,
+the cost model, the text reader and the swept tests all read it. An op's meaning is written once
+here in NumPy, to be plainly right, and once per backend as a lowering that is compared with it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One evaluation: attributes, types, sizes. `windows` restricts an axis to slots [start, stop)."""
+    """One evaluation: attributes, types, sizes. `windows` restricts an axis to [start, stop)."""
 
     attrs: Attrs
     inputs: Types
@@ -137,9 +137,9 @@ class Sample:
 class Op:
     """A primitive. `operands` says to which element kinds a pointwise op converts its operands.
 
-    `torch` and `triton` are expression templates over `{0}`, `{1}`, ..., `{dtype}` (the result's type
-    in the target's words) and the attributes; a template may be a mapping from the operands' class,
-    one of "bool", "int", "float". Ops that are not expressions have functions in `lowerings` instead.
+    `torch` and `triton` are expression templates over `{0}`, `{1}`, ..., `{dtype}` (the result's
+    type in the target's words) and the attributes; a template may be a mapping from the operands'
+    class, one of "bool", "int", "float". Other ops have functions in `lowerings` instead.
     `flops` counts multiply-adds of contractions twice, `elementwise` other scalar operations.
     """
 
@@ -168,7 +168,7 @@ class Op:
         return function
 
     def lowering(self, target: str) -> Callable[[Lowering], Lowering]:
-        """Registers a function that lowers this op to `target`, below the op's stanza or in a backend."""
+        """Registers a function that lowers this op to `target`, in the stanza or in a backend."""
 
         def keep(function: Lowering) -> Lowering:
             if target in self.lowerings:
@@ -179,7 +179,7 @@ class Op:
         return keep
 
     def template(self, target: Literal["torch", "triton"], dtype: DType) -> str | None:
-        """The expression for operands of `dtype`; None where the target has no expression for it."""
+        """The expression for operands of `dtype`; None where the target has none."""
         found = self.torch if target == "torch" else self.triton
         if found is None or isinstance(found, str):
             return found
@@ -198,13 +198,13 @@ def op(name: str, doc: str, **fields: Any) -> Op:
 
 
 def require(holds: bool, reason: str) -> None:
-    """A shape rule's condition. A violation is our bug: the front end checks what a person wrote."""
+    """A shape rule's condition. A violation is our bug: the front end checks what people write."""
     if not holds:
         raise InternalError(reason)
 
 
 def may_be_equal(a: Dim, b: Dim) -> bool:
-    """False for sizes that differ. Sizes with symbols may agree under the bindings: `verify` looks."""
+    """False for sizes that differ. Sizes with symbols may agree under bindings: see `verify`."""
     difference = (a - b).constant
     return difference is None or difference == 0
 

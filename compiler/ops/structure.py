@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,13 +11,13 @@ from ...dsl.dims import Dim, product
 from ...dsl.errors import IndexOutOfRange
 from ..ir.graph import Attrs, Axis, DType, TensorType
 from .registry import (
+    N2,
     A,
     Array,
     B,
     C,
     Call,
     N,
-    N2,
     Sample,
     Types,
     align,
@@ -235,8 +236,8 @@ def _(call: Call, x: Array) -> Array:
     order = _merged_order(source, parts)
     place = order.index(parts[0])
     x = x.transpose([source.position(axis) for axis in order])
-    shape = x.shape[:place] + (-1,) + x.shape[place + len(parts) :]
-    return x.reshape(shape) if x.size else x.reshape(call.shape)
+    length = math.prod(x.shape[place : place + len(parts)])
+    return x.reshape((*x.shape[:place], length, *x.shape[place + len(parts) :]))
 
 
 CONCAT = op(
@@ -377,6 +378,8 @@ def _gather(call: Call, x: Array, index: Array) -> Array:
     x = x.transpose([source.position(a) for a in (*shared, axis, *rest)])
     grid = np.ogrid[tuple(slice(n) for n in x.shape[: len(shared)])]
     ones = (1,) * len(new)
-    picked = x[(*(g.reshape(g.shape + ones) for g in grid), align(index, by.axes, [*shared, *new]))]
+    picked: Array = x[
+        (*(g.reshape(g.shape + ones) for g in grid), align(index, by.axes, [*shared, *new]))
+    ]
     laid = [*shared, *new, *rest]
     return picked.transpose([laid.index(a) for a in call.outputs[0].axes])
