@@ -328,6 +328,65 @@ class IndexOutOfRange(ArchError, id="index-range"):
     help = "keep the index within the axis, or give a value to read outside: `x[{axis}: i or 0]`"
 
 
+class MissingInput(ArchError, id="missing-input"):
+    name: str
+    type: str
+    title = "input `{name}` is not given"
+    labels = {"span": "declared here as {type}"}
+
+
+class UnknownInput(ArchError, id="unknown-input"):
+    name: str
+    known: tuple[str, ...]
+    title = "the model has no input `{name}`"
+
+    def help_text(self) -> str:
+        return did_you_mean(self.name, self.known) or f"its inputs are {', '.join(self.known)}"
+
+
+class InputDtype(ArchError, id="input-dtype"):
+    name: str
+    got: str
+    expected: str
+    title = "input `{name}` has dtype {got}; it takes {expected}"
+    labels = {"span": "declared here"}
+
+
+class InputShape(ArchError, id="input-shape"):
+    name: str
+    got: str
+    expected: str
+    title = "input `{name}` has shape ({got}), but should have {expected}"
+    labels = {"span": "declared here"}
+
+
+class InputRange(ArchError, id="input-range"):
+    name: str
+    value: int
+    below: int
+    extra: str = ""
+    title = "input `{name}` holds {value}; its values are 0 to {below} - 1{extra}"
+    labels = {"span": "the bound is declared here"}
+
+
+class MissingWeight(ArchError, id="missing-weight"):
+    path: str
+    known: tuple[str, ...] = ()
+    title = "there is no weight for parameter `{path}`"
+    labels = {"span": "declared here"}
+
+    def help_text(self) -> str:
+        return did_you_mean(self.path, self.known)
+
+
+class WeightShape(ArchError, id="weight-shape"):
+    path: str
+    got: str
+    expected: str
+    title = "weight `{path}` has shape ({got}), but the model declares ({expected})"
+    labels = {"span": "declared here"}
+
+
 # --------------------------------------------------------------------------- syntax
 
 
@@ -388,3 +447,27 @@ class UnopenedBracket(ArchError, id="unopened-bracket"):
     bracket: str
     title = "`{bracket}` closes nothing"
     labels = {"span": "no bracket is open that this could close"}
+
+
+class NumberTooLarge(ArchError, id="number-too-large"):
+    title = "this number is too large"
+    labels = {"span": "integers end at 2 ** 63 - 1, others near 1.8e308"}
+    help = "an infinite mask value is written `-inf`"
+
+
+class ChainedComparison(ArchError, id="chained-comparison"):
+    left: str
+    right: str
+    first: Span | None = None
+    title = "comparisons do not chain"
+    labels = {"span": "a second comparison", "first": "the first one"}
+    help = "write `{left} and {right}`"
+
+
+class WrongParameter(ArchError, id="wrong-parameter"):
+    what: str
+    where: str
+    advice: str
+    title = "{what} cannot stand {where}"
+    labels = {"span": "{what}"}
+    help = "{advice}"

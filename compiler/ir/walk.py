@@ -1,8 +1,8 @@
 """Walks over a program as it runs: every function with every call path that reaches it.
 
-A call path is what stands before a weight's relative path: "" in main, `layers[3]` in iteration 3 of
-a `repeat` at path `layers`, `layers[3].mix[0]` in a repeat inside it. Bodies of fused nodes and tables
-hold no weights and have no call path; reach them through `Program.body`.
+A call path is what stands before a weight's relative path: "" in main, `layers[3]` in iteration 3
+of a `repeat` at path `layers`, `layers[3].mix[0]` in a repeat inside it. Bodies of fused nodes and
+tables hold no weights and have no call path; reach them through `Program.body`.
 """
 
 from __future__ import annotations

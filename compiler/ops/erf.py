@@ -117,7 +117,7 @@ def _centre(a: Array) -> Array:
 
 
 def _shoulder(a: Array) -> Array:
-    return KNEE + _ratio(SHOULDER, a - 1)
+    return np.asarray(KNEE + _ratio(SHOULDER, a - 1))
 
 
 def _near(a: Array) -> Array:

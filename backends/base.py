@@ -1,0 +1,159 @@
+"""What every backend is: it emits sources for a program, or loads it with weights and runs it.
+
+Inputs are checked in one place, before any backend sees them: names, element kinds, sizes, domains.
+The sizes of run-time axes are bound by the inputs' shapes and must agree between inputs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..compiler.ir.graph import Node, Program
+from ..compiler.ops import FORMATS, ModelDType, Precision
+from ..dsl.dims import Dim
+from ..dsl.errors import InputDtype, InputRange, InputShape, MissingInput, UnknownInput
+from ..dsl.span import Span
+
+Array = NDArray[Any]
+ValueKey = tuple[str, int]  # (call path: "" in main, `layers[3]` inside a repeat; node id)
+
+
+class Executable(ABC):
+    """A program with its weights."""
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name. Arrays are laid out as the types of the input and output nodes say."""
+
+    @abstractmethod
+    def trace(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[ValueKey, Array]]:
+        """As `run`, with every value of the program as loaded (of a fused node: its first result)."""
+
+
+class Backend(ABC):
+    """A way to run programs. `options` are the backend's own."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def emit(self, program: Program, **options: Any) -> dict[str, str]:
+        """Source text by file name; nothing for a backend that interprets."""
+
+    @abstractmethod
+    def load(
+        self,
+        program: Program,
+        weights: Mapping[str, Array],
+        *,
+        dtype: ModelDType = "f32",
+        **options: Any,
+    ) -> Executable:
+        """`weights` has an array for each parameter path, shaped as `Parameter.axes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundInputs:
+    """Checked inputs of one run, by input name, in the run's dtypes, and all sizes."""
+
+    arrays: dict[str, Array]
+    sizes: dict[str, int]
+
+
+def bind_inputs(program: Program, inputs: Mapping[str, Array], precision: Precision) -> BoundInputs:
+    """Checks `inputs` against the program's input nodes and binds the sizes of run-time axes.
+
+    Raises MissingInput, UnknownInput, InputDtype, InputShape, InputRange.
+    """
+    nodes = {node_name(n): n for n in (program.main[i] for i in program.main.inputs)}
+    for name in inputs:
+        if name not in nodes:
+            raise UnknownInput(name=name, known=tuple(nodes))
+    for name, node in nodes.items():
+        if name not in inputs:
+            raise MissingInput(name=name, type=str(node.type), span=span_of(node))
+    given = {name: _converted(node, inputs[name], precision) for name, node in nodes.items()}
+    sizes = _bind_sizes(program, nodes, given)
+    for name, node in nodes.items():
+        _check_range(node, given[name], sizes)
+    return BoundInputs(given, sizes)
+
+
+def node_name(node: Node) -> str:
+    """The name of an input node."""
+    return node.attrs.string("name")
+
+
+def span_of(node: Node) -> Span | None:
+    """The innermost source span of a node, if it has any."""
+    return next((span for origin in node.origins for span in origin.spans), None)
+
+
+# What a dtype's kind letter may be, by the kind of the input.
+ACCEPTED = {"ids": "iu", "int": "iu", "bool": "b", "float": "fiu"}
+
+
+def _converted(node: Node, given: Array, precision: Precision) -> Array:
+    array = np.asarray(given)
+    kind = node.attrs.string("kind")
+    half = kind == "float" and array.dtype in FORMATS.values()
+    if array.dtype.kind not in ACCEPTED[kind] and not half:
+        expected = "integers" if kind == "ids" else kind
+        raise InputDtype(
+            name=node_name(node), got=str(array.dtype), expected=expected, span=span_of(node)
+        )
+    return array.astype(precision.storage(node.type.dtype), copy=False)
+
+
+def _bind_sizes(
+    program: Program, nodes: Mapping[str, Node], given: Mapping[str, Array]
+) -> dict[str, int]:
+    """Sizes of plain symbols come from the first input that has them; all others must agree."""
+    sizes, source = dict(program.sizes), dict.fromkeys(program.sizes, "the model")
+    for name, node in nodes.items():
+        if given[name].ndim != len(node.axes):
+            raise _misshapen(node, given[name], f"{len(node.axes)} axes, {node.type}")
+        for axis, length in zip(node.axes, given[name].shape, strict=True):
+            symbol = plain_symbol(axis.size)
+            if symbol is not None and symbol not in sizes:
+                sizes[symbol], source[symbol] = length, f"`{name}`"
+    for name, node in nodes.items():
+        for axis, length in zip(node.axes, given[name].shape, strict=True):
+            if length != axis.size.evaluate(sizes):
+                origin = " and ".join(sorted({source[s] for s in axis.size.symbols()}))
+                wanted = f"`{axis}` = {axis.size.evaluate(sizes)}"
+                raise _misshapen(node, given[name], f"{wanted} from {origin}" if origin else wanted)
+    return sizes
+
+
+def plain_symbol(size: Dim) -> str | None:
+    """The symbol that is the whole of `size`, if it is one."""
+    symbols = size.symbols()
+    (symbol,) = symbols if len(symbols) == 1 else ("",)
+    return symbol if symbol and size == Dim.symbol(symbol) else None
+
+
+def _misshapen(node: Node, array: Array, expected: str) -> InputShape:
+    got = ", ".join(map(str, array.shape))
+    return InputShape(name=node_name(node), got=got, expected=expected, span=span_of(node))
+
+
+def _check_range(node: Node, array: Array, sizes: Mapping[str, int]) -> None:
+    """Ids lie in 0 .. below - 1, or are the one extra value."""
+    if "below" not in node.attrs or node.attrs["below"] is None:
+        return
+    below, extra = node.attrs.dim("below").evaluate(sizes), node.attrs.get("extra")
+    outside = (array < 0) | (array >= below)
+    if extra is not None:
+        outside &= array != extra
+    if outside.any():
+        value = int(array[outside].flat[0])
+        more = "" if extra is None else f" or {extra}"
+        raise InputRange(
+            name=node_name(node), value=value, below=below, extra=more, span=span_of(node)
+        )
