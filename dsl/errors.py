@@ -471,3 +471,21 @@ class WrongParameter(ArchError, id="wrong-parameter"):
     title = "{what} cannot stand {where}"
     labels = {"span": "{what}"}
     help = "{advice}"
+
+
+# --------------------------------------------------------------------------- backends
+
+
+class NoLowering(ArchError, id="no-lowering"):
+    op: str
+    backend: str
+    title = "the {backend} backend cannot express `{op}`"
+    labels = {"span": "this needs `{op}`"}
+    help = "run it on the numpy backend, which has every op"
+
+
+class MissingPackage(ArchError, id="missing-package"):
+    package: str
+    extra: str
+    title = "{package} is not installed"
+    help = 'pip install "archc[{extra}]"'
