@@ -486,6 +486,7 @@ class NoLowering(ArchError, id="no-lowering"):
 
 class MissingPackage(ArchError, id="missing-package"):
     package: str
+    purpose: str
     extra: str
-    title = "{package} is not installed"
+    title = "{package} is not installed; {purpose} needs it"
     help = 'pip install "archc[{extra}]"'
