@@ -1,10 +1,10 @@
 """Element permutations of weights: one tree, read both ways.
 
 An `Arrangement` says how a file tensor is made of weights: the leaves are weights, the inner nodes
-move elements and never change one. Evaluated upwards (`build`) it exports. Walked downwards (`claims`)
-it imports: for every weight, which box of it this tensor holds and which views of the file's array
-give that box. Walking down handles shapes only, so a plan for billions of elements costs nothing, and
-its views copy nothing unless NumPy must.
+move elements and never change one. Evaluated upwards (`build`) it exports. Walked downwards
+(`claims`) it imports: for every weight, which box of it this tensor holds and which views of the
+file's array give that box. Walking down handles shapes only, so a plan for billions of elements
+costs nothing, and its views copy nothing unless NumPy must.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Slice:
         return array[(slice(None),) * self.axis + (slice(self.start, self.stop),)]
 
 
-Steps = tuple[Union[Reshape, Transpose, Slice], ...]
+Steps = tuple[Reshape | Transpose | Slice, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class Joined:
             offset = end
 
 
-Arrangement = Union[Weight, Reshaped, Transposed, Sliced, Joined]
+Arrangement = Weight | Reshaped | Transposed | Sliced | Joined
 
 
 def claims(tree: Arrangement) -> tuple[Claim, ...]:

@@ -1,0 +1,27 @@
+"""Checkpoint blocks: a file's config becomes hyperparameters, its tensors become weights.
+
+    opened = open_checkpoint(path)                       # files: mapped, checked
+    block = checkpoint_block(file, name, opened)         # the block of the .arch file that reads it
+    values = evaluate_config(block, opened.config, hypers)
+    weights = bind(block, opened, program)               # program: elaborated with `values`
+
+`fold` evaluates config lines, `arrangement` and `layout` the right sides of tensor lines, `lines`
+spreads a block over the layers of a program, `binding` proves it complete, `export` writes it.
+"""
+
+from .binding import BoundWeights, bind
+from .config import config_of, evaluate_config
+from .export import save
+from .reader import Checkpoint, TensorStore, checkpoint_block, open_checkpoint
+
+__all__ = [
+    "BoundWeights",
+    "Checkpoint",
+    "TensorStore",
+    "bind",
+    "checkpoint_block",
+    "config_of",
+    "evaluate_config",
+    "open_checkpoint",
+    "save",
+]
