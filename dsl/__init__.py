@@ -1,1 +1,7 @@
 """The language: text to a syntax tree, and back. Imports nothing else of archc."""
+
+from . import errors
+from .parse import parse, parse_file
+from .span import Source, Span
+
+__all__ = ["Source", "Span", "errors", "parse", "parse_file"]

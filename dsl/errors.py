@@ -490,3 +490,104 @@ class MissingPackage(ArchError, id="missing-package"):
     extra: str
     title = "{package} is not installed; {purpose} needs it"
     help = 'pip install "archc[{extra}]"'
+
+
+class SourceUnreadable(ArchError, id="source-unreadable"):
+    path: str
+    reason: str
+    title = "cannot read {path}: {reason}"
+
+
+class PipelineAsOperand(ArchError, id="pipeline-as-operand"):
+    operator: str
+    whole: str
+    part: str
+    operator_at: Span | None = None
+    title = "a pipeline behind `{operator}` needs parentheses"
+    labels = {"span": "what flows in here?", "operator_at": "all of this, or what follows it"}
+    help = "write `{part}`\nor    `{whole}`"
+
+
+class OperatorAfterPipeline(ArchError, id="operator-after-pipeline"):
+    operator: str
+    reading: str
+    title = "a pipeline before `{operator}` needs parentheses"
+    labels = {"span": "the pipeline ends here"}
+    help = "write `{reading}`"
+
+
+class BrokenLine(ArchError, id="broken-line"):
+    where: str
+    text: str
+    title = "a line cannot {where} with `{text}`"
+    labels = {"span": "the statement {where}s here"}
+    help = (
+        "inside `(` or `[` an expression may take several lines; "
+        "a line that starts with `|>` continues"
+    )
+
+
+class AssignmentInCondition(ArchError, id="assignment-in-condition"):
+    title = "`=` sets a value; a condition compares with `==`"
+    labels = {"span": "write `==`"}
+
+
+class ComparisonAsAssignment(ArchError, id="comparison-as-assignment"):
+    title = "`==` compares; a statement sets a value with `=`"
+    labels = {"span": "write `=`"}
+
+
+class ForeignWord(ArchError, id="foreign-word"):
+    word: str
+    instead: str
+    title = "`{word}` is not a word of this language"
+    labels = {"span": "write {instead}"}
+
+
+class MisplacedWord(ArchError, id="misplaced-word"):
+    word: str
+    place: str
+    title = "`{word}` cannot stand here"
+    labels = {"span": "`{word}` {place}"}
+
+
+class ReservedWord(ArchError, id="reserved-word"):
+    word: str
+    title = "`{word}` is a word of the language, not a name"
+    labels = {"span": "choose another name"}
+
+
+class MisplacedDocstring(ArchError, id="misplaced-docstring"):
+    title = "a docstring comes first in a file or in the body of a model, block or fn"
+    labels = {"span": "something stands before this one"}
+    help = "anywhere else, write a comment: `# ..`"
+
+
+class ResultBrackets(ArchError, id="result-brackets"):
+    axes: str
+    title = "result axes stand in brackets"
+    labels = {"span": "write `[.., {axes}]`"}
+    help = "one list for each result: `-> [b, s, d]`, `-> ([b, s], [b])`"
+
+
+class MisplacedArrow(ArchError, id="misplaced-arrow"):
+    title = "`->` cannot stand here"
+    labels = {"span": "not a lambda, a relabelling or a result"}
+    help = (
+        "a lambda has its inputs in parentheses: `(x) -> ..`\n"
+        "a relabelling has an axis, or axes in parentheses, on both sides: `x[(g, r) -> h]`"
+    )
+
+
+class MissingBody(ArchError, id="missing-body"):
+    opener: str
+    title = "the body of this `{opener}` is missing"
+    labels = {"span": "expected `{{`"}
+    help = "a body stands in braces: `{opener} .. {{ .. }}`"
+
+
+class ExpressionStatement(ArchError, id="expression-statement"):
+    text: str
+    title = "an expression alone does nothing"
+    labels = {"span": "its value is lost"}
+    help = "name it, `y = {text}`, or `return` it"

@@ -1,6 +1,7 @@
-"""The parse table of `grammar.lark`: Lark computes it, `tables.json` keeps it, so that parsing starts
-in milliseconds and needs no Lark. A table made from another text of the grammar is never used: it is
-computed afresh. `python -m archc.dsl.grammar` writes the file again after a change.
+"""The parse table of `grammar.lark`: Lark computes it, `tables.json` keeps it.
+
+So parsing starts in milliseconds and needs no Lark. A stored table made from another text of the
+grammar is never used; the table is then computed afresh. `python -m archc.dsl.grammar` stores it.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ RELATION: Final = "a comparison"
 END: Final = "the end of the line"
 LAMBDA: Final = "the inputs of a lambda"
 TABLE: Final = "a table"
+TABLE_END: Final = "the end of a table"
 STOP: Final = "the end of the file"
 
 _DECLARED = {
     "NAME": NAME, "NUMBER": NUMBER, "STRING": STRING, "DOC": DOC, "OPERATOR": OPERATOR,
-    "RELATION": RELATION, "_END": END, "_LAMBDA": LAMBDA, "_TABLE": TABLE, "$END": STOP,
+    "RELATION": RELATION, "_END": END, "_LAMBDA": LAMBDA, "_TABLE": TABLE,
+    "_TABLE_END": TABLE_END, "$END": STOP,
 }  # fmt: skip
 
 _GRAMMAR = Path(__file__).with_name("grammar.lark")

@@ -23,7 +23,19 @@ from .errors import (
     UnclosedString,
     UnopenedBracket,
 )
-from .grammar import DOC, END, LAMBDA, NAME, NUMBER, OPERATOR, RELATION, STOP, STRING, TABLE
+from .grammar import (
+    DOC,
+    END,
+    LAMBDA,
+    NAME,
+    NUMBER,
+    OPERATOR,
+    RELATION,
+    STOP,
+    STRING,
+    TABLE,
+    TABLE_END,
+)
 from .span import Source, Span
 
 COMMENT: Final = "a comment"
@@ -76,6 +88,8 @@ _SYMBOLS = dict.fromkeys("+ * / // % **".split(), OPERATOR) | dict.fromkeys(
 )
 # A line that starts with one of these goes on with the line before.
 _CONTINUES = frozenset(("|>", "->", "else", "{"))
+_OPENING_KINDS = frozenset(("(", "[", "{", LAMBDA, TABLE))
+_CLOSING_KINDS = frozenset((")", "]", "}", TABLE_END))
 _ENDS_OPERAND = frozenset((NAME, NUMBER, STRING, ")", "]", "}"))
 
 
@@ -224,21 +238,21 @@ def mark(lexemes: list[Lexeme], partner: dict[int, int]) -> list[Lexeme]:
     for i, lexeme in enumerate(lexemes):
         if lexeme.kind == "(" and _is_lambda(lexemes, i, partner):
             marked[i] = lexeme._replace(kind=LAMBDA)
-        elif lexeme.kind == "{" and _following(lexemes, i, 2) == [STRING, ":"]:
+        elif lexeme.kind == "{" and _beside(lexemes, i, 1, 2) == [STRING, ":"]:
             marked[i] = lexeme._replace(kind=TABLE)
+            marked[partner[i]] = lexemes[partner[i]]._replace(kind=TABLE_END)
     return marked
 
 
 def _is_lambda(lexemes: list[Lexeme], i: int, partner: dict[int, int]) -> bool:
-    if i and lexemes[i - 1].kind in _ENDS_OPERAND:
-        return False
-    return _following(lexemes, partner[i], 1) == ["->"]
+    applies = set(_beside(lexemes, i, -1, 1)) & _ENDS_OPERAND
+    return not applies and _beside(lexemes, partner[i], 1, 1) == ["->"]
 
 
-def _following(lexemes: list[Lexeme], i: int, count: int) -> list[str]:
-    """The kinds of the next `count` lexemes, newlines and comments passed over."""
+def _beside(lexemes: list[Lexeme], i: int, step: int, count: int) -> list[str]:
+    """The kinds of the next `count` lexemes in one direction; newlines and comments passed over."""
     kinds: list[str] = []
-    while len(kinds) < count and (i := i + 1) < len(lexemes):
+    while len(kinds) < count and 0 <= (i := i + step) < len(lexemes):
         if lexemes[i].kind not in (NEWLINE, COMMENT):
             kinds.append(lexemes[i].kind)
     return kinds
@@ -248,41 +262,37 @@ def arrange(lexemes: list[Lexeme]) -> list[Lexeme]:
     """End every statement and definition with an END, and leave no newline or separator."""
     out: list[Lexeme] = []
     around: list[str] = []  # the opening brackets around this place
-    closed_body = False  # whether the lexeme before is the `}` of a body
     gap = ""  # what separates this lexeme from the one before: nothing, a newline or `;`
     for lexeme in lexemes:
         kind = lexeme.kind
         if kind == NEWLINE or (kind == ";" and around[-1:] in ([], ["{"])):
             gap = kind if gap != ";" and around[-1:] in ([], ["{"]) else gap
             continue
-        closes_body = kind == "}" and around[-1:] == ["{"]
-        if out and _ends_statement(out[-1], lexeme, gap, closed_body, closes_body, not around):
+        if out and _ends_statement(out[-1], lexeme, gap, outside=not around):
             out.append(_end_after(out[-1]))
-        if kind in _OPENING:
+        if kind in _CLOSING_KINDS:
             around.pop()
-        elif kind in ("(", "[", "{", LAMBDA, TABLE):
+        elif kind in _OPENING_KINDS:
             around.append(kind)
         out.append(lexeme)
-        closed_body, gap = closes_body, ""
+        gap = ""
     if out and out[-1].kind != END:
         out.append(_end_after(out[-1]))
     end = out[-1].end if out else 0
     return [*out, Lexeme(STOP, "", end, end)]
 
 
-def _ends_statement(
-    previous: Lexeme, lexeme: Lexeme, gap: str, closed_body: bool, closes_body: bool, outside: bool
-) -> bool:
+def _ends_statement(previous: Lexeme, lexeme: Lexeme, gap: str, *, outside: bool) -> bool:
     if previous.kind == "{":
         return False
-    if closes_body or gap == ";":
+    if lexeme.kind == "}" or gap == ";":
         return True
-    if lexeme.kind in _CONTINUES or (closed_body and lexeme.text == "until"):
+    if lexeme.kind in _CONTINUES or (previous.kind == "}" and lexeme.text == "until"):
         return False
     # the second list of a definition's signature may start a line
     if outside and previous.kind == ")" and lexeme.kind == "(":
         return False
-    return closed_body or gap == NEWLINE
+    return previous.kind == "}" or gap == NEWLINE
 
 
 def _end_after(lexeme: Lexeme) -> Lexeme:
