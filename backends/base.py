@@ -33,7 +33,7 @@ class Executable(ABC):
 
     @abstractmethod
     def trace(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[ValueKey, Array]]:
-        """As `run`, with every value of the program as loaded (of a fused node: its first result)."""
+        """As `run`, with every value of the program as loaded (of several results: the first)."""
 
 
 class Backend(ABC):

@@ -1,0 +1,66 @@
+"""The reference backend: it interprets the graph, and the other backends are held to it.
+
+In float64 on primitive nodes it is the oracle; on an optimised graph its fused nodes run the tiled
+algorithms that the other backends compile. A row's result does not depend on the rest of its batch
+beyond what BLAS does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...compiler.ir.graph import Program
+from ...compiler.ops import Array, ModelDType, Precision
+from ..base import Backend, Executable, ValueKey, bind_inputs, node_name
+from .constants import load_constants
+from .interpreter import DEFAULT_TILE, Interpreter, Observer, Shared
+
+
+class NumpyBackend(Backend):
+    """`tile` is the number of keys that `attend` visits at a time."""
+
+    name: ClassVar[str] = "numpy"
+
+    def emit(self, program: Program, **options: Any) -> dict[str, str]:
+        return {}
+
+    def load(
+        self,
+        program: Program,
+        weights: Mapping[str, Array],
+        *,
+        dtype: ModelDType = "f32",
+        tile: int = DEFAULT_TILE,
+        **options: Any,
+    ) -> NumpyExecutable:
+        shared = Shared(program, Precision(dtype), tile=tile)
+        with np.errstate(all="ignore"):
+            shared.constants = load_constants(shared, weights)
+        return NumpyExecutable(shared)
+
+
+class NumpyExecutable(Executable):
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return self._run(inputs, None)
+
+    def trace(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[ValueKey, Array]]:
+        seen: dict[ValueKey, Array] = {}
+        return self._run(inputs, seen.__setitem__), seen
+
+    def _run(self, inputs: Mapping[str, Array], observe: Observer | None) -> dict[str, Array]:
+        program, precision = self.shared.program, self.shared.precision
+        main = program.main
+        bound = bind_inputs(program, inputs, precision)
+        arguments = [bound.arrays[node_name(main[i])] for i in main.inputs]
+        with np.errstate(all="ignore"):  # -inf and 0/0 in masked rows are meant
+            results = Interpreter(self.shared, bound.sizes, observe).run(main, arguments)
+        return {
+            name: result.astype(precision.storage(main[i].type.dtype), copy=False)
+            for (name, i), result in zip(main.outputs, results, strict=True)
+        }

@@ -113,7 +113,7 @@ def erf(x: Array) -> Array:
 
 
 def _centre(a: Array) -> Array:
-    return a + a * _ratio(CENTRE, a * a)
+    return np.asarray(a + a * _ratio(CENTRE, a * a))
 
 
 def _shoulder(a: Array) -> Array:

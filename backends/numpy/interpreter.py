@@ -1,0 +1,141 @@
+"""Runs functions of a program in NumPy: ops that refer to functions here, the others by `evaluate`.
+
+A fused node runs its body; `attend` runs it tile by tile (`tiles.py`). Values are dropped after
+their last use. Weights, derived parameters and tables are computed once and shared by all runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...compiler.ir.graph import Axis, Function, Node, Program, operand_types
+from ...compiler.ir.walk import iterations
+from ...compiler.ops import FUSED, Array, Call, Precision, evaluate
+from ...dsl.diagnostics import ArchError
+from ..base import ValueKey, span_of
+
+Values = tuple[Array, ...]
+Observer = Callable[[ValueKey, Array], None]
+Constants = Mapping[ValueKey, Values]
+DEFAULT_TILE = 64
+
+
+@dataclass(slots=True)
+class Shared:
+    """What outlives a run: the program, its constants and, per function, when each value dies."""
+
+    program: Program
+    precision: Precision
+    constants: Constants = field(default_factory=dict)
+    tile: int = DEFAULT_TILE
+    tables: dict[tuple[str, tuple[int, ...]], Values] = field(default_factory=dict)
+    deaths: dict[str, dict[int, list[int]]] = field(default_factory=dict)
+
+    def dying(self, function: Function) -> dict[int, list[int]]:
+        """For each node, the values that no later node reads."""
+        if function.name not in self.deaths:
+            self.deaths[function.name] = _last_uses(function)
+        return self.deaths[function.name]
+
+
+def _last_uses(function: Function) -> dict[int, list[int]]:
+    last = {source: node.id for node in function.nodes for source in node.inputs}
+    kept = set(function.output_ids)
+    dying: dict[int, list[int]] = {}
+    for source, user in last.items():
+        if source not in kept:
+            dying.setdefault(user, []).append(source)
+    return dying
+
+
+@dataclass(slots=True)
+class Interpreter:
+    """One run: sizes are bound, and `observe` sees every value outside fused bodies."""
+
+    shared: Shared
+    sizes: Mapping[str, int]
+    observe: Observer | None = None
+
+    def run(self, function: Function, arguments: Sequence[Array], path: str = "") -> list[Array]:
+        """The outputs of `function`, called with one array for each of its inputs."""
+        values: dict[int, Values] = {
+            i: (a,) for i, a in zip(function.inputs, arguments, strict=True)
+        }
+        dying = self.shared.dying(function)
+        for node in function.nodes:
+            if node.op == "weight" and (path, node.id) not in self.shared.constants:
+                continue  # only derived parameters read it, and they are made
+            if node.id not in values:
+                values[node.id] = self.value(node, function, values, path)
+            if self.observe is not None:
+                self.observe((path, node.id), values[node.id][0])
+            for dead in dying.get(node.id, ()):
+                values.pop(dead, None)
+        return [values[i][0] for i in function.output_ids]
+
+    def value(
+        self, node: Node, function: Function, values: Mapping[int, Values], path: str
+    ) -> Values:
+        """All results of a node whose operands are in `values`."""
+        if node.op in ("weight", "derived"):
+            return self.shared.constants[path, node.id]
+        if node.op == "result":
+            return (values[node.inputs[0]][node.attrs.integer("index")],)
+        operands = [values[i][0] for i in node.inputs]
+        if node.op == "table":
+            return self.table(node)
+        if node.op == "repeat":
+            return self.repeat(node, operands, path)
+        if node.op in FUSED:
+            return self.fused(node, operands)
+        return self.primitive(node, function, operands)
+
+    def primitive(
+        self,
+        node: Node,
+        function: Function,
+        operands: Sequence[Array],
+        windows: Mapping[Axis, tuple[int, int]] | None = None,
+    ) -> Values:
+        """An op with a meaning of its own. `windows`: see `Call`."""
+        types = operand_types(node.op, [function[i] for i in node.inputs])
+        precision = self.shared.precision
+        call = Call(node.attrs, types, node.types, self.sizes, precision, windows or {})
+        try:
+            return evaluate(node.op, call, operands)
+        except ArchError as error:
+            error.span = error.span or span_of(node)
+            raise
+
+    def repeat(self, node: Node, operands: Sequence[Array], path: str) -> Values:
+        count = len(node.types)
+        carried, captured = list(operands[:count]), list(operands[count:])
+        scalars = node.attrs["scalars"]
+        assert isinstance(scalars, tuple)
+        for step, (inner, kind) in enumerate(iterations(node, path)):
+            numbers = [np.asarray(s[step]) for s in scalars if isinstance(s, tuple)]
+            function = self.shared.program.function(kind)
+            carried = self.run(function, [*carried, *captured, *numbers], inner)
+        return tuple(carried)
+
+    def fused(self, node: Node, operands: Sequence[Array]) -> Values:
+        from .tiles import attend
+
+        body = self.shared.program.body(node)
+        inside = Interpreter(self.shared, self.sizes)
+        if node.op == "attend":
+            return tuple(attend(inside, node, body, operands))
+        return tuple(inside.run(body, operands))
+
+    def table(self, node: Node) -> Values:
+        """The table's function in float64, rounded once to the run's dtype."""
+        key = node.attrs.string("body"), node.type.shape(self.sizes)
+        if key not in self.shared.tables:
+            exact = Shared(self.shared.program, Precision("f64"))
+            (result,) = Interpreter(exact, self.sizes).run(self.shared.program.body(node), ())
+            stored = self.shared.precision.storage(node.type.dtype)
+            self.shared.tables[key] = (result.astype(stored),)
+        return self.shared.tables[key]
