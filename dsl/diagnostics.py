@@ -23,6 +23,7 @@ class ArchError(Exception):
 
     `span` is where the mistake is used (none for a file or an option); any other fact that is a
     `Span` becomes a second label when `labels` has words for it. In templates `{fact}` is replaced.
+    `calls` are the calls, innermost first, inside which the mistake was met.
     """
 
     id: ClassVar[str]
@@ -31,6 +32,7 @@ class ArchError(Exception):
     help: ClassVar[str] = ""
 
     span: Span | None = None
+    calls: tuple[Span, ...] = ()
 
     def __init_subclass__(cls, *, id: str, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -53,9 +55,17 @@ class ArchError(Exception):
         return self.help.format(**self.facts)
 
     def annotations(self) -> Iterator[tuple[Span, str]]:
-        """(span, words) pairs, the primary one first."""
+        """(span, words) pairs, the primary one first.
+
+        A mistake met inside the standard library is shown first where the user's text called it.
+        """
+        outside = [s for s in self.calls if not s.source.name.startswith("std/")]
+        if self.span is not None and self.span.source.name.startswith("std/") and outside:
+            yield outside[0], "in this call"
         if self.span is not None:
             yield self.span, self.labels.get("span", "").format(**self.facts)
+        elif outside:
+            yield outside[0], "in this call"
         for name, words in self.labels.items():
             span = self.facts.get(name)
             if name != "span" and isinstance(span, Span):

@@ -591,3 +591,619 @@ class ExpressionStatement(ArchError, id="expression-statement"):
     title = "an expression alone does nothing"
     labels = {"span": "its value is lost"}
     help = "name it, `y = {text}`, or `return` it"
+
+
+# ---------------------------------------------------------------- elaboration: definitions
+
+
+class UnknownUse(ArchError, id="unknown-use"):
+    name: str
+    title = "there is no library called `{name}`"
+    labels = {"span": "not found"}
+    help = "the library that comes with archc is `std`: `use std`"
+
+
+class DefinedTwice(ArchError, id="defined-twice"):
+    name: str
+    first: Span
+    title = "`{name}` is defined twice"
+    labels = {"span": "defined again", "first": "first defined here"}
+
+
+class WhichModel(ArchError, id="which-model"):
+    file: str
+    known: str
+    title = "`{file}` must hold exactly one model here (it has: {known})"
+    help = "name one: a preset, or `--model NAME`"
+
+
+class UnknownModel(ArchError, id="unknown-model"):
+    name: str
+    known: tuple[str, ...]
+    title = "there is no model `{name}`"
+
+    def help_text(self) -> str:
+        return did_you_mean(self.name, self.known) or f"models here: {', '.join(self.known)}"
+
+
+class UnknownPreset(ArchError, id="unknown-preset"):
+    name: str
+    known: tuple[str, ...]
+    title = "there is no preset `{name}`"
+
+    def help_text(self) -> str:
+        return did_you_mean(self.name, self.known) or f"presets here: {', '.join(self.known)}"
+
+
+class BadPreset(ArchError, id="bad-preset"):
+    name: str
+    title = "preset `{name}` must be a model with named values"
+    labels = {"span": "not of the form `Model(d = 64)`"}
+
+
+class UnknownHyperparameter(ArchError, id="unknown-hyperparameter"):
+    model: str
+    name: str
+    known: tuple[str, ...]
+    title = "`{model}` has no hyperparameter `{name}`"
+    labels = {"span": "set here"}
+
+    def help_text(self) -> str:
+        return did_you_mean(self.name, self.known) or f"it has: {', '.join(self.known)}"
+
+
+class RunTimeHyperparameter(ArchError, id="run-time-hyperparameter"):
+    name: str
+    title = "`{name}` stands above the first `input`, so it must be known at compile time"
+    labels = {"span": "this is computed at run time"}
+    help = "move the line below the inputs"
+
+
+class NoOutput(ArchError, id="no-output"):
+    name: str
+    title = "model `{name}` has no output"
+    labels = {"span": "no `output` line in this model"}
+    help = "end the model with a line such as `output logits[b, s, vocab] = x`"
+
+
+class OutputTwice(ArchError, id="output-twice"):
+    name: str
+    title = "output `{name}` is given twice"
+    labels = {"span": "already an output"}
+
+
+class LossAxes(ArchError, id="loss-axes"):
+    axes: str
+    title = "a loss is one number, this has axes {axes}"
+    labels = {"span": "still has axes"}
+    help = "reduce it: `mean(x, b)`, `sum(x, s)`"
+
+
+class NoReturn(ArchError, id="no-return"):
+    name: str
+    title = "`{name}` ends without `return`"
+    labels = {"span": "the last statement"}
+
+
+class ResultCount(ArchError, id="result-count"):
+    name: str
+    expected: int
+    got: int
+    title = "`{name}` declares {expected} result(s) and returns {got}"
+    labels = {"span": "declared here"}
+
+
+class TooDeep(ArchError, id="too-deep"):
+    limit: int
+    title = "calls are nested more than {limit} deep"
+    labels = {"span": "one call too many"}
+    help = "a definition must not call itself: repetition is written `repeat`"
+
+
+class Unsupported(ArchError, id="unsupported"):
+    what: str
+    title = "{what} is part of the language, but this version cannot compile it"
+    labels = {"span": "not supported yet"}
+
+
+# --------------------------------------------------------------------- elaboration: calls
+
+
+class UnknownArgument(ArchError, id="unknown-argument"):
+    function: str
+    name: str
+    known: tuple[str, ...]
+    title = "`{function}` has no parameter `{name}`"
+    labels = {"span": "no such parameter"}
+
+    def help_text(self) -> str:
+        words = f"it takes: {', '.join(self.known)}" if self.known else ""
+        return did_you_mean(self.name, self.known) or words
+
+
+class MissingArgument(ArchError, id="missing-argument"):
+    function: str
+    name: str
+    declared_at: Span
+    title = "`{function}` needs a value for `{name}`"
+    labels = {"span": "`{name}` is missing here", "declared_at": "declared without a default"}
+
+
+class TooManyArguments(ArchError, id="too-many-arguments"):
+    name: str
+    count: int
+    defined_at: Span
+    title = "`{name}` takes {count} argument(s) by position"
+    labels = {"span": "one too many", "defined_at": "`{name}` is defined here"}
+    help = (
+        "`x |> f(..)` fills the hyperparameters of `f`; `f(x)` on a definition's own name does too:"
+        " write `x |> {name}(..)` to apply it to x"
+    )
+
+
+class ArgumentTwice(ArchError, id="argument-twice"):
+    name: str
+    title = "`{name}` is given twice"
+    labels = {"span": "given again"}
+
+
+class ArgumentCount(ArchError, id="argument-count"):
+    name: str
+    expected: str
+    got: int
+    title = "`{name}` takes {expected}, not {got}"
+    labels = {"span": "in this call"}
+
+
+class NoneUsed(ArchError, id="none-used"):
+    function: str
+    title = "`none` is given to `{function}`"
+    labels = {"span": "this is none"}
+    help = "test it first: `if x != none {{ .. }}`, or give a default: `x ?? 1`"
+
+
+class NotAChoice(ArchError, id="not-a-choice"):
+    function: str
+    name: str
+    got: str
+    options: str
+    declared_at: Span
+    title = "`{name}` of `{function}` is {options}, not {got}"
+    labels = {"span": "in this call", "declared_at": "the choices are listed here"}
+
+
+class NotCallable(ArchError, id="not-callable"):
+    got: str
+    title = "{got} cannot be applied"
+    labels = {"span": "not a block, fn, lambda or instance"}
+
+
+class NotATemplate(ArchError, id="not-a-template"):
+    got: str
+    title = "a block is expected here, this is {got}"
+    labels = {"span": "not a block"}
+    help = "configure one without applying it: `shared e = embedding(vocab, d)`"
+
+
+class LabelTwice(ArchError, id="label-twice"):
+    label: str
+    first: Span
+    title = "two applications here are both called `{label}`"
+    labels = {"span": "its weights would be at `{label}` again", "first": "`{label}` is taken here"}
+    help = "name one of them: `.. |> {label}(..) as other`"
+
+
+class WeightInFunction(ArchError, id="weight-in-function"):
+    name: str
+    title = "weight `{name}` stands in a `fn`, which owns none"
+    labels = {"span": "a weight"}
+    help = "write `block` instead of `fn`"
+
+
+class NoWeight(ArchError, id="no-weight"):
+    instance: str
+    path: str
+    known: tuple[str, ...]
+    declared_at: Span
+    title = "`{instance}` has no weight `{path}` yet"
+    labels = {"span": "read here", "declared_at": "`{instance}` is declared here"}
+
+    def help_text(self) -> str:
+        if not self.known:
+            return f"an instance makes its weights when it is first applied: apply `{self.instance}` above"
+        return did_you_mean(self.path, self.known) or f"it has: {', '.join(self.known)}"
+
+
+class NoAttribute(ArchError, id="no-attribute"):
+    got: str
+    name: str
+    title = "{got} has no `.{name}`"
+    labels = {"span": "only a `shared` instance has weights to read"}
+
+
+# --------------------------------------------------------- elaboration: axes, continued
+
+
+class NoSuchAxis(ArchError, id="no-such-axis"):
+    axis: str
+    axes: str
+    known: tuple[str, ...]
+    title = "there is no axis `{axis}` on a value with axes {axes}"
+    labels = {"span": "`{axis}` is not one of {axes}"}
+
+    def help_text(self) -> str:
+        return did_you_mean(self.axis, self.known)
+
+
+class ExtraAxes(ArchError, id="extra-axes"):
+    axes: str
+    extra: str
+    title = "the value has axes {axes}, but `{extra}` is not written"
+    labels = {"span": "does not mention `{extra}`"}
+    help = "write it too, or `...` for any other axes"
+
+
+class WriteTheAxes(ArchError, id="write-the-axes"):
+    name: str
+    axes: str
+    title = "`{name}` binds axes by their written order, and nobody wrote one for {axes}"
+    labels = {"span": "the order of these axes is open"}
+    help = "write the axes on the left of an assignment: `y[..., s, d] = ..`, or here: `x[b, s, d]`"
+
+
+class AxisCount(ArchError, id="axis-count"):
+    name: str
+    wanted: str
+    got: str
+    declared_at: Span
+    title = "`{name}` needs axes {wanted}, this value has {got}"
+    labels = {"span": "has axes {got}", "declared_at": "declared with {wanted}"}
+
+
+class AxisClash(ArchError, id="axis-clash"):
+    name: str
+    first: str
+    second: str
+    title = "`{name}` must be one axis of the caller, not both `{first}` and `{second}`"
+    labels = {"span": "brings `{second}`"}
+
+
+class AxisTwice(ArchError, id="axis-twice"):
+    axis: str
+    title = "a value would carry axis `{axis}` twice"
+    labels = {"span": "`{axis}` is already there"}
+    help = "rename one of them: `x[{axis} -> other]`"
+
+
+class BoundTwice(ArchError, id="bound-twice"):
+    axis: str
+    first: str
+    second: str
+    title = "axis `{axis}` stands for both `{first}` and `{second}` in this call"
+    labels = {"span": "cannot tell which is meant"}
+    help = "rename the captured value to the axis you mean: `x[{axis} -> {first}]`"
+
+
+class PrivateAxis(ArchError, id="private-axis"):
+    axis: str
+    name: str
+    title = "`{name}` returns its private axis `{axis}`"
+    labels = {"span": "declares no result axes"}
+    help = "declare it: `-> [..., {axis}]`"
+
+
+class OuterProduct(ArchError, id="outer-product"):
+    name: str
+    axes: str
+    title = "`{name}` would have axes {axes}, which no operand has"
+    labels = {"span": "an outer product"}
+    help = "if that is meant, write the axes: `{name}[..] = ..`"
+
+
+class AddsAxes(ArchError, id="adds-axes"):
+    axes: str
+    left: str
+    title = "`+=` keeps the axes {left}, but the right side brings `{axes}`"
+    labels = {"span": "adds an axis"}
+    help = "if that is meant, assign: `x[..] = x + ..`"
+
+
+class AmbiguousAxis(ArchError, id="ambiguous-axis"):
+    axis: str
+    declared_at: Span | None
+    title = "axis `{axis}` has several sizes in this body"
+    labels = {"span": "which size is meant?", "declared_at": "first declared here"}
+    help = "give the sizes different axis names"
+
+
+class UnknownSize(ArchError, id="unknown-size"):
+    axis: str
+    title = "axis `{axis}` has no size here"
+    labels = {"span": "declared without a size"}
+    help = "write its size: `{axis}: 4 * d`"
+
+
+class UnnamedAxis(ArchError, id="unnamed-axis"):
+    got: str
+    title = "an axis is expected here, this is {got}"
+    labels = {"span": "a size without a name"}
+    help = "name the axis it makes: `linear(wide: 4 * d)`"
+
+
+class NotAnAxis(ArchError, id="not-an-axis"):
+    name: str
+    got: str
+    title = "`{name}` must be an axis, this is {got}"
+    labels = {"span": "not an axis"}
+
+
+class NotWhole(ArchError, id="not-whole"):
+    got: str
+    title = "a size must be a whole number, this is {got}"
+    labels = {"span": "a fraction"}
+    help = "`/` gives a fraction; `//` divides sizes"
+
+
+class NotASize(ArchError, id="not-a-size"):
+    got: str
+    title = "a size is expected here, this is {got}"
+    labels = {"span": "not a size"}
+
+
+class RunTimeSize(ArchError, id="run-time-size"):
+    axis: str
+    title = "the size of `{axis}` is known only at run time"
+    labels = {"span": "needs a number at compile time"}
+    help = "inside tensor arithmetic write `size({axis})`"
+
+
+class SplitSizes(ArchError, id="split-sizes"):
+    axes: str
+    title = "the sizes of `{axes}` cannot all be left out"
+    labels = {"span": "at most one size may be left out"}
+
+
+class SplitUneven(ArchError, id="split-uneven"):
+    axis: str
+    size: str
+    parts: str
+    product: str
+    title = "axis `{axis}` ({size}) does not split into ({parts}), which is {product}"
+    labels = {"span": "does not divide"}
+
+
+class SliceRange(ArchError, id="slice-range"):
+    axis: str
+    start: str
+    stop: str
+    size: str
+    title = "the slice {start}..{stop} is outside axis `{axis}` of size {size}"
+    labels = {"span": "out of range"}
+
+
+class PickRange(ArchError, id="pick-range"):
+    axis: str
+    index: int
+    size: int
+    title = "index {index} is outside axis `{axis}` of size {size}"
+    labels = {"span": "out of range"}
+
+
+class BadIndex(ArchError, id="bad-index"):
+    axis: str
+    got: str
+    title = "axis `{axis}` is indexed by {got}"
+    labels = {"span": "needs whole numbers"}
+    help = "convert it: `int(x)`"
+
+
+class TensorIndex(ArchError, id="tensor-index"):
+    axis: str
+    title = "a tensor is indexed by axis name"
+    labels = {"span": "which axis?"}
+    help = "write `x[{axis}: index]`"
+
+
+class MixedBrackets(ArchError, id="mixed-brackets"):
+    title = "brackets either relabel and select, or state an order"
+    labels = {"span": "does both"}
+    help = "write two brackets: `x[s -> t][b, t]`"
+
+
+class JoinAxes(ArchError, id="join-axes"):
+    first: str
+    second: str
+    title = "parts of a concatenation must agree in every other axis: {first} against {second}"
+    labels = {"span": "these differ"}
+    help = "give the narrower one the missing axis: `x[a: new]`"
+
+
+class TopkAxis(ArchError, id="topk-axis"):
+    title = "`topk` needs one new axis for its results"
+    labels = {"span": "no axis named"}
+    help = "write `topk(x, experts, k: 2)`"
+
+
+# ------------------------------------------------------------ elaboration: kinds of value
+
+
+class NotATensor(ArchError, id="not-a-tensor"):
+    got: str
+    title = "a tensor is expected here, this is {got}"
+    labels = {"span": "not a tensor"}
+
+
+class NotABoolTensor(ArchError, id="not-a-bool"):
+    got: str
+    title = "a condition is expected here, this is {got}"
+    labels = {"span": "not a boolean"}
+
+
+class NotANumber(ArchError, id="not-a-number"):
+    op: str
+    got: str
+    title = "`{op}` needs numbers, this is {got}"
+    labels = {"span": "in this expression"}
+
+
+class NumberOnly(ArchError, id="number-only"):
+    name: str
+    title = "`{name}` works on compile-time numbers only"
+    labels = {"span": "a tensor is given"}
+
+
+class NumberOutOfRange(ArchError, id="number-out-of-range"):
+    op: str
+    title = "`{op}` has no value for these numbers"
+    labels = {"span": "in this expression"}
+
+
+class DivisionByZero(ArchError, id="division-by-zero"):
+    title = "division by zero"
+    labels = {"span": "in this expression"}
+
+
+class NotACondition(ArchError, id="not-a-condition"):
+    got: str
+    title = "true or false is expected here, this is {got}"
+    labels = {"span": "not a condition"}
+
+
+class RunTimeCondition(ArchError, id="run-time-condition"):
+    title = "this is known only at run time, but a choice of text is made at compile time"
+    labels = {"span": "a tensor"}
+    help = "choose values instead: `where(condition, a, b)`"
+
+
+class NotIndexable(ArchError, id="not-indexable"):
+    got: str
+    title = "{got} cannot be indexed like this"
+    labels = {"span": "in these brackets"}
+
+
+class NoEntry(ArchError, id="no-entry"):
+    key: str
+    known: tuple[str, ...]
+    title = '"{key}" is not in this table'
+    labels = {"span": "no such entry"}
+
+    def help_text(self) -> str:
+        return did_you_mean(self.key, self.known) or f"it has: {', '.join(self.known)}"
+
+
+class ListIndex(ArchError, id="list-index"):
+    index: int
+    length: int
+    title = "index {index} is outside a list of length {length}"
+    labels = {"span": "out of range"}
+
+
+class NotADtype(ArchError, id="not-a-dtype"):
+    known: tuple[str, ...]
+    title = "a dtype is expected here"
+    labels = {"span": "not a dtype"}
+
+    def help_text(self) -> str:
+        return f"one of: {', '.join(self.known)}"
+
+
+class TargetCount(ArchError, id="target-count"):
+    targets: int
+    values: int
+    title = "{targets} name(s) on the left, {values} value(s) on the right"
+    labels = {"span": "in this assignment"}
+
+
+class NegativeCount(ArchError, id="negative-count"):
+    count: int
+    title = "a repeat cannot run {count} times"
+    labels = {"span": "negative"}
+
+
+class CarriedAxes(ArchError, id="carried-axes"):
+    name: str
+    before: str
+    after: str
+    title = "`{name}` enters an iteration with axes {before} and leaves it with {after}"
+    labels = {"span": "in this repeat"}
+    help = "a value carried through a repeat keeps its axes"
+
+
+class CarriedDtype(ArchError, id="carried-dtype"):
+    name: str
+    before: str
+    after: str
+    title = "`{name}` enters an iteration as {before} and leaves it as {after}"
+    labels = {"span": "in this repeat"}
+
+
+# -------------------------------------------------------------------- elaboration: inputs
+
+
+class InputKind(ArchError, id="input-kind"):
+    kind: str
+    known: tuple[str, ...]
+    title = "an input is one of {known}, not `{kind}`"
+    labels = {"span": "unknown kind of input"}
+
+    def help_text(self) -> str:
+        return did_you_mean(self.kind, self.known)
+
+
+class InputAxes(ArchError, id="input-axes"):
+    title = "an input's axes are names, perhaps with a size"
+    labels = {"span": "not a plain axis"}
+
+
+class InputDefault(ArchError, id="input-default"):
+    name: str
+    title = "the default of input `{name}` must be one number or truth value"
+    labels = {"span": "not a constant"}
+
+
+class TimeAxis(ArchError, id="time-axis"):
+    axis: str
+    title = "`{axis}` is no run-time axis of an input"
+    labels = {"span": "only an input's axis has time"}
+
+
+class TimeFact(ArchError, id="time-fact"):
+    name: str
+    title = "time has `valid`, `position` and `segment`, not `{name}`"
+    labels = {"span": "unknown"}
+
+
+# ------------------------------------------------------------------------------- passes
+
+
+class BadKnob(ArchError, id="bad-knob"):
+    name: str
+    got: str
+    expected: str
+    title = "{name}={got} is not understood"
+    help = "it takes {expected}"
+
+
+class UnknownPass(ArchError, id="unknown-pass"):
+    name: str
+    known: tuple[str, ...]
+    title = "there is no pass `{name}`"
+
+    def help_text(self) -> str:
+        return did_you_mean(self.name, self.known) or f"the passes are {', '.join(self.known)}"
+
+
+# ----------------------------------------------------------------------------------- text of the graph
+
+
+class IrSyntax(ArchError, id="ir-syntax"):
+    problem: str
+    advice: str = ""
+    title = "this is not a graph: {problem}"
+    labels = {"span": "here"}
+    help = "{advice}"
+
+
+class OnlyInModel(ArchError, id="only-in-model"):
+    title = "this statement belongs to a model's own text"
+    labels = {"span": "not allowed inside a block, fn or repeat"}

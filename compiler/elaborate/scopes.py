@@ -70,3 +70,11 @@ class GraphScope:
         self.scalars.append(values)
         self.scalar_inputs.append(node)
         return node
+
+    def pad_scalars(self, count: int) -> None:
+        """Unused scalar inputs, so that every kind of a repeat takes the same arguments."""
+        while len(self.scalar_inputs) < count:
+            name = f"scalar.{len(self.scalar_inputs)}"
+            self.scalar_inputs.append(
+                self.builder.add("input", (), {"name": name}, (TensorType("float"),))
+            )

@@ -221,7 +221,10 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A model: `main` and the functions it uses, hyperparameter bindings, parameters."""
+    """A model: `main` and the functions it uses, hyperparameter bindings, parameters.
+
+    `decode` names the axis along which the model is declared autoregressive, if any.
+    """
 
     name: str
     functions: tuple[Function, ...]
@@ -229,6 +232,7 @@ class Program:
     parameters: tuple[Parameter, ...] = ()
     constraints: tuple[Constraint, ...] = ()
     main_name: str = "main"
+    decode: str = ""
     _by_name: dict[str, Function] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -322,7 +326,7 @@ class Builder:
             self.inputs.append(node.id)
         return node.id
 
-    def name(self, node_id: int, hint: str) -> None:
+    def set_hint(self, node_id: int, hint: str) -> None:
         """Give a node the name its value was assigned to, unless it has one already."""
         old = self._by_id[node_id]
         if not old.hint and old.op not in ("input", "weight"):

@@ -1,4 +1,4 @@
-"""Pointwise ops: each is a row of a table. Operands align by axis; unseen axes are appended.
+"""Pointwise ops: each is a row of a table. Operands align by axis, in the widest one's layout.
 
 A row gives the NumPy function and the torch and Triton expressions. Triton expressions avoid
 libdevice, which Triton's interpreter lacks, and keep the accuracy the plain formula would lose.
@@ -39,8 +39,9 @@ Function = Callable[..., Array]
 
 
 def union(inputs: Types) -> tuple[Axis, ...]:
-    """The result's axes: the first operand's, then those the others add."""
-    return tuple(dict.fromkeys(axis for t in inputs for axis in t.axes))
+    """The result's axes: the widest operand's (so that it need not move), then what others add."""
+    by_width = sorted(inputs, key=lambda t: -len(t.axes))
+    return tuple(dict.fromkeys(axis for t in by_width for axis in t.axes))
 
 
 def as_they_are(dtypes: DTypes) -> DTypes:

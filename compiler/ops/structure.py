@@ -200,7 +200,7 @@ def _(call: Call, x: Array) -> Array:
 
 MERGE = op(
     "merge",
-    "the axes `axes` as one axis `into`, row-major in the order given, where their first stood",
+    "the axes `axes` as one axis `into`, row-major in the order given, where their last stood",
     samples=(
         Sample((tensor("float", N, A, B),), {"axes": (A, B), "into": AB}),
         Sample((tensor("float", B, N, A),), {"axes": (A, B), "into": AB}),
@@ -209,10 +209,10 @@ MERGE = op(
 
 
 def _merged_order(x: TensorType, parts: tuple[Axis, ...]) -> tuple[Axis, ...]:
-    """x's axes with `parts` brought together, in their order, where the first of them stood."""
-    first = next(axis for axis in x.axes if axis in parts)
-    kept = [axis for axis in x.axes if axis == first or axis not in parts]
-    return replaced(kept, first, parts)
+    """x's axes with `parts` brought together, in their order, where the last of them stood."""
+    last = next(axis for axis in reversed(x.axes) if axis in parts)
+    kept = [axis for axis in x.axes if axis == last or axis not in parts]
+    return replaced(kept, last, parts)
 
 
 @MERGE.rule

@@ -1,0 +1,126 @@
+"""A file with the files it uses: definitions, models, presets and checkpoints by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from ...dsl import Source, errors, parse
+from ...dsl.diagnostics import Diagnostics
+from ...dsl.syntax import (
+    AxisDecl,
+    AxisGroup,
+    AxisRef,
+    Call,
+    CallableDef,
+    CheckpointDef,
+    File,
+    ModelDef,
+    Name,
+    PresetDef,
+    Select,
+    UseItem,
+    walk,
+)
+from .values import Builtin, Template
+
+CONSTANTS: dict[str, Any] = {
+    "true": True,
+    "false": False,
+    "none": None,
+    "pi": 3.141592653589793,
+    "inf": float("inf"),
+}
+
+
+@dataclass(slots=True)
+class Module:
+    """Everything a file can name. `builtins` are the functions of the language."""
+
+    file: File
+    definitions: dict[str, CallableDef] = field(default_factory=dict)
+    models: dict[str, ModelDef] = field(default_factory=dict)
+    presets: dict[str, PresetDef] = field(default_factory=dict)
+    checkpoints: list[CheckpointDef] = field(default_factory=list)
+    builtins: frozenset[str] = frozenset()
+
+    def lookup(self, name: str) -> Any:
+        """A definition as a configured value, a builtin, or a constant; Python's none if unknown.
+
+        The language's own `none` is in `CONSTANTS` and is found first by the expression evaluator.
+        """
+        if name in self.definitions:
+            return Template(self.definitions[name])
+        if name in self.builtins:
+            return Builtin(name)
+        return CONSTANTS.get(name)
+
+    def names(self) -> tuple[str, ...]:
+        return (*self.definitions, *self.builtins, *CONSTANTS)
+
+
+def load_module(file: File, builtins: frozenset[str]) -> Module:
+    """Collect definitions of `file` and of what it uses. Reports every name defined twice."""
+    module = Module(file, builtins=builtins)
+    mistakes: list[errors.ArchError] = []
+    for item in file.items:
+        if isinstance(item, UseItem):
+            if item.name != "std":
+                mistakes.append(errors.UnknownUse(name=item.name, span=item.span))
+                continue
+            module.definitions.update(standard_library())
+    for item in file.items:
+        if isinstance(item, CheckpointDef):
+            module.checkpoints.append(item)
+        elif not isinstance(item, UseItem):
+            mistakes += _define(module, item)
+    if mistakes:
+        raise Diagnostics(mistakes)
+    return module
+
+
+def _define(module: Module, item: CallableDef | ModelDef | PresetDef) -> list[errors.ArchError]:
+    table: dict[str, Any] = {
+        CallableDef: module.definitions,
+        ModelDef: module.models,
+        PresetDef: module.presets,
+    }[type(item)]
+    earlier = table.get(item.name)
+    if earlier is not None and earlier.span.source is item.span.source:
+        return [errors.DefinedTwice(name=item.name, span=item.span, first=earlier.span)]
+    table[item.name] = item
+    return []
+
+
+@cache
+def standard_library() -> dict[str, CallableDef]:
+    """The definitions of `dsl/std/*.arch`."""
+    found: dict[str, CallableDef] = {}
+    for entry in sorted(resources.files("archc.std").iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".arch"):
+            file = parse(Source(f"std/{entry.name}", entry.read_text(encoding="utf-8")))
+            found |= {d.name: d for d in file.items if isinstance(d, CallableDef)}
+    return found
+
+
+@cache
+def names_used_as_axes(definition: CallableDef) -> frozenset[str]:
+    """Names that the body writes in brackets, in `->` or as a bare argument.
+
+    Only such a hyperparameter counts as an axis, so `attention(heads, heads)` binds one axis, not two.
+    """
+    found: set[str] = set()
+    for node in walk((definition.inputs, definition.results or (), definition.body)):
+        if isinstance(node, AxisDecl):
+            found.add(node.name)
+        elif isinstance(node, AxisGroup):
+            found.update(node.names)
+        elif isinstance(node, Select):
+            found.add(node.axis)
+        elif isinstance(node, AxisRef) and node.name is not None:
+            found.add(node.name)
+        elif isinstance(node, Call):
+            found.update(a.value.name for a in node.arguments if isinstance(a.value, Name))
+    return frozenset(found)
