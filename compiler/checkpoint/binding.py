@@ -146,11 +146,11 @@ class _Joint:
     def unused(self) -> Iterator[ArchError]:
         left = [n for n in self.store.names if n not in self.used and not self.lines.ignores(n)]
         vanished = {entry.name: entry for entry in self.lines.entries if entry.tree is None}
+        known = tuple(self.table.parameters)
         for name in left:
             if name in vanished:
-                entry, known = vanished[name], tuple(self.table.parameters)
-                facts = {"weight": entry.absent[0], "tensor": name, "known": known}
-                yield UnknownWeight(span=entry.line.span, **facts)
+                span, weight = vanished[name].line.span, vanished[name].absent[0]
+                yield UnknownWeight(span=span, weight=weight, tensor=name, known=known)
         nameless = tuple(name for name in left if name not in vanished)
         if nameless:
             yield UnusedTensor(tensors=nameless)
@@ -169,8 +169,7 @@ class _Joint:
         for path, sources in self.sources.items():
             for a, b in combinations(sources, 2):
                 if overlap(a.claim.box, b.claim.box):
-                    facts = {"weight": path, "tensor": b.entry.name, "other": a.entry.name}
-                    yield WeightReadTwice(span=b.entry.line.span, first=a.entry.line.span, **facts)
+                    yield _twice(path, a.entry, b.entry)
 
 
 def _claims(entry: Entry) -> tuple[Claim, ...]:
@@ -180,6 +179,11 @@ def _claims(entry: Entry) -> tuple[Claim, ...]:
     except ValueError:
         construct = "a slice through a merged axis"
         raise NotAPermutation(span=entry.line.span, construct=construct) from None
+
+
+def _twice(path: str, a: Entry, b: Entry) -> ArchError:
+    first, span = a.line.span, b.line.span
+    return WeightReadTwice(span=span, first=first, weight=path, tensor=b.name, other=a.name)
 
 
 def _wrong_shape(entry: Entry, found: tuple[int, ...]) -> ArchError:

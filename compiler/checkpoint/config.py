@@ -237,8 +237,8 @@ def _check_locals(
             continue
         later = (node for other in lines[position + 1 :] for node in syn.walk(other))
         if not any(isinstance(n, syn.Name) and n.name == line.name for n in later):
-            facts = {"name": line.name, "model": checkpoint.model, "known": hypers}
-            raise UnusedConfigLine(span=line.span, **facts)
+            model = checkpoint.model
+            raise UnusedConfigLine(span=line.span, name=line.name, model=model, known=hypers)
 
 
 def _check_complete(checkpoint: syn.CheckpointDef, reading: _Reading) -> None:

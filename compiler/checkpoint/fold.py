@@ -77,7 +77,7 @@ class Fold:
             return replace(expr, operand=value)
         if expr.op == "not":
             return not _truth(value, expr.operand)
-        return -_number(value, expr.operand)
+        return -_number(value, expr.operand)  # type: ignore[no-any-return]
 
     def binary(self, expr: syn.Binary) -> Value:
         left = self(expr.left)
@@ -88,8 +88,8 @@ class Fold:
             return left if decided else self(expr.right)
         right = self(expr.right)
         if isinstance(left, syn.Expr) or isinstance(right, syn.Expr):
-            sides = {"left": lift(left, expr.left.span), "right": lift(right, expr.right.span)}
-            return replace(expr, **sides)
+            left, right = lift(left, expr.left.span), lift(right, expr.right.span)
+            return replace(expr, left=left, right=right)
         if expr.op in ("==", "!="):
             return (left == right) == (expr.op == "==")
         try:
@@ -103,17 +103,17 @@ class Fold:
             return self.rebuild(expr)  # type: ignore[no-any-return]
         return self(expr.then if _truth(condition, expr.condition) else expr.otherwise)
 
-    def list(self, expr: syn.ListExpr) -> Value:
+    def items(self, expr: syn.ListExpr) -> Value:
         if expr.variable is None or expr.over is None:
-            return self._items(expr, [self(item) for item in expr.items])
+            return self._listed(expr, [self(item) for item in expr.items])
         over = self(expr.over)
         if isinstance(over, syn.Expr):
             return self.rebuild(expr)  # type: ignore[no-any-return]
         each = range(over) if isinstance(over, int) else _sequence(over, expr.over)
         inner = [Fold({**self.names, expr.variable: item})(expr.items[0]) for item in each]
-        return self._items(expr, inner)
+        return self._listed(expr, inner)
 
-    def _items(self, expr: syn.ListExpr, values: list[Value]) -> Value:
+    def _listed(self, expr: syn.ListExpr, values: list[Value]) -> Value:
         if not any(isinstance(v, syn.Expr) for v in values):
             return values
         items = tuple(lift(v, expr.span) for v in values)
@@ -152,7 +152,7 @@ _RULES: dict[type[syn.Expr], Callable[[Fold, Any], Value]] = {
     syn.Unary: Fold.unary,
     syn.Binary: Fold.binary,
     syn.Conditional: Fold.conditional,
-    syn.ListExpr: Fold.list,
+    syn.ListExpr: Fold.items,
     syn.Index: Fold.index,
 }
 
@@ -206,7 +206,7 @@ def _field(value: Value, name: str, span: Span) -> Value:
         return None
     if not isinstance(value, dict):
         raise ConfigValue(span=span, reason=f"{show(value)} has no field `{name}`")
-    return value.get(name)  # type: ignore[no-any-return]
+    return value.get(name)
 
 
 def _element(items: list[Any], position: Value, span: Span) -> Value:

@@ -128,11 +128,11 @@ class GgufStore(TensorStore):
 
         elements, size = GGML_QUANT_SIZES[kind]
         packed = np.frombuffer(self.file, np.uint8, count // elements * size, tensor.offset)
-        blocks = packed.reshape(-1, size)
-        result = np.empty((len(blocks), elements), np.float32)
-        rows = UNPACKED_AT_ONCE // elements
-        for start in range(0, len(blocks), rows):
-            result[start : start + rows] = dequantize(blocks[start : start + rows], kind)
+        result = np.empty(count, np.float32)
+        for start in range(0, count, UNPACKED_AT_ONCE):
+            stop = min(start + UNPACKED_AT_ONCE, count)
+            blocks = packed[start // elements * size : stop // elements * size]
+            result[start:stop] = dequantize(blocks[None], kind)[0]
         _release(self.file, tensor.offset, packed.nbytes)
         return result.reshape(tensor.shape)
 

@@ -98,8 +98,12 @@ def checkpoint_block(file: syn.File, name: str, checkpoint: Checkpoint) -> syn.C
     for block in same:
         if block.class_name == checkpoint.class_name:
             return block
-    facts = {"format": checkpoint.format, "class_name": checkpoint.class_name}
-    raise NoCheckpointBlock(file=name, known=tuple(b.class_name for b in same), **facts)
+    raise NoCheckpointBlock(
+        file=name,
+        format=checkpoint.format,
+        class_name=checkpoint.class_name,
+        known=tuple(block.class_name for block in same),
+    )
 
 
 def map_file(path: Path) -> mmap.mmap:
