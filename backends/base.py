@@ -75,13 +75,24 @@ def bind_inputs(program: Program, inputs: Mapping[str, Array], precision: Precis
         if name not in nodes:
             raise UnknownInput(name=name, known=tuple(nodes))
     for name, node in nodes.items():
-        if name not in inputs:
+        if name not in inputs and not node.attrs.get("optional"):
             raise MissingInput(name=name, type=str(node.type), span=span_of(node))
-    given = {name: _converted(node, inputs[name], precision) for name, node in nodes.items()}
+    given = {
+        name: _converted(node, inputs[name], precision)
+        for name, node in nodes.items()
+        if name in inputs
+    }
     sizes = _bind_sizes(program, nodes, given)
-    for name, node in nodes.items():
-        _check_range(node, given[name], sizes)
-    return BoundInputs(given, sizes)
+    for name, array in given.items():
+        _check_range(nodes[name], array, sizes)
+    left_out = {n: _default(node, sizes, precision) for n, node in nodes.items() if n not in given}
+    return BoundInputs({**given, **left_out}, sizes)
+
+
+def _default(node: Node, sizes: Mapping[str, int], precision: Precision) -> Array:
+    """An input left out: its default everywhere (zero where nothing reads it)."""
+    dtype = precision.storage(node.type.dtype)
+    return np.full(node.type.shape(sizes), node.attrs.get("default", 0), dtype)
 
 
 def node_name(node: Node) -> str:
@@ -95,7 +106,7 @@ def span_of(node: Node) -> Span | None:
 
 
 # What a dtype's kind letter may be, by the kind of the input.
-ACCEPTED = {"ids": "iu", "int": "iu", "bool": "b", "float": "fiu"}
+ACCEPTED = {"ids": "iu", "int": "iu", "bool": "biu", "float": "fiu"}
 
 
 def _converted(node: Node, given: Array, precision: Precision) -> Array:
@@ -107,6 +118,10 @@ def _converted(node: Node, given: Array, precision: Precision) -> Array:
         raise InputDtype(
             name=node_name(node), got=str(array.dtype), expected=expected, span=span_of(node)
         )
+    if kind == "bool" and array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
+        raise InputDtype(
+            name=node_name(node), got="integers", expected="0 or 1", span=span_of(node)
+        )
     return array.astype(precision.storage(node.type.dtype), copy=False)
 
 
@@ -115,19 +130,21 @@ def _bind_sizes(
 ) -> dict[str, int]:
     """Sizes of plain symbols come from the first input that has them; all others must agree."""
     sizes, source = dict(program.sizes), dict.fromkeys(program.sizes, "the model")
-    for name, node in nodes.items():
-        if given[name].ndim != len(node.axes):
-            raise _misshapen(node, given[name], f"{len(node.axes)} axes, {node.type}")
-        for axis, length in zip(node.axes, given[name].shape, strict=True):
+    for name, array in given.items():
+        node = nodes[name]
+        if array.ndim != len(node.axes):
+            raise _misshapen(node, array, f"{len(node.axes)} axes, {node.type}")
+        for axis, length in zip(node.axes, array.shape, strict=True):
             symbol = plain_symbol(axis.size)
             if symbol is not None and symbol not in sizes:
                 sizes[symbol], source[symbol] = length, f"`{name}`"
-    for name, node in nodes.items():
-        for axis, length in zip(node.axes, given[name].shape, strict=True):
+    for name, array in given.items():
+        node = nodes[name]
+        for axis, length in zip(node.axes, array.shape, strict=True):
             if length != axis.size.evaluate(sizes):
                 origin = " and ".join(sorted({source[s] for s in axis.size.symbols()}))
                 wanted = f"`{axis}` = {axis.size.evaluate(sizes)}"
-                raise _misshapen(node, given[name], f"{wanted} from {origin}" if origin else wanted)
+                raise _misshapen(node, array, f"{wanted} from {origin}" if origin else wanted)
     return sizes
 
 
