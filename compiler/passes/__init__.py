@@ -1,0 +1,100 @@
+"""The passes, in order, and `optimise`, which runs them.
+
+Each pass is one file that opens with its equation over the reals and its legality. Removing any of
+them from the list changes no result beyond rounding.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from ...dsl.errors import UnknownPass
+from .. import knobs
+from ..ir.graph import Program
+from ..ir.text import show
+from ..rewrite import Pass, Session, Site, ValueMap, run_pass
+from .canonicalize import CANONICALIZE
+from .explain import explain_text
+from .fuse_linear import FUSE_LINEAR
+from .fuse_norm_linear import FUSE_NORM_LINEAR
+from .fuse_pointwise import FUSE_POINTWISE
+from .pack_projections import PACK_PROJECTIONS
+from .parameters import DERIVE_PARAMETERS
+from .tile_attention import TILE_ATTENTION
+from .verify import Evaluate, verify_pass
+
+PIPELINE: tuple[Pass, ...] = (
+    CANONICALIZE,
+    TILE_ATTENTION,
+    PACK_PROJECTIONS,
+    FUSE_NORM_LINEAR,
+    DERIVE_PARAMETERS,
+    FUSE_LINEAR,
+    FUSE_POINTWISE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Optimised:
+    """The program after the passes, every site they met, and where each value went."""
+
+    program: Program
+    sites: tuple[Site, ...]
+    value_map: ValueMap
+
+
+def optimise(
+    program: Program,
+    *,
+    level: int = 1,
+    disable: Collection[str] = (),
+    verify: Evaluate | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Optimised:
+    """Runs `PIPELINE` (level 1) or nothing (level 0), without the passes named in `disable`.
+
+    `verify` evaluates a program in float64 (`verify.py`); with it each pass is checked by running
+    the program before and after. `report` receives what the knobs ask for (stderr by default).
+    Raises UnknownPass, and InternalError when a pass changed a result.
+    """
+    session = Session(limit=knobs.RULE_LIMIT.value)
+    values = ValueMap(program, program)
+    say = report or _say
+    for made in chosen(disable) if level else ():
+        start = time.perf_counter()
+        after, moved = run_pass(made, program, session)
+        if verify is not None and after != program:
+            verify_pass(made.name, program, after, verify)
+        _instruments(made, after, session.sites, time.perf_counter() - start, say)
+        program, values = after, values.then(after, moved)
+    return Optimised(program, tuple(session.sites), values)
+
+
+def chosen(disable: Collection[str] = ()) -> tuple[Pass, ...]:
+    """The pipeline without disabled passes, up to the one ARCHC_STOP_AFTER names."""
+    known = tuple(p.name for p in PIPELINE)
+    last = knobs.STOP_AFTER.value
+    for name in [*disable, *([last] if last else [])]:
+        if name not in known:
+            raise UnknownPass(name=name, known=known)
+    kept = PIPELINE[: known.index(last) + 1] if last else PIPELINE
+    return tuple(p for p in kept if p.name not in disable)
+
+
+def _instruments(
+    made: Pass, program: Program, sites: list[Site], seconds: float, say: Callable[[str], None]
+) -> None:
+    """What ARCHC_TIME, ARCHC_EXPLAIN and ARCHC_DUMP ask to see after a pass."""
+    if knobs.TIME.value:
+        say(f"{made.name}: {seconds * 1e3:.1f} ms")
+    if knobs.EXPLAIN.value in ("all", made.name):
+        say(explain_text([s for s in sites if s.pass_name == made.name], program.sizes))
+    if knobs.DUMP.value in ("all", made.name):
+        say(f"after {made.name}\n{show(program)}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

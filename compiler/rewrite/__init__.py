@@ -1,0 +1,25 @@
+"""The rewrite engine: rules as data, one loop, a record of every site and of where values went."""
+
+from .edit import Edit, Moved
+from .engine import Declined, Fuse, Outcome, Pass, Rewrite, Rule, Session, Site, code, run_pass
+from .region import Region, close, extract
+from .values import ValueMap
+
+__all__ = [
+    "Declined",
+    "Edit",
+    "Fuse",
+    "Moved",
+    "Outcome",
+    "Pass",
+    "Region",
+    "Rewrite",
+    "Rule",
+    "Session",
+    "Site",
+    "ValueMap",
+    "close",
+    "code",
+    "extract",
+    "run_pass",
+]

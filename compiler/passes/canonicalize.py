@@ -1,0 +1,284 @@
+"""One spelling for one idea, so that later passes need one rule each:
+
+    f(c, c') -> a constant      x + 0, x * 1, x / 1 -> x      c + x -> x + c
+    rename, split and merge, transpose and cast chains -> the shortest one
+    split(f(merge(x))) -> f(x)          equal nodes -> one node
+
+Legal everywhere: each rule is an identity of the op table. Casts are floors, so raising and lowering a
+value with nothing in between is nothing; `round_to` changes values and is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ...dsl.dims import Dim, maximum, minimum
+from ..ir.graph import Axis, Node, TensorType
+from ..ops.registry import Call, Precision, evaluate
+from ..rewrite import Edit, Outcome, Pass, Rule
+from .properties import constant, is_elementwise
+
+COMMUTATIVE = frozenset({"add", "mul", "min", "max", "eq"})
+
+# op -> the right operand that leaves the left one as it is
+NEUTRAL: dict[str, int] = {"add": 0, "sub": 0, "mul": 1, "div": 1, "pow": 1, "floordiv": 1}
+
+SIZE_ARITHMETIC = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "floordiv": lambda a, b: a // b,
+    "mod": lambda a, b: a % b,
+    "min": minimum,
+    "max": maximum,
+}
+
+
+def fold_constants(edit: Edit, node: Node) -> Outcome:
+    """An elementwise op of numbers is a number. Sizes stay symbolic where the algebra allows."""
+    operands = edit.operands(node)
+    if not operands or node.axes or not is_elementwise(node):
+        return None
+    values = [constant(o) for o in operands]
+    if any(v is None for v in values):
+        return None
+    if any(isinstance(v, Dim) for v in values):
+        return _fold_sizes(edit, node, values)
+    call = Call(node.attrs, tuple(o.type for o in operands), node.types, {}, Precision("f64"))
+    (result,) = evaluate(node.op, call, [np.asarray(v) for v in values])
+    return _constant(edit, result.item(), node.type)
+
+
+def _fold_sizes(edit: Edit, node: Node, values: list[int | float | bool | Dim | None]) -> Outcome:
+    rule = SIZE_ARITHMETIC.get(node.op)
+    if rule is None or node.type.dtype != "int":
+        return None
+    return _constant(edit, rule(*(Dim.of(v) for v in values)), node.type)  # type: ignore[arg-type,no-untyped-call]
+
+
+def _constant(edit: Edit, value: int | float | bool | Dim, kind: TensorType) -> int:
+    return edit.add("const", (), {"value": value, "dtype": kind.dtype}, (kind,))
+
+
+def drop_neutral(edit: Edit, node: Node) -> Outcome:
+    """`x op c` where c is the right neutral element of op."""
+    if len(node.inputs) != 2:
+        return None
+    left, right = edit.operands(node)
+    if left.type.dtype != node.type.dtype or set(left.axes) != set(node.axes):
+        return None
+    value = constant(right)
+    if node.op in NEUTRAL and not isinstance(value, Dim) and value == NEUTRAL[node.op]:
+        return left.id
+    if node.op in ("min", "max") and isinstance(value, bool) and value == (node.op == "min"):
+        return left.id
+    return None
+
+
+def constants_right(edit: Edit, node: Node) -> Outcome:
+    if node.op not in COMMUTATIVE:
+        return None
+    left, right = edit.operands(node)
+    if constant(left) is None or constant(right) is not None:
+        return None
+    return edit.add(node.op, (right.id, left.id), node.attrs)
+
+
+def decide_where(edit: Edit, node: Node) -> Outcome:
+    """A choice by a constant."""
+    condition, *branches = edit.operands(node)
+    value = constant(condition)
+    if value is None:
+        return None
+    chosen = branches[0] if value else branches[1]
+    same = chosen.type.dtype == node.type.dtype and set(chosen.axes) == set(node.axes)
+    return chosen.id if same else None
+
+
+def double_not(edit: Edit, node: Node) -> Outcome:
+    (inner,) = edit.operands(node)
+    return inner.inputs[0] if inner.op == "not" else None
+
+
+def shorten_cast(edit: Edit, node: Node) -> Outcome:
+    """A cast to what the value is; a value raised and lowered again; raised twice."""
+    (x,) = edit.operands(node)
+    if x.type.dtype == node.type.dtype:
+        return x.id
+    if x.op != "cast":
+        return None
+    source = edit[x.inputs[0]]
+    if source.type.dtype == node.type.dtype == "float":
+        return source.id
+    if x.type.dtype == "f32" and node.type.dtype == "f64":
+        return edit.add("cast", (source.id,), node.attrs)
+    return None
+
+
+def shorten_rename(edit: Edit, node: Node) -> Outcome:
+    """No renaming, renaming twice, and the index of a renamed axis."""
+    (x,) = edit.operands(node)
+    pairs = {old: new for old, new in node.attrs.pairs("pairs") if old != new}
+    if not pairs:
+        return x.id
+    if x.op == "index":
+        return edit.add("index", (), {"axis": pairs[x.attrs.axis("axis")]})
+    if x.op != "rename":
+        return None
+    first = dict(x.attrs.pairs("pairs"))
+    source = edit[x.inputs[0]]
+    through = {a: pairs.get(first.get(a, a), first.get(a, a)) for a in source.axes}
+    together = tuple((a, b) for a, b in through.items() if a != b)
+    return edit.add("rename", (source.id,), {"pairs": together}) if together else source.id
+
+
+def rename_sources(edit: Edit, node: Node) -> Outcome:
+    """A renamed expression of indices and numbers is the expression of renamed indices."""
+    (x,) = edit.operands(node)
+    if not (is_elementwise(x) and x.inputs and _made_of_indices(edit, x)):
+        return None
+    inputs = tuple(_renamed(edit, o, dict(node.attrs.pairs("pairs"))) for o in edit.operands(x))
+    return edit.add(x.op, inputs, x.attrs)
+
+
+def _made_of_indices(edit: Edit, node: Node) -> bool:
+    if node.op in ("const", "index"):
+        return True
+    return is_elementwise(node) and all(_made_of_indices(edit, o) for o in edit.operands(node))
+
+
+def _renamed(edit: Edit, node: Node, pairs: dict[Axis, Axis]) -> int:
+    kept = tuple((old, new) for old, new in pairs.items() if old in node.axes)
+    return edit.add("rename", (node.id,), {"pairs": kept}) if kept else node.id
+
+
+def shorten_transpose(edit: Edit, node: Node) -> Outcome:
+    (x,) = edit.operands(node)
+    if x.axes == node.axes:
+        return x.id
+    return edit.add("transpose", x.inputs, node.attrs) if x.op == "transpose" else None
+
+
+def whole_slice(edit: Edit, node: Node) -> Outcome:
+    """A slice of everything is at most a renaming."""
+    axis, into = node.attrs.axis("axis"), node.attrs.axis("into")
+    if node.attrs.dim("start") != Dim() or node.attrs["step"] != 1 or axis.size != into.size:
+        return None
+    if axis == into:
+        return node.inputs[0]
+    return edit.add("rename", node.inputs, {"pairs": ((axis, into),)})
+
+
+def cancel_relabel(edit: Edit, node: Node) -> Outcome:
+    """split of merge and merge of split along the same axes."""
+    (x,) = edit.operands(node)
+    if (node.op, x.op) == ("split", "merge"):
+        same = x.attrs["into"] == node.attrs["axis"] and x.attrs["axes"] == node.attrs["into"]
+    elif (node.op, x.op) == ("merge", "split"):
+        same = x.attrs["axis"] == node.attrs["into"] and x.attrs["into"] == node.attrs["axes"]
+    else:
+        same = False
+    return x.inputs[0] if same else None
+
+
+def one_part(edit: Edit, node: Node) -> Outcome:
+    """A concatenation of one operand is a renaming."""
+    if len(node.inputs) != 1:
+        return None
+    pairs = ((node.attrs.axes("parts")[0], node.attrs.axis("axis")),)
+    return edit.add("rename", node.inputs, {"pairs": pairs})
+
+
+def empty_broadcast(edit: Edit, node: Node) -> Outcome:
+    return None if node.attrs["axes"] else node.inputs[0]
+
+
+def sink_merge(edit: Edit, node: Node) -> Outcome:
+    """f(merge(x), y) -> merge(f(x, split(y))) where a split of the merged axis lies below f."""
+    for operand in edit.operands(node):
+        if operand.op == "merge" and _acts_alongside(node, operand.attrs.axis("into")):
+            axis, parts = operand.attrs.axis("into"), operand.attrs.axes("axes")
+            if _is_split_below(edit, node, axis, parts) and not set(parts) & set(node.axes):
+                return _sunk(edit, node, axis, parts)
+    return None
+
+
+def _acts_alongside(node: Node, axis: Axis) -> bool:
+    """Whether a node treats all positions of `axis` alike, and keeps the axis."""
+    return is_elementwise(node) or (node.op == "softmax" and node.attrs["axis"] != axis)
+
+
+def _is_split_below(edit: Edit, node: Node, axis: Axis, parts: tuple[Axis, ...]) -> bool:
+    todo, seen = [node.id], {node.id}
+    while todo:
+        for user in edit.users(todo.pop()):
+            if user.op == "split" and user.attrs["axis"] == axis and user.attrs["into"] == parts:
+                return True
+            if user.id not in seen and _acts_alongside(user, axis):
+                seen.add(user.id)
+                todo.append(user.id)
+    return False
+
+
+def _sunk(edit: Edit, node: Node, axis: Axis, parts: tuple[Axis, ...]) -> int:
+    inputs = tuple(_opened(edit, o, axis, parts) for o in edit.operands(node))
+    inner = edit.add(node.op, inputs, node.attrs)
+    return edit.add("merge", (inner,), {"axes": parts, "into": axis})
+
+
+def _opened(edit: Edit, operand: Node, axis: Axis, parts: tuple[Axis, ...]) -> int:
+    if axis not in operand.axes:
+        return operand.id
+    if operand.op == "merge" and operand.attrs["axes"] == parts:
+        return operand.inputs[0]
+    return edit.add("split", (operand.id,), {"axis": axis, "into": parts})
+
+
+def share_equal(edit: Edit, node: Node) -> Outcome:
+    """Two nodes of one op, operands and attributes are one value; the earlier one stays."""
+    if node.op in ("input", "repeat"):
+        return None
+    twins = [n.id for n in _neighbours(edit, node) if n.id != node.id and _equal(n, node)]
+    earlier = [i for i in twins if edit.before(i, node.id)]
+    return earlier[0] if earlier else None
+
+
+def _neighbours(edit: Edit, node: Node) -> Iterator[Node]:
+    if node.inputs:
+        yield from edit.users(node.inputs[0])
+    else:
+        yield from (n for n in edit.nodes() if n.op == node.op)
+
+
+def _equal(a: Node, b: Node) -> bool:
+    return (a.op, a.inputs, a.attrs, a.types) == (b.op, b.inputs, b.attrs, b.types)
+
+
+# What any pass may leave behind.
+TIDY = (
+    Rule("shorten-cast", shorten_cast, ("cast",)),
+    Rule("shorten-transpose", shorten_transpose, ("transpose",)),
+    Rule("share-equal", share_equal),
+)
+
+CANONICALIZE = Pass(
+    "canonicalize",
+    "x + 0 = x, f(c) = c', split(merge(x)) = x, equal nodes are one node",
+    (
+        Rule("fold-constants", fold_constants),
+        Rule("drop-neutral", drop_neutral, (*NEUTRAL, "min", "max")),
+        Rule("constants-right", constants_right, tuple(sorted(COMMUTATIVE))),
+        Rule("decide-where", decide_where, ("where",)),
+        Rule("double-not", double_not, ("not",)),
+        Rule("shorten-rename", shorten_rename, ("rename",)),
+        Rule("rename-sources", rename_sources, ("rename",)),
+        Rule("whole-slice", whole_slice, ("slice",)),
+        Rule("cancel-relabel", cancel_relabel, ("split", "merge")),
+        Rule("one-part", one_part, ("concat",)),
+        Rule("empty-broadcast", empty_broadcast, ("broadcast",)),
+        Rule("sink-merge", sink_merge),
+        *TIDY,
+    ),
+)

@@ -1,0 +1,114 @@
+"""What the passes did, and what they left alone and why: as text and as JSON.
+
+One entry per site: the rule, whether it fired, the line and region of the user's text it came from, and
+the bytes that it moves before and after (`float` counted as two bytes, at the sizes given).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...dsl.dims import Dim
+from ..ir.graph import Origin
+from ..rewrite import Site
+
+# Canonicalisation is bookkeeping: it is counted, not listed.
+QUIET = frozenset({"canonicalize"})
+
+
+def places(origins: Sequence[Origin]) -> list[str]:
+    """The user's lines, in order: of each span stack the outermost caller."""
+    spans = [o.spans[-1] for o in origins if o.spans]
+    return list(dict.fromkeys(f"{s.source.name}:{s.line}" for s in spans))
+
+
+def region(origins: Sequence[Origin]) -> str:
+    """The region that all origins share: their longest common path."""
+    paths = [o.region.split(".") for o in origins if o.region]
+    common: list[str] = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return ".".join(common)
+
+
+def entry(site: Site, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """A site as plain data."""
+    return {
+        "pass": site.pass_name,
+        "rule": site.rule,
+        "function": site.function,
+        "fired": site.fired,
+        "reason": site.reason,
+        "value": site.hint,
+        "lines": places(site.origins),
+        "region": region(site.origins),
+        "bytes_before": _count(site.before, sizes),
+        "bytes_after": _count(site.after, sizes),
+    }
+
+
+def _count(size: Dim | None, sizes: Mapping[str, int]) -> int | str | None:
+    """A number where every symbol has a value, else the formula."""
+    if size is None:
+        return None
+    bound = size.substitute(sizes)
+    return bound.constant if bound.constant is not None else str(bound)
+
+
+def explain_json(sites: Sequence[Site], sizes: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [entry(s, sizes) for s in sites if s.pass_name not in QUIET]
+
+
+def explain_text(sites: Sequence[Site], sizes: Mapping[str, int]) -> str:
+    """A line per site, grouped by pass and function; quiet passes as a count of rules."""
+    lines: list[str] = []
+    heading = None
+    for site in sites:
+        if site.pass_name in QUIET:
+            continue
+        if heading != (site.pass_name, site.function):
+            heading = (site.pass_name, site.function)
+            lines.append(f"{site.pass_name} in {site.function}")
+        lines.append(_line(entry(site, sizes)))
+    return "\n".join(_quiet(sites) + lines)
+
+
+def _line(data: Mapping[str, Any]) -> str:
+    mark = "fired   " if data["fired"] else "declined"
+    where = " ".join(
+        filter(None, [_range(data["lines"]), data["region"] and f"({data['region']})"])
+    )
+    reason = f": {data['reason']}" if data["reason"] else ""
+    moved = ""
+    if data["bytes_before"] is not None:
+        moved = f"  [{_human(data['bytes_before'])} -> {_human(data['bytes_after'])}]"
+    return f"  {mark} {data['rule']} {where}{reason}{moved}"
+
+
+def _range(lines: Sequence[str]) -> str:
+    """`a.arch:3` or, for several lines, `a.arch:3 (+4 lines)`."""
+    if not lines:
+        return "(no source)"
+    return lines[0] if len(lines) == 1 else f"{lines[0]} (+{len(lines) - 1} lines)"
+
+
+def _human(count: int | str | None) -> str:
+    if not isinstance(count, int):
+        return f"{count} B"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count} B"
+
+
+def _quiet(sites: Sequence[Site]) -> list[str]:
+    counts = Counter((s.pass_name, s.rule) for s in sites if s.pass_name in QUIET and s.fired)
+    names = dict.fromkeys(name for name, _ in counts)
+    return [
+        f"{name}: " + ", ".join(f"{r} x{n}" for (p, r), n in sorted(counts.items()) if p == name)
+        for name in names
+    ]

@@ -1,0 +1,184 @@
+"""dot(r * g * x + b, W) -> r * dot(x, g * W) + dot(b, W): a norm costs its row statistic, no more.
+
+Over the contracted axes, r is constant (it has none of them) and comes from a reduction over them: an
+rms, a standard deviation. g and b are parameters, so g * W and dot(b, W) are derived parameters. Legal
+for any such r, g, b: nothing here knows a norm by name. For layernorm x stands for the centred value:
+taking the mean out as well would cancel. Casts are floors and are crossed by raising: the product
+accumulates in at least float32, where an unscaled row cannot overflow. `round_to` is never crossed.
+Declined when something other than products reads the normalised value (it is stored anyway), or the
+weight is read elsewhere (it would be stored twice).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..ir.graph import Axis, Node
+from ..rewrite import Declined, Edit, Outcome, Pass, Rewrite, Rule
+from .canonicalize import TIDY
+from .parameters import tied
+from .properties import (
+    REDUCTIONS,
+    bytes_of,
+    is_elementwise,
+    line,
+    other_readers,
+    parameter_expression,
+    traffic,
+)
+
+
+@dataclass(slots=True)
+class Affine:
+    """value = core * rows * gains + shift, each factor with the op (`mul` or `div`) that applies it.
+
+    `rows` have none of the contracted axes; `gains` and `shift` depend on weights alone.
+    """
+
+    summed: frozenset[Axis]
+    core: Node
+    rows: list[tuple[str, Node]] = field(default_factory=list)
+    gains: list[tuple[str, Node]] = field(default_factory=list)
+    shift: Node | None = None
+
+
+def fold_norm(edit: Edit, node: Node) -> Outcome:
+    """Starts at a product with a weight."""
+    for value, weight in (edit.operands(node), edit.operands(node)[::-1]):
+        summed = frozenset(node.attrs.axes("axes"))
+        if _is_projection(edit, value, weight, summed):
+            form = affine(edit, value, summed)
+            if any(_is_statistic(edit, row, summed) for _, row in form.rows):
+                return _fold(edit, node, value, weight, form)
+    return None
+
+
+def _is_projection(edit: Edit, value: Node, weight: Node, summed: frozenset[Axis]) -> bool:
+    if not summed or set(value.axes) & set(weight.axes) != summed:
+        return False
+    return parameter_expression(edit, weight.id) is not None
+
+
+def affine(edit: Edit, value: Node, summed: frozenset[Axis]) -> Affine:
+    """Peels factors and a shift off `value`, from the outside in; what is left is the core."""
+    form = Affine(summed, value)
+    while True:
+        inner = _peel(edit, form, form.core)
+        if inner is None:
+            return form
+        form.core = inner
+
+
+def _peel(edit: Edit, form: Affine, node: Node) -> Node | None:
+    """One op less, recorded in `form`; None at the core."""
+    operands = edit.operands(node)
+    if node.op == "cast":
+        return operands[0]
+    if node.op not in ("mul", "div", "add"):
+        return None
+    sides = (operands,) if node.op == "div" else (operands, operands[::-1])
+    for x, other in sides:
+        if set(x.axes) == set(node.axes) and _absorb(edit, form, node.op, other):
+            return x
+    return None
+
+
+def _absorb(edit: Edit, form: Affine, op: str, other: Node) -> bool:
+    parameter = parameter_expression(edit, other.id) is not None
+    if op == "add":
+        if not parameter or form.rows or form.gains or form.shift:
+            return False
+        form.shift = other
+        return True
+    if parameter:
+        form.gains.append((op, other))
+        return True
+    if form.summed.isdisjoint(other.axes):
+        form.rows.append((op, other))
+        return True
+    return False
+
+
+def _is_statistic(edit: Edit, row: Node, summed: frozenset[Axis]) -> bool:
+    """Whether a row factor comes from a reduction over the contracted axes."""
+    todo, seen = [row], {row.id}
+    while todo:
+        node = todo.pop()
+        if node.op in REDUCTIONS - {"softmax"} and set(node.attrs.axes("axes")) == summed:
+            return True
+        if is_elementwise(node):
+            todo += [o for o in edit.operands(node) if o.id not in seen]
+            seen |= set(node.inputs)
+    return False
+
+
+def _fold(edit: Edit, node: Node, value: Node, weight: Node, form: Affine) -> Outcome:
+    refused = _refuse(edit, node, value, weight, form)
+    if refused:
+        return Declined(refused)
+    columns = _scaled_weight(edit, weight, form)
+    product = edit.add("dot", (_operand(edit, form.core.id, value), columns), node.attrs)
+    for op, row in reversed(form.rows):
+        product = edit.add(op, (product, row.id))
+    if form.shift is not None:
+        product = edit.add("add", (product, _shift(edit, weight, form.shift, node)))
+    kind = node.type.dtype
+    if edit[product].type.dtype != kind:
+        product = edit.add("cast", (product,), {"dtype": kind})
+    rows = " and ".join(line(row) for _, row in form.rows)
+    before = traffic(edit, [form.core.id, weight.id], [node.id]) + bytes_of(value.type) * 2
+    after = traffic(edit, [form.core.id, weight.id], [node.id])
+    return Rewrite({node.id: product}, f"row statistic {rows} after the product", before, after)
+
+
+def _refuse(edit: Edit, product: Node, value: Node, weight: Node, form: Affine) -> str:
+    for user in edit.users(value.id):
+        if not _projects(edit, user, value, form.summed):
+            return f"the normalised value is read at {line(user)} too, so it is stored anyway"
+    if edit.is_output(value.id):
+        return "the normalised value is an output"
+    root, others = other_readers(edit, weight, product)
+    return tied(root, others[0]) if form.gains and others and len(root.axes) > 1 else ""
+
+
+def _projects(edit: Edit, user: Node, value: Node, summed: frozenset[Axis]) -> bool:
+    if user.op != "dot" or frozenset(user.attrs.axes("axes")) != summed:
+        return False
+    other = edit[user.inputs[1 - user.inputs.index(value.id)]]
+    return _is_projection(edit, value, other, summed)
+
+
+def _scaled_weight(edit: Edit, weight: Node, form: Affine) -> int:
+    """gain * W, computed in float32 and stored as W is, then raised again for the product."""
+    scaled = _raised(edit, weight.id) if form.gains else weight.id
+    for op, gain in form.gains:
+        scaled = edit.add(op, (scaled, _raised(edit, gain.id)))
+    if edit[scaled].type.dtype != weight.type.dtype:
+        scaled = edit.add("cast", (scaled,), {"dtype": weight.type.dtype})
+    return _raised(edit, scaled)
+
+
+def _shift(edit: Edit, weight: Node, shift: Node, product: Node) -> int:
+    """dot(b, W) over the contracted axes."""
+    return edit.add("dot", (_raised(edit, shift.id), _raised(edit, weight.id)), product.attrs)
+
+
+def _operand(edit: Edit, core: int, value: Node) -> int:
+    """The core, no more precise than the operand it replaces, accumulating in float32."""
+    if value.type.dtype == "float" != edit[core].type.dtype:
+        core = edit.add("cast", (core,), {"dtype": "float"})
+    return _raised(edit, core)
+
+
+def _raised(edit: Edit, node_id: int) -> int:
+    """At least float32."""
+    if edit[node_id].type.dtype in ("f32", "f64"):
+        return node_id
+    return edit.add("cast", (node_id,), {"dtype": "f32"})
+
+
+FUSE_NORM_LINEAR = Pass(
+    "fuse-norm-linear",
+    "dot(r g x + b, W) = r dot(x, g W) + dot(b, W)",
+    (Rule("fold-norm", fold_norm, ("dot",)), *TIDY),
+)

@@ -1,0 +1,69 @@
+"""A region of a function: nodes that become the body of one fused node.
+
+The body's inputs are the region's leaves (values from outside, in order of first use), its outputs the
+region's values that someone outside reads. Sources that cost nothing, such as constants and indices,
+are copied into the body rather than passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from ..ir.graph import Builder, Function
+from .edit import Edit
+
+FREE_SOURCES = frozenset({"const", "index", "size"})
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """`nodes` in topological order, `leaves` read from outside, `outputs` read outside."""
+
+    nodes: tuple[int, ...]
+    leaves: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def close(edit: Edit, members: Collection[int], outputs: Collection[int] | None = None) -> Region:
+    """The region of `members`: free sources join it; the outputs are found unless they are given."""
+    wanted = set(members)
+    for member in members:
+        wanted |= {i for i in edit[member].inputs if edit[i].op in FREE_SOURCES}
+    nodes = tuple(i for i in edit.order() if i in wanted)
+    leaves = dict.fromkeys(s for n in nodes for s in edit[n].inputs if s not in wanted)
+    if outputs is None:
+        outputs = [n for n in nodes if n in members and _escapes(edit, n, wanted)]
+    return Region(nodes, tuple(leaves), tuple(outputs))
+
+
+def _escapes(edit: Edit, node_id: int, region: set[int]) -> bool:
+    return edit.is_output(node_id) or any(u.id not in region for u in edit.users(node_id))
+
+
+def extract(edit: Edit, region: Region, name: str) -> Function:
+    """The region as a function of its leaves; names of inputs and outputs are the values' hints."""
+    body = Builder(name)
+    inside: dict[int, int] = {}
+    names = _Names()
+    for leaf in region.leaves:
+        node = edit[leaf]
+        attrs = {"name": names.free(node.hint or "x")}
+        inside[leaf] = body.add("input", (), attrs, (node.type,), node.origins, node.hint)
+    for node_id in region.nodes:
+        node = edit[node_id]
+        inputs = tuple(inside[i] for i in node.inputs)
+        inside[node_id] = body.add(node.op, inputs, node.attrs, node.types, node.origins, node.hint)
+    outputs = [(names.free(edit[o].hint or "y"), inside[o]) for o in region.outputs]
+    return body.finish(outputs)
+
+
+class _Names:
+    """Hands out names, numbering repeats: `x`, `x2`, `x3`."""
+
+    def __init__(self) -> None:
+        self._count: dict[str, int] = {}
+
+    def free(self, wanted: str) -> str:
+        count = self._count[wanted] = self._count.get(wanted, 0) + 1
+        return wanted if count == 1 else self.free(f"{wanted}{count}")
