@@ -1193,7 +1193,7 @@ class UnknownPass(ArchError, id="unknown-pass"):
         return did_you_mean(self.name, self.known) or f"the passes are {', '.join(self.known)}"
 
 
-# ----------------------------------------------------------------------------------- text of the graph
+# --------------------------------------------------------------------------- text of the graph
 
 
 class IrSyntax(ArchError, id="ir-syntax"):
