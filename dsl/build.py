@@ -86,13 +86,13 @@ def token_value(lexeme: Lexeme, source: Source) -> object:
     if lexeme.kind == STRING:
         return lexeme.text[1:-1]
     if lexeme.kind == DOC:
-        return _doc(lexeme.text)
+        return doc_words(lexeme.text)
     if lexeme.kind in (OPERATOR, RELATION) or lexeme.kind in BINDING | PREFIX:
         return _Operator(lexeme.text, Span(source, lexeme.start, lexeme.end))
     return lexeme.text
 
 
-def _doc(text: str) -> str:
+def doc_words(text: str) -> str:
     """The words of a docstring, without quotes and without the indentation of its lines."""
     first, newline, rest = text[3:-3].replace("\r\n", "\n").partition("\n")
     lines = (first.strip() + newline + dedent(rest)).split("\n")

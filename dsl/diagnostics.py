@@ -1,6 +1,6 @@
-"""What a person sees when something is wrong: facts in a class, words in its template, one renderer.
+"""What a person sees when something is wrong: facts in a class, words in templates, one renderer.
 
-A mistake of the user is an `ArchError` subclass from `errors.py`; its class attributes are the words
+A mistake of the user is an `ArchError` subclass of `errors.py`; its class attributes are the words
 (`title`, `labels`, `help`), its fields the facts. `Diagnostics` collects several in one run.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from inspect import get_annotations
 from typing import Any, ClassVar, dataclass_transform
 
 from .span import Span
@@ -17,8 +17,33 @@ CATALOGUE: dict[str, type[ArchError]] = {}
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=())
-@dataclass(kw_only=True, eq=False)
-class ArchError(Exception):
+class _Facts(Exception):
+    """Annotations of a subclass are keyword-only fields, as in a dataclass.
+
+    The decorator itself, run for a hundred classes at import, takes longer than checking a file.
+    """
+
+    fact_names: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = (name for name, kind in get_annotations(cls).items() if "ClassVar" not in str(kind))
+        cls.fact_names = (*cls.fact_names, *own)
+
+    def __init__(self, **facts: Any) -> None:
+        missing = [n for n in self.fact_names if n not in facts and not hasattr(type(self), n)]
+        unknown = sorted(facts.keys() - set(self.fact_names))
+        if missing or unknown:
+            raise TypeError(f"{type(self).__name__}: facts {missing} missing, {unknown} unknown")
+        super().__init__()
+        self.__dict__.update(facts)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.fact_names}
+
+
+class ArchError(_Facts):
     """A mistake in the user's input. Subclasses declare `id`, `title` and facts as annotations.
 
     `span` is where the mistake is used (none for a file or an option); any other fact that is a
@@ -40,11 +65,6 @@ class ArchError(Exception):
         if id in CATALOGUE:
             raise TypeError(f"error id {id!r} is declared twice")
         CATALOGUE[id] = cls
-        dataclass(kw_only=True, eq=False)(cls)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @property
     def message(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
@@ -37,7 +37,7 @@ _GRAMMAR = Path(__file__).with_name("grammar.lark")
 _TABLES = Path(__file__).with_name("tables.json")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rule:
     """A production to reduce by: take `size` values, hand on those that `children` names.
 
@@ -51,6 +51,11 @@ class Rule:
     children: tuple[int, ...]
     inline: bool
     transparent: bool
+
+    @cached_property
+    def renames(self) -> bool:
+        """Whether reducing gives the one value another name and nothing else."""
+        return self.transparent and self.size == 1 and self.children == (1,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,7 +176,7 @@ def match_brackets(
                 partner[i], partner[start] = start, i
                 if _indent(source, lexeme) < _indent(source, lexemes[start]):
                     suspect.append(start)
-        elif opened and _starts_definition(lexemes, i, source):
+        elif lexeme.text in DEFINING and opened and _starts_definition(lexemes, i, source):
             errors.append(_unclosed(lexemes, (suspect or opened)[-1], lexeme, source))
             opened.clear()
             suspect.clear()
@@ -203,7 +203,7 @@ def _starts_definition(lexemes: list[Lexeme], i: int, source: Source) -> bool:
     lexeme = lexemes[i]
     at_margin = source.text[lexeme.start - 1 : lexeme.start] in ("", "\n")
     follows = lexemes[i + 1].kind if i + 1 < len(lexemes) else ""
-    return lexeme.text in DEFINING and at_margin and follows == NAME
+    return at_margin and follows == NAME
 
 
 def _unclosed(

@@ -89,11 +89,16 @@ class _Automaton:
         lexeme, actions = self.lexemes[i], self.grammar.actions
         is_keyword = lexeme.kind == NAME and lexeme.text in actions[self.states[-1]]
         kind = lexeme.text if is_keyword else lexeme.kind
-        while (action := actions[self.states[-1]].get(kind)) is None or action < 0:
+        rules, gotos, states = self.grammar.rules, self.grammar.gotos, self.states
+        while (action := actions[states[-1]].get(kind)) is None or action < 0:
             if action is None:
                 raise explain(self._scene(i))
-            self._reduce(self.grammar.rules[~action], lexeme.start)
-            if self.states[-1] == self.grammar.accept:
+            rule = rules[~action]
+            if rule.renames:
+                states[-1] = gotos[states[-2]][rule.name]
+            else:
+                self._reduce(rule, lexeme.start)
+            if states[-1] == self.grammar.accept:
                 return
         self._note_statement(kind, i)
         self.states.append(action)
@@ -102,9 +107,6 @@ class _Automaton:
 
     def _reduce(self, rule: Rule, here: int) -> None:
         gotos, size = self.grammar.gotos, rule.size
-        if rule.transparent and rule.children == (1,) and size == 1:
-            self.states[-1] = gotos[self.states[-2]][rule.name]
-            return
         values, extents = self.values[-size:], self.extents[-size:]
         if size:
             del self.states[-size:], self.values[-size:], self.extents[-size:]
