@@ -163,7 +163,10 @@ def test_refusals_point_at_the_line(line, expected):
 
 
 def test_config_of_turns_lines_round():
-    lines = 'd = config.n.d; kv_heads = config.kv ?? 1; act = {"silu": silu}[config.act]; theta = 2 * config.t'
+    lines = """
+      d = config.n.d; kv_heads = config.kv ?? 1
+      act = {"silu": silu}[config.act]; theta = 2 * config.t
+    """
     silu = block("x = silu").lines[0].value
     config = config_of(block(lines), {"d": 8, "kv_heads": 2, "act": silu, "theta": 4.0})
     assert config == {"architectures": ["M"], "n": {"d": 8}, "kv": 2, "act": "silu"}

@@ -37,9 +37,7 @@ def sharded(tmp_path: Path) -> Path:
 
 def refusal(path: Path) -> str:
     with pytest.raises(ArchError) as caught:
-        checkpoint = open_checkpoint(path)
-        for name in checkpoint.tensors.names:
-            checkpoint.tensors.read(name)
+        open_checkpoint(path)
     assert str(caught.value)
     return caught.value.id
 

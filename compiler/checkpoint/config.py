@@ -1,13 +1,14 @@
 """The config side of a checkpoint block: fields in, hyperparameters out, nothing unread.
 
-A line's value is folded over the config (`fold.py`). Every leaf field that is not null must be
+A line's value is folded over the config (`fold.py`); `tensors["name"]` is true where the file has
+that tensor, for what only the presence of a tensor tells. Every leaf field that is not null must be
 mentioned by some line, be listed by an `ignore config`, or stand in the one table of fields which
 cannot change the forward pass (`STANDARD_IGNORES`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -119,12 +120,14 @@ class _Reading:
     """The lines read so far: their values, and which config paths they mention."""
 
     config: Mapping[str, Any]
+    tensors: Collection[str] = ()
     values: dict[str, Value] = field(default_factory=dict)
     denotes: dict[str, frozenset[Path]] = field(default_factory=dict)
     mentioned: set[Path] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.values["config"] = dict(self.config)
+        self.values["tensors"] = dict.fromkeys(self.tensors, True)
         self.denotes["config"] = frozenset({()})
 
     def mention(self, expr: syn.Expr) -> frozenset[Path]:
@@ -136,15 +139,19 @@ class _Reading:
 
 
 def evaluate_config(
-    checkpoint: syn.CheckpointDef, config: Mapping[str, Any], hypers: Iterable[str]
+    checkpoint: syn.CheckpointDef,
+    config: Mapping[str, Any],
+    hypers: Iterable[str],
+    tensors: Collection[str] = (),
 ) -> dict[str, Value]:
     """Values of the model's hyperparameters, by the config lines of `checkpoint`.
 
-    `hypers` are the names the model has; a line that sets another name is a local. A value is a
-    number, string, boolean, none or list, or a syntax expression to evaluate in the file's scope.
+    `hypers` are the names the model has; a line that sets another name is a local. `tensors` are
+    the names of the file's tensors. A value is a number, string, boolean, none or list, or a syntax
+    expression to evaluate in the file's scope.
     Raises an `ArchError` for a field that is missing, refused, or read by no line.
     """
-    reading, known = _Reading(config), tuple(hypers)
+    reading, known = _Reading(config, tensors), tuple(hypers)
     lines = tuple(_config_lines(checkpoint.lines))
     for line in lines:
         if isinstance(line, syn.RequireLine):
@@ -205,20 +212,12 @@ def _require(line: syn.RequireLine, reading: _Reading) -> None:
     reading.mention(line.condition)
     if Fold(reading.values)(line.condition) is True:
         return
-    found = (
-        (path, _lookup(reading.config, path))
-        for node in syn.walk(line.condition)
-        if isinstance(node, syn.Attribute)
-        for path in denoted(node, reading.denotes)
-    )
-    values = dict.fromkeys(
-        f"`{'.'.join(path)}` = {show(value)}"
-        for path, value in found
-        if not isinstance(value, dict)
-    )
-    raise ConfigRefused(
-        span=line.span, condition=line.condition.span.text, values=", ".join(values)
-    )
+    nodes = (node for node in syn.walk(line.condition) if isinstance(node, syn.Expr))
+    paths = sorted({path for node in nodes for path in denoted(node, reading.denotes)})
+    found = {".".join(path): _lookup(reading.config, path) for path in paths}
+    values = [f"`{n}` = {show(v)}" for n, v in found.items() if not isinstance(v, dict | None)]
+    said = ", ".join(values) or f"nothing of {', '.join(f'`{n}`' for n in found)}"
+    raise ConfigRefused(span=line.span, condition=line.condition.span.text, values=said)
 
 
 def _lookup(config: Any, path: Path) -> Any:
