@@ -1207,3 +1207,21 @@ class IrSyntax(ArchError, id="ir-syntax"):
 class OnlyInModel(ArchError, id="only-in-model"):
     title = "this statement belongs to a model's own text"
     labels = {"span": "not allowed inside a block, fn or repeat"}
+
+
+# --------------------------------------------------------------------------- the command
+
+
+class UnknownBackend(ArchError, id="unknown-backend"):
+    name: str
+    known: tuple[str, ...]
+    title = "there is no backend `{name}`"
+
+    def help_text(self) -> str:
+        return did_you_mean(self.name, self.known) or f"backends: {', '.join(self.known)}"
+
+
+class NoWeights(ArchError, id="no-weights"):
+    model: str
+    title = "`{model}` has no weights yet"
+    help = "name a checkpoint with `--weights DIR`, or take random ones with `--random SEED`"

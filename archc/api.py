@@ -1,0 +1,191 @@
+"""The Python face: `load` a file, `compile` it for a backend, call the result with named arrays.
+
+    model = archc.load("examples/llama.arch", weights="SmolLM2-135M")
+    logits = model.compile(backend="torch")(input_ids=ids)["logits"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backends.base import Backend, Executable
+from .compiler import passes
+from .compiler.checkpoint import Checkpoint, bind, checkpoint_block, evaluate_config, open_checkpoint
+from .compiler.elaborate import (
+    Module,
+    Request,
+    elaborate,
+    hyperparameters,
+    module_of,
+    preset_overrides,
+    the_model,
+)
+from .compiler.ir.graph import Program
+from .compiler.ops import ModelDType
+from .compiler.weights import random_weights
+from .dsl import parse_file
+from .dsl.errors import NoWeights, UnknownBackend
+from .dsl.syntax import CheckpointDef, ModelDef
+
+Array = NDArray[Any]
+
+# name -> (module, class): a backend is imported when it is first asked for
+BACKENDS: dict[str, tuple[str, str]] = {
+    "numpy": ("archc.backends.numpy", "NumpyBackend"),
+    "torch": ("archc.backends.torch", "TorchBackend"),
+    "triton": ("archc.backends.triton", "TritonBackend"),
+}
+
+
+def backend(name: str) -> Backend:
+    """The backend called `name`; `MissingPackage` when what it needs is not installed."""
+    if name not in BACKENDS:
+        raise UnknownBackend(name=name, known=tuple(BACKENDS))
+    module, class_name = BACKENDS[name]
+    made: Backend = getattr(import_module(module), class_name)()
+    return made
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model with its hyperparameters fixed, not yet lowered to any backend."""
+
+    module: Module
+    definition: ModelDef
+    overrides: Mapping[str, Any]
+    weights: Mapping[str, Array] | None = None
+    loss: bool = False
+    checkpoint: Checkpoint | None = None
+    block: CheckpointDef | None = None
+    _programs: dict[Any, Program] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def program(self) -> Program:
+        """The graph with every declared input."""
+        return self.program_for(None)
+
+    def program_for(self, given: Collection[str] | None) -> Program:
+        """The graph when just `given` inputs are supplied: the others are replaced by defaults."""
+        key = None if given is None else frozenset(given)
+        if key not in self._programs:
+            request = Request(self.overrides, key, self.loss)
+            self._programs[key] = elaborate(self.module, self.definition, request)
+        return self._programs[key]
+
+    @property
+    def hyperparameters(self) -> dict[str, int]:
+        """The whole-number hyperparameters by name."""
+        return self.program.sizes
+
+    def parameter_count(self) -> int:
+        """The number of weights, each shared one counted once."""
+        return sum(p.size(self.program.sizes) for p in self.program.parameters)
+
+    def with_random_weights(self, seed: int) -> Model:
+        """The same model with seeded random weights, the same for every backend and dtype."""
+        return Model(
+            self.module,
+            self.definition,
+            self.overrides,
+            random_weights(self.program, seed),
+            self.loss,
+        )
+
+    def compile(
+        self,
+        backend: str = "numpy",
+        *,
+        dtype: ModelDType = "f32",
+        level: int = 1,
+        inputs: Collection[str] | None = None,
+        **options: Any,
+    ) -> Compiled:
+        """Optimise for `level` (0 leaves the graph alone) and load the weights into a backend.
+
+        `inputs` names the inputs that calls will supply (default: all). `options` are the backend's,
+        such as `compile=True` for torch. Raises `NoWeights` when the model has none.
+        """
+        if self.weights is None:
+            raise NoWeights(model=self.definition.name)
+        runner = _backend(backend)
+        optimised = passes.optimise(self.program_for(inputs), level=level)
+        executable = runner.load(optimised.program, self.weights, dtype=dtype, **options)
+        return Compiled(self, backend, optimised, executable)
+
+
+_backend = backend
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A loaded model: call it with named arrays, get named arrays."""
+
+    model: Model
+    backend: str
+    optimised: passes.Optimised
+    executable: Executable
+
+    def __call__(self, **inputs: Any) -> dict[str, Array]:
+        """Run. Arrays are named by the model's `input` and `output` lines."""
+        return self.executable.run({name: np.asarray(value) for name, value in inputs.items()})
+
+    @property
+    def program(self) -> Program:
+        """The program as the passes left it."""
+        return self.optimised.program
+
+    @property
+    def module(self) -> Any:
+        """The `nn.Module` of the torch backend."""
+        return self.executable.module  # type: ignore[attr-defined]
+
+
+def load(
+    path: str | Path,
+    *,
+    preset: str | None = None,
+    weights: str | Path | Mapping[str, Array] | None = None,
+    model: str | None = None,
+    loss: bool = False,
+    **hyperparameter_values: Any,
+) -> Model:
+    """Read an `.arch` file and fix its hyperparameters.
+
+    They come from the preset, else from the config of the checkpoint `weights`, else from the
+    model's defaults; keyword arguments win. Raises `ArchError` or `Diagnostics`.
+    """
+    module = module_of(parse_file(path))
+    overrides: dict[str, Any] = {}
+    if preset is not None:
+        model, overrides = preset_overrides(module, preset)
+    if weights is not None and not isinstance(weights, Mapping):
+        return _load_checkpoint(module, Path(weights), model, overrides | hyperparameter_values, loss)
+    definition = the_model(module, model)
+    return Model(module, definition, overrides | hyperparameter_values, weights, loss)
+
+
+def _load_checkpoint(
+    module: Module, path: Path, name: str | None, overrides: dict[str, Any], loss: bool
+) -> Model:
+    opened = open_checkpoint(path)
+    block = checkpoint_block(module.file, name, opened)
+    definition = the_model(module, block.model)
+    read = evaluate_config(block, opened.config, tuple(hyperparameters(definition)))
+    model = Model(module, definition, {**read, **overrides}, None, loss, opened, block)
+    return Model(
+        module,
+        definition,
+        model.overrides,
+        bind(block, opened, model.program),
+        loss,
+        opened,
+        block,
+    )
