@@ -11,6 +11,7 @@ from ...dsl.dims import Dim, product
 from ...dsl.errors import IndexOutOfRange
 from ..ir.graph import Attrs, Axis, DType, TensorType
 from .registry import (
+    DTYPES,
     N2,
     A,
     Array,
@@ -53,9 +54,12 @@ op("weight", "the parameter at `path`, relative to the call path of its function
 
 CONST = op(
     "const",
-    "the number or truth value `value`; a size becomes an integer",
+    "the number, truth value or size `value`, as `dtype` or as what it is",
     time="S",
-    samples=tuple(Sample((), {"value": v}) for v in (1.5, 3, True, Dim.symbol("n") * 2)),
+    samples=(
+        *(Sample((), {"value": v}) for v in (1.5, 3, True, Dim.symbol("n") * 2)),
+        Sample((), {"value": Dim.symbol("n"), "dtype": "f32"}),
+    ),
 )
 
 
@@ -64,13 +68,18 @@ def _(attrs: Attrs, inputs: Types) -> Types:
     value = attrs["value"]
     kinds: dict[type, DType] = {bool: "bool", int: "int", float: "float", Dim: "int"}
     require(type(value) in kinds, f"not a constant: {value!r}")
-    return (TensorType(kinds[type(value)]),)
+    asked = attrs.get("dtype", kinds[type(value)])
+    found = [dtype for dtype in DTYPES if dtype == asked]
+    require(len(found) == 1, f"no element kind {asked}")
+    return (TensorType(found[0]),)
 
 
 @CONST.meaning
 def _(call: Call) -> Array:
     value = call.attrs["value"]
-    return np.asarray(value.evaluate(call.sizes) if isinstance(value, Dim) else value)
+    number = value.evaluate(call.sizes) if isinstance(value, Dim) else value
+    kind = call.outputs[0].dtype
+    return np.asarray(number, call.precision.storage(kind) if kind in ("bool", "int") else float)
 
 
 INDEX = op(
