@@ -19,7 +19,7 @@ from .syntax import File
 
 COLUMNS = 100
 INDENT = "  "
-_SEPARATOR = ";  "
+_SEPARATOR = "; "
 
 
 def format_file(file: File) -> str:
@@ -114,7 +114,7 @@ _CLOSING = frozenset((")", "]", TABLE_END))
 _TIGHT_BEFORE = _CLOSING | {",", ".", ":", "..", "...", "?"}
 _TIGHT_AFTER = _OPENING | {".", ".."}
 _OPERAND_END = _CLOSING | {NAME, NUMBER, STRING, "true", "false", "none", "new"}
-_WORDS = frozenset(("in", "until"))  # keywords before an expression that the lexer calls names
+_WORDS = frozenset(("in", "until", "require"))  # keywords before an expression that the lexer calls names
 
 
 def _flat(statement: _Statement) -> str | None:
@@ -196,7 +196,7 @@ def _shown(token: Lexeme) -> str:
 def _doc(token: Lexeme) -> str:
     """A docstring from its words; its later lines are indented when they are printed."""
     words = doc_words(token.text)
-    return f'"""{words}\n"""' if "\n" in words or words.endswith('"') else f'"""{words}"""'
+    return f'"""{words}\n"""' if words.endswith('"') else f'"""{words}"""'
 
 
 # ------------------------------------------------------------------ several lines
@@ -276,23 +276,37 @@ def _broken(tokens: list[Lexeme], indent: str, lead: str) -> list[_Line]:
     """Lines that end where the author's did, and before every `|>` outside brackets."""
     row = [token for token in tokens if token.kind not in (NEWLINE, COMMENT)]
     lines = [_Line(indent + lead.rstrip())]
-    depth, at, fresh = 0, 0, False  # fresh: the next token starts a line
+    brackets: list[bool] = []  # the open ones: whether a line ends behind the opening
+    at, fresh = 0, False  # fresh: the next token starts a line
     for token in tokens:
         if token.kind == NEWLINE:
             fresh = True
+            if brackets and lines[-1].code[-1:] in ("(", "[", "{"):
+                brackets[-1] = True
         elif token.kind == COMMENT:
-            _add_comment(lines, token.text.rstrip(), indent + INDENT * max(depth, 1), fresh)
+            _add_comment(lines, token.text.rstrip(), indent + INDENT * max(len(brackets), 1), fresh)
             fresh = True
         else:
-            depth -= token.kind in _CLOSING
-            if fresh or (token.kind == "|>" and depth == 0):
-                lines.append(_Line(indent + _continuation(token, depth)))
+            if fresh or (token.kind == "|>" and not brackets):
+                lines.append(_Line(indent + _continuation(token, brackets)))
             elif at or lead:
                 lines[-1].code += " " * (_spaced(row, at) or at == 0)
-            lines[-1].code += _shown(token).replace("\n", f"\n{indent}")
-            depth += token.kind in _OPENING
+            lines[-1].code += _indented(_shown(token), indent)
+            _track(token, brackets)
             at, fresh = at + 1, False
     return lines
+
+
+def _track(token: Lexeme, brackets: list[bool]) -> None:
+    if token.kind in _OPENING:
+        brackets.append(False)
+    elif token.kind in _CLOSING:
+        brackets.pop()
+
+
+def _indented(text: str, indent: str) -> str:
+    """The later lines of a docstring at the place of its statement."""
+    return "\n".join(indent * bool(i and line) + line for i, line in enumerate(text.split("\n")))
 
 
 def _add_comment(lines: list[_Line], text: str, indent: str, fresh: bool) -> None:
@@ -302,11 +316,15 @@ def _add_comment(lines: list[_Line], text: str, indent: str, fresh: bool) -> Non
         lines[-1].comment = text
 
 
-def _continuation(token: Lexeme, depth: int) -> str:
+def _continuation(token: Lexeme, brackets: list[bool]) -> str:
     """How much further a line that starts with `token` is indented than its statement."""
-    if depth or token.kind in _CLOSING or token.kind == "else":
-        return INDENT * depth
-    return INDENT if token.kind == "|>" else INDENT * 2
+    depth = len(brackets) - (token.kind in _CLOSING)
+    if token.kind == "else":
+        return ""
+    if token.kind == "|>" and not brackets:
+        return INDENT
+    hanging = bool(brackets) and brackets[-1]
+    return INDENT * (depth if hanging else depth + 1 + (not brackets))
 
 
 def _aligned(lines: list[_Line]) -> Iterator[str]:
