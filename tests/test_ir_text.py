@@ -92,9 +92,13 @@ def every_kind_of_value() -> Program:
         "Odd name",
         (main,),
         (("n", 4), ("a", -1)),
-        (Parameter("p[0].w", (odd, none), ((odd, none),), 'normal("x")'), Parameter("s", (), ())),
+        (
+            Parameter("p[0].w", (odd, none), ((odd, none),), 'normal("x")', ("a b", "in")),
+            Parameter("s", (), ()),
+        ),
         (Constraint(Dim.symbol("n"), "<=", Dim.of(9)), Constraint(Dim.of(1), "==", Dim.of(1))),
         main_name="start here",
+        decode="two words",
     )
 
 

@@ -176,7 +176,8 @@ class Emitter:
     def cast(self, value: Tensor, dtype: DType) -> Tensor:
         if value.dtype == dtype:
             return value
-        op = "to_float" if value.dtype in ("int", "bool") else "cast"
+        # an integer goes to float32 in one step: through bfloat16 a position would lose digits
+        op = "to_float" if dtype == "float" and value.dtype in ("int", "bool") else "cast"
         node = self.node(op, (self.use(value),), dtype=dtype) if op == "cast" else self.node(
             op, (self.use(value),)
         )

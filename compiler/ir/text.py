@@ -3,7 +3,7 @@
     program Tiny(d = 12)
     axis s: <s>
     axis t on s: <s>                              # a rename of s: it has s's timeline
-    parameter layers[0].q: [g, e], [d] = "normal(0.02)"
+    parameter layers[0].q: [g, e], [d] as (g, e, in) = "normal"
 
     function main(%0) {
       %0 = input {kind = "float", name = "x"} : float[s, d]
@@ -82,6 +82,8 @@ def show(program: Program, *, locs: bool = False) -> str:
     lines = [f"program {_name(program.name)}({_pairs(program.bindings)})"]
     if program.main_name != "main":
         lines.append(f"entry {_name(program.main_name)}")
+    if program.decode:
+        lines.append(f"decode {_name(program.decode)}")
     lines += map(_show_axis, all_axes(program))
     lines += map(_show_parameter, program.parameters)
     lines += [f"require <{c.left}> {c.op} <{c.right}>" for c in program.constraints]
@@ -135,6 +137,8 @@ def _show_axis(axis: Axis) -> str:
 def _show_parameter(parameter: Parameter) -> str:
     groups = ", ".join(f"[{', '.join(_name(a.name) for a in g)}]" for g in parameter.grouping)
     text = f"parameter {_name(parameter.path)}: {groups}"
+    if parameter.declared:
+        text += f" as ({', '.join(map(_name, parameter.declared))})"
     return f"{text} = {json.dumps(parameter.init)}" if parameter.init else text
 
 
@@ -347,6 +351,7 @@ class _Reader:
         self.expect("(")
         bindings = self.unique(self.list_of(self.binding, ")"))
         entry = self.name() if self.has("entry") else "main"
+        decode = self.name() if self.has("decode") else ""
         while self.has("axis"):
             self.declare_axis()
         parameters = tuple(self.while_has("parameter", self.parameter))
@@ -354,7 +359,7 @@ class _Reader:
         functions = tuple(self.while_has("function", self.function))
         self.take("end", "a function or the end")
         self.check_functions(functions, entry)
-        return Program(name, functions, bindings, parameters, constraints, entry)
+        return Program(name, functions, bindings, parameters, constraints, entry, decode)
 
     def while_has(self, word: str, item: Callable[[], Item]) -> Iterator[Item]:
         while self.has(word):
@@ -382,7 +387,12 @@ class _Reader:
             grouping.append(self.list_of(self.axis, "]"))
             self.has(",")
         axes = tuple(axis for group in grouping for axis in group)
-        return Parameter(path, axes, tuple(grouping), self.string() if self.has("=") else "")
+        declared: tuple[str, ...] = ()
+        if self.has("as"):
+            self.expect("(")
+            declared = self.list_of(self.name, ")")
+        init = self.string() if self.has("=") else ""
+        return Parameter(path, axes, tuple(grouping), init, declared)
 
     def constraint(self) -> Constraint:
         left, equal = self.size(), self.has("==")
