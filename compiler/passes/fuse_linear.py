@@ -13,13 +13,17 @@ with the figures of a large accelerator; a run-time size counts as `ROWS` rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ...dsl.dims import product as sizes_of
 from ..ir.graph import Axis, Node
-from ..rewrite import Edit, Fuse, Outcome, Pass, Rule, close
+from ..rewrite import Edit, Fuse, Outcome, Pass, Rule, close, is_free
 from .properties import (
+    ELEMENT_BYTES,
     SOURCES,
-    elements,
     is_elementwise,
-    parameter_expression,
+    is_static,
+    is_statistic,
     traffic,
     unfused_traffic,
 )
@@ -35,39 +39,69 @@ PROLOGUE = frozenset({"add", "sub", "mul", "div"})
 def fuse_linear(edit: Edit, node: Node) -> Outcome:
     """Starts at a product without batch axes: a matrix product."""
     a, b = edit.operands(node)
-    summed = set(node.attrs.axes("axes"))
+    summed = frozenset(node.attrs.axes("axes"))
     if set(a.axes) & set(b.axes) != summed or not summed:
         return None
-    members = {node.id} | _prologue(edit, node, a) | _prologue(edit, node, b)
-    members |= _epilogue(edit, node)
-    statistic = _statistic(edit, members, node)
-    strategy = "plain"
-    if statistic:
-        strategy = "in-loop" if _loop_is_cheaper(edit, node, a) else "row-statistic"
-        members |= statistic if strategy == "in-loop" else set()
-    region = close(edit, members)
-    if len(members) == 1 or len(region.outputs) != 1:
+    after = _epilogue(edit, node)
+    end = _results(edit, after)
+    members = after | _prologue(edit, node, a) | _prologue(edit, node, b)
+    statistic = _loop_statistic(edit, node, members, after - {node.id})
+    members |= statistic
+    region = close(edit, members, end)
+    strategy = "in-loop" if statistic else _strategy(edit, region.leaves, summed)
+    if region.nodes == (node.id,):
         return None
     before = unfused_traffic(edit, region.nodes)
     after = traffic(edit, region.leaves, region.outputs)
     return Fuse("linear", region, {"strategy": strategy}, strategy, before, after)
 
 
+def _strategy(edit: Edit, leaves: tuple[int, ...], summed: frozenset[Axis]) -> str:
+    rows = [edit[i] for i in leaves if summed.isdisjoint(edit[i].axes)]
+    return "row-statistic" if any(is_statistic(edit, r, summed) for r in rows) else "plain"
+
+
 def _prologue(edit: Edit, product: Node, operand: Node) -> set[int]:
-    """Casts, and elementwise corrections that read one full operand and only smaller others."""
-    found: set[int] = set()
-    while operand.op not in SOURCES and edit.used_once(operand.id):
-        full = [o for o in edit.operands(operand) if set(o.axes) == set(operand.axes)]
-        cheap = operand.op == "cast" or (operand.op in PROLOGUE and len(full) == 1)
-        if not cheap:
+    """What prepares an operand: casts, and corrections by smaller values where repeating them for
+    every tile of columns is cheaper than storing the prepared operand."""
+    chain: list[Node] = []
+    current = operand
+    reader = product.id
+    while current.op == "cast" or (current.op in PROLOGUE and len(_full(edit, current)) == 1):
+        if not is_free(edit, current) and not _is_stored_by_none(edit, current, reader):
             break
-        found.add(operand.id)
-        operand = full[0]
-    return found
+        chain.append(current)
+        reader = current.id
+        current = edit.operands(current)[0] if current.op == "cast" else _full(edit, current)[0]
+    work = sum(n.op in PROLOGUE for n in chain)
+    if work == 0 or not _repeating_is_cheaper(edit, product, operand, work):
+        chain = [n for n in chain[:1] if is_free(edit, n)]
+    while chain and chain[-1].op == "cast" and not is_free(edit, chain[-1]):
+        chain.pop()  # the narrower value is the better one to load
+    return {n.id for n in chain}
+
+
+def _is_stored_by_none(edit: Edit, node: Node, reader: int) -> bool:
+    """Whether everyone but `reader` only sums expressions of the value, so it need not be stored."""
+    todo = [u for u in edit.users(node.id) if u.id != reader]
+    if edit.is_output(node.id):
+        return False
+    while todo:
+        user = todo.pop()
+        if user.op == "sum":
+            continue
+        if not is_elementwise(user) or set(user.axes) != set(node.axes) or edit.is_output(user.id):
+            return False
+        todo += edit.users(user.id)
+    return True
+
+
+def _full(edit: Edit, node: Node) -> list[Node]:
+    return [o for o in edit.operands(node) if set(o.axes) == set(node.axes)]
 
 
 def _epilogue(edit: Edit, product: Node) -> set[int]:
-    """The largest elementwise region below the product that ends in one value."""
+    """The largest elementwise region below the product that ends in one value, stored narrow."""
     region, best = {product.id}, {product.id}
     grown = True
     while grown:
@@ -76,7 +110,9 @@ def _epilogue(edit: Edit, product: Node) -> set[int]:
             if user.id not in region and _may_follow(edit, user, product, region):
                 region.add(user.id)
                 grown = True
-                best = set(region) if _ends_in_one(edit, region) else best
+                ends = _results(edit, region)
+                if len(ends) == 1 and not is_free(edit, edit[ends[0]]):
+                    best = set(region)
     return best
 
 
@@ -87,60 +123,76 @@ def _may_follow(edit: Edit, user: Node, product: Node, region: set[int]) -> bool
     return not edit.reaches([product.id], outside)
 
 
-def _ends_in_one(edit: Edit, region: set[int]) -> bool:
+def _results(edit: Edit, region: set[int]) -> list[int]:
+    """The values of the region that someone outside reads."""
+
     def escapes(node_id: int) -> bool:
         readers = edit.users(node_id)
         return edit.is_output(node_id) or any(u.id not in region for u in readers)
 
-    return sum(map(escapes, region)) == 1
+    return [i for i in sorted(region) if escapes(i)]
 
 
-def _statistic(edit: Edit, members: set[int], product: Node) -> set[int]:
-    """The nodes of row statistics that only this epilogue reads, down to the product's operand."""
+def _loop_statistic(edit: Edit, product: Node, members: set[int], after: set[int]) -> set[int]:
+    """The nodes of a row statistic to compute in the loop; none where that is dearer or impossible.
+
+    It must be read by the epilogue alone, and be one sum over the contracted axes of an elementwise
+    expression of the operand.
+    """
     summed = frozenset(product.attrs.axes("axes"))
-    found: set[int] = set()
-    for leaf in [i for m in sorted(members) for i in edit[m].inputs if i not in members]:
+    operand = _loaded(edit, members, product, summed)
+    if not _repeating_is_cheaper(edit, product, operand, work=3):
+        return set()
+    for leaf in [i for m in sorted(after) for i in edit[m].inputs if i not in members]:
         if summed.isdisjoint(edit[leaf].axes):
-            found |= _row_statistic(edit, leaf, members | found, summed) or set()
-    return found
+            found = _row_statistic(edit, leaf, after, summed, operand.id)
+            if found:
+                return found
+    return set()
+
+
+def _loaded(edit: Edit, members: set[int], product: Node, summed: frozenset[Axis]) -> Node:
+    """The value that the loop loads for the product's left operand."""
+    current = edit[product.inputs[0]]
+    while current.id in members or is_free(edit, current):
+        current = next(o for o in edit.operands(current) if summed <= set(o.axes))
+    return current
 
 
 def _row_statistic(
-    edit: Edit, leaf: int, readers: set[int], summed: frozenset[Axis]
-) -> set[int] | None:
-    """The nodes from a leaf up to one sum over `summed` and what is summed; None if it is none."""
+    edit: Edit, leaf: int, readers: set[int], summed: frozenset[Axis], operand: int
+) -> set[int]:
+    """The nodes from `leaf` up to `operand`, if they are one sum and elementwise ops; else none."""
     found: set[int] = set()
     todo, sums = [leaf], 0
     while todo:
         node = edit[todo.pop()]
-        if node.id in found or node.op in SOURCES or parameter_expression(edit, node.id):
+        if node.id in found or node.id == operand or node.op in SOURCES:
             continue
-        if any(u.id not in readers | found for u in edit.users(node.id)) or edit.is_output(node.id):
-            if summed <= set(node.axes):
-                continue
-            return None
-        if node.op == "sum" and frozenset(node.attrs.axes("axes")) == summed:
-            sums += 1
-        elif not is_elementwise(node):
-            if summed <= set(node.axes):
-                continue
-            return None
+        wide = summed <= set(node.axes)
+        private = all(u.id in readers | found for u in edit.users(node.id))
+        is_sum = node.op == "sum" and frozenset(node.attrs.axes("axes")) == summed
+        if not (is_sum or is_elementwise(node)) or not (private or wide):
+            return set()
+        sums += is_sum
         found.add(node.id)
         todo += node.inputs
-    return found if sums == 1 else None
+    return found if sums == 1 else set()
 
 
-def _loop_is_cheaper(edit: Edit, product: Node, operand: Node) -> bool:
-    sizes = edit.program.sizes
-    unknown = {s: ROWS for a in operand.axes for s in a.size.symbols() - sizes.keys()}
-    values = elements(operand.type).evaluate({**sizes, **dict.fromkeys(unknown, 1)})
-    values *= ROWS if unknown else 1
-    columns = 1
-    for axis in product.axes:
-        if axis not in operand.axes:
-            columns *= axis.size.evaluate(sizes)
-    loop = values * 3 * -(-columns // COLUMN_TILE) / FLOPS
-    return loop < LAUNCH + values * 2 / BANDWIDTH
+def _repeating_is_cheaper(edit: Edit, product: Node, operand: Node, work: int) -> bool:
+    """Whether `work` flops per element, for every tile of columns, beat a kernel of their own."""
+    columns = _count(edit, [a for a in product.axes if a not in operand.axes])
+    values = _count(edit, operand.axes)
+    repeated = values * work * -(-columns // COLUMN_TILE) / FLOPS
+    return repeated < LAUNCH + values * ELEMENT_BYTES["float"] / BANDWIDTH
+
+
+def _count(edit: Edit, axes: Sequence[Axis]) -> int:
+    """Elements along `axes`; all run-time sizes together count as `ROWS`."""
+    known = [a for a in axes if is_static(edit, a)]
+    rows = ROWS if len(known) < len(axes) else 1
+    return rows * sizes_of([a.size for a in known]).evaluate(edit.program.sizes)
 
 
 FUSE_LINEAR = Pass(

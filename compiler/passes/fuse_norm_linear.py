@@ -18,9 +18,8 @@ from ..rewrite import Declined, Edit, Outcome, Pass, Rewrite, Rule
 from .canonicalize import TIDY
 from .parameters import tied
 from .properties import (
-    REDUCTIONS,
     bytes_of,
-    is_elementwise,
+    is_statistic,
     line,
     other_readers,
     parameter_expression,
@@ -48,7 +47,7 @@ def fold_norm(edit: Edit, node: Node) -> Outcome:
         summed = frozenset(node.attrs.axes("axes"))
         if _is_projection(edit, value, weight, summed):
             form = affine(edit, value, summed)
-            if any(_is_statistic(edit, row, summed) for _, row in form.rows):
+            if any(is_statistic(edit, row, summed) for _, row in form.rows):
                 return _fold(edit, node, value, weight, form)
     return None
 
@@ -96,19 +95,6 @@ def _absorb(edit: Edit, form: Affine, op: str, other: Node) -> bool:
     if form.summed.isdisjoint(other.axes):
         form.rows.append((op, other))
         return True
-    return False
-
-
-def _is_statistic(edit: Edit, row: Node, summed: frozenset[Axis]) -> bool:
-    """Whether a row factor comes from a reduction over the contracted axes."""
-    todo, seen = [row], {row.id}
-    while todo:
-        node = todo.pop()
-        if node.op in REDUCTIONS - {"softmax"} and set(node.attrs.axes("axes")) == summed:
-            return True
-        if is_elementwise(node):
-            todo += [o for o in edit.operands(node) if o.id not in seen]
-            seen |= set(node.inputs)
     return False
 
 

@@ -55,14 +55,15 @@ def _is_largest(edit: Edit, node: Node) -> bool:
 
 def refuse_copy(edit: Edit, region: Region, result: TensorType) -> str:
     """Why the derived parameter `result` is not worth its memory; empty when it is."""
-    inside = set(region.nodes)
-    for leaf in (edit[i] for i in region.leaves):
+    inside, sizes = set(region.nodes), edit.program.sizes
+    leaves = [edit[i] for i in region.leaves]
+    stored = {leaf.id: bytes_of(leaf.type).evaluate(sizes) for leaf in leaves}
+    cost = bytes_of(result).evaluate(sizes)
+    for leaf in leaves:
         other = [u for u in edit.users(leaf.id) if u.id not in inside]
-        if other and len(leaf.axes) > 1:
+        if other and len(leaf.axes) > 1 and cost * 2 > stored[leaf.id]:
             return tied(leaf, other[0])
-    sizes = edit.program.sizes
-    parts = sum(bytes_of(edit[i].type).evaluate(sizes) for i in region.leaves)
-    if bytes_of(result).evaluate(sizes) > max(parts, 1) * 2:
+    if cost > 2 * max(sum(stored.values()), 1):
         return "the result is larger than the weights it is made of"
     return ""
 

@@ -77,6 +77,19 @@ def parameter_expression(edit: Edit, node_id: int) -> frozenset[int] | None:
     return frozenset(found) if any(edit[i].op in ("weight", "derived") for i in found) else None
 
 
+def is_statistic(edit: Edit, row: Node, summed: frozenset[Axis]) -> bool:
+    """Whether a row factor comes from a reduction over the contracted axes."""
+    todo, seen = [row], {row.id}
+    while todo:
+        node = todo.pop()
+        if node.op in REDUCTIONS - {"softmax"} and set(node.attrs.axes("axes")) == summed:
+            return True
+        if is_elementwise(node):
+            todo += [o for o in edit.operands(node) if o.id not in seen]
+            seen |= set(node.inputs)
+    return False
+
+
 def other_readers(edit: Edit, weight: Node, reader: Node) -> tuple[Node, tuple[Node, ...]]:
     """The stored weight above a view or cast of it, and who reads it other than through `reader`."""
     others: list[Node] = []

@@ -99,8 +99,11 @@ class _Search:
 
     def __init__(self, program: Program, run_time: dict[str, int], distinct: bool) -> None:
         self.program, self.run_time, self.distinct = program, run_time, distinct
-        self.steps = 0
-        self.sizes = {a.size for f in program.functions for n in f.nodes for a in _axes(n)}
+        self.steps = 0  # a table must have a row for every slot
+        nodes = [n for f in program.functions for n in f.nodes]
+        self.sizes = {a.size for n in nodes for a in _axes(n)}
+        unfilled = [n for n in nodes if n.op == "take" and n.attrs["fill"] is None]
+        self.looked_up = {n.attrs.axis("axis").size for n in unfilled}
 
     def extend(self, chosen: dict[str, int], left: list[str]) -> dict[str, int] | None:
         if not left:
@@ -120,7 +123,8 @@ class _Search:
     def _holds(self, chosen: dict[str, int], name: str) -> bool:
         known = self.run_time | chosen
         for size in self.sizes:
-            if name in size.symbols() <= known.keys() and size.evaluate(known) < 1:
+            least = max(self.run_time.values(), default=1) if size in self.looked_up else 1
+            if name in size.symbols() <= known.keys() and size.evaluate(known) < least:
                 return False
         for relation in self.program.constraints:
             symbols = relation.left.symbols() | relation.right.symbols()

@@ -2,7 +2,7 @@
 
 from .edit import Edit, Moved
 from .engine import Declined, Fuse, Outcome, Pass, Rewrite, Rule, Session, Site, code, run_pass
-from .region import Region, close, extract
+from .region import Region, close, extract, is_free
 from .values import ValueMap
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "close",
     "code",
     "extract",
+    "is_free",
     "run_pass",
 ]

@@ -10,10 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ..ir.graph import Builder, Function
+from ..ir.graph import Builder, Function, Node
 from .edit import Edit
 
 FREE_SOURCES = frozenset({"const", "index", "size"})
+
+
+def is_free(edit: Edit, node: Node) -> bool:
+    """Costs nothing to have again in another kernel: a number, an index, a raised value."""
+    if node.op != "cast":
+        return node.op in FREE_SOURCES
+    return node.type.dtype in ("f32", "f64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +33,14 @@ class Region:
 
 
 def close(edit: Edit, members: Collection[int], outputs: Collection[int] | None = None) -> Region:
-    """The region of `members`: free sources join it; the outputs are found unless they are given."""
+    """The region of `members` and what is free above it; outputs are found unless they are given."""
     wanted = set(members)
-    for member in members:
-        wanted |= {i for i in edit[member].inputs if edit[i].op in FREE_SOURCES}
+    todo = list(members)
+    while todo:
+        for source in edit[todo.pop()].inputs:
+            if source not in wanted and is_free(edit, edit[source]):
+                wanted.add(source)
+                todo.append(source)
     nodes = tuple(i for i in edit.order() if i in wanted)
     leaves = dict.fromkeys(s for n in nodes for s in edit[n].inputs if s not in wanted)
     if outputs is None:
