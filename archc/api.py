@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .backends.base import Backend, Executable
 from .compiler import passes
+from .compiler.causality import prove_causal
 from .compiler.checkpoint import Checkpoint, bind, checkpoint_block, evaluate_config, open_checkpoint
 from .compiler.elaborate import (
     Module,
@@ -77,7 +78,9 @@ class Model:
         key = None if given is None else frozenset(given)
         if key not in self._programs:
             request = Request(self.overrides, key, self.loss)
-            self._programs[key] = elaborate(self.module, self.definition, request)
+            program = elaborate(self.module, self.definition, request)
+            prove_causal(program)
+            self._programs[key] = program
         return self._programs[key]
 
     @property

@@ -1225,3 +1225,15 @@ class NoWeights(ArchError, id="no-weights"):
     model: str
     title = "`{model}` has no weights yet"
     help = "name a checkpoint with `--weights DIR`, or take random ones with `--random SEED`"
+
+
+class LooksAhead(ArchError, id="looks-ahead"):
+    axis: str
+    output: str
+    op: str
+    title = "`decode {axis}` promises that no position reads a later one, but `{output}` does"
+    labels = {"span": "this `{op}` is not proved to stay at or before its own position"}
+    help = (
+        "mask later positions with `causal` and -inf (a finite fill proves nothing), or drop"
+        " `decode {axis}` from the model"
+    )

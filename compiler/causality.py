@@ -1,0 +1,215 @@
+"""`decode s` is a promise that no output at position i reads a position after i. Here it is proved.
+
+One abstract interpretation over the canonical graph. For each value and each of its axes on the decoded
+timeline it finds the largest j - i such that the value at i may depend on input position j; a reduction
+over time is bounded by the proved support of what it reduces (`passes/bounds.py`). What is not proved
+counts as looking ahead, and the refusal names the line where that begins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from ..dsl.errors import LooksAhead
+from .ir.graph import Axis, Function, Node, Program
+from .passes.bounds import EVERYWHERE, Interval, Visibility
+from .passes.canonicalize import CANONICALIZE
+from .passes.properties import VIEWS, constant
+from .rewrite import Edit, Session, run_pass
+
+NOTHING, ALL = -math.inf, math.inf
+SOURCES = frozenset({"weight", "const", "table", "index"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far ahead a value reads: per time axis, and `anywhere` for what has lost its position.
+
+    `cause` is the node at which a value first read ahead.
+    """
+
+    along: Mapping[Axis, float] = field(default_factory=dict)
+    anywhere: float = NOTHING
+    cause: Node | None = None
+
+    @property
+    def furthest(self) -> float:
+        return max([self.anywhere, *self.along.values()])
+
+    def join(self, other: Reach) -> Reach:
+        along = {
+            axis: max(self.along.get(axis, NOTHING), other.along.get(axis, NOTHING))
+            for axis in {**self.along, **other.along}
+        }
+        first = self.cause if self.cause is not None else other.cause
+        return Reach(along, max(self.anywhere, other.anywhere), first)
+
+
+def prove_causal(program: Program) -> None:
+    """Raises `LooksAhead` when a program that declares `decode` reads ahead along that axis."""
+    if not program.decode:
+        return
+    canonical, _ = run_pass(CANONICALIZE, program, Session())
+    proof = _Proof(canonical)
+    inputs = {i: _of_input(canonical.main[i], program.decode) for i in canonical.main.inputs}
+    reaches = proof.function(canonical.main, inputs)
+    for name, node_id in canonical.main.outputs:
+        if name != "loss" and reaches[node_id].furthest > 0:
+            raise _refusal(program.decode, name, reaches[node_id].cause)
+
+
+def _of_input(node: Node, axis: str) -> Reach:
+    return Reach({a: 0.0 for a in node.axes if a.time == axis})
+
+
+def _refusal(axis: str, output: str, cause: Node | None) -> LooksAhead:
+    spans = cause.origins[0].spans if cause is not None and cause.origins else ()
+    return LooksAhead(
+        axis=axis,
+        output=output,
+        op=cause.op if cause is not None else "this",
+        span=spans[0] if spans else None,
+        calls=spans[1:],
+    )
+
+
+@dataclass(slots=True)
+class _Proof:
+    program: Program
+    edit: Edit = field(init=False)
+
+    def function(self, function: Function, inputs: Mapping[int, Reach]) -> dict[int, Reach]:
+        """The reach of every value of a function."""
+        outer = getattr(self, "edit", None)
+        self.edit = Edit(self.program, function, Session().axis)
+        found: dict[int, Reach] = dict(inputs)
+        for node in function.nodes:
+            if node.op != "input":
+                found[node.id] = self.node(node, [found[i] for i in node.inputs])
+        if outer is not None:
+            self.edit = outer
+        return found
+
+    def node(self, node: Node, operands: list[Reach]) -> Reach:
+        joined = Reach()
+        for operand in operands:
+            joined = joined.join(operand)
+        rule = _RULES.get(node.op)
+        result = rule(self, node, operands, joined) if rule is not None else joined
+        if result.furthest > 0 and result.cause is None:
+            result = replace(result, cause=node)
+        return result
+
+    # ------------------------------------------------------------------------ reductions
+
+    def reduced(self, node: Node, _: list[Reach], joined: Reach) -> Reach:
+        axes = node.attrs.axes("axes") if "axes" in node.attrs else (node.attrs.axis("axis"),)
+        for axis in axes:
+            if axis.time == self.program.decode:
+                joined = self.over_time(node, axis, joined)
+        return joined
+
+    def over_time(self, node: Node, key: Axis, joined: Reach) -> Reach:
+        """Every query position may read the keys of the support, wherever those read."""
+        queries = [a for a in node.axes if a.time == self.program.decode and a != key]
+        kept = {a: r for a, r in joined.along.items() if a != key or node.op == "softmax"}
+        read = max(joined.along.get(key, NOTHING), 0.0)
+        if not queries:
+            return Reach(kept, ALL, joined.cause)
+        for query in queries:
+            upper = self.support(node, key, query).upper
+            ahead = ALL if upper is None else float(upper.evaluate(self.program.sizes)) + read
+            kept[query] = max(kept.get(query, NOTHING), ahead)
+        return Reach(kept, joined.anywhere, joined.cause)
+
+    def support(self, node: Node, key: Axis, query: Axis) -> Interval:
+        """Where on the key axis what a reduction reads is not neutral."""
+        sight = Visibility(self.edit, key, query)
+        if node.op in ("softmax", "amax"):
+            return sight.seen(node.inputs[0])
+        found = EVERYWHERE
+        for operand in node.inputs:
+            found = found.meet(self.nonzero(sight, operand))
+        return found
+
+    def nonzero(self, sight: Visibility, node_id: int) -> Interval:
+        """Where a value may differ from zero."""
+        node = self.edit[node_id]
+        if node.op == "softmax" and node.attrs.axis("axis") == sight.key:
+            return sight.seen(node.inputs[0])
+        if node.type.dtype == "bool":
+            return sight.when(node_id, True)
+        if node.op in VIEWS | {"cast", "to_float", "stop_gradient", "div"}:
+            return self.nonzero(sight, node.inputs[0])
+        if node.op == "mul":
+            a, b = node.inputs
+            return self.nonzero(sight, a).meet(self.nonzero(sight, b))
+        if node.op == "where" and constant(self.edit[node.inputs[2]]) == 0:
+            inner = self.nonzero(sight, node.inputs[1])
+            return sight.when(node.inputs[0], True).meet(inner)
+        return EVERYWHERE
+
+    # ----------------------------------------------------------------- views and indices
+
+    def renamed(self, node: Node, _: list[Reach], joined: Reach) -> Reach:
+        names = dict(node.attrs.pairs("pairs"))
+        along = {names.get(a, a): r for a, r in joined.along.items()}
+        return Reach(along, joined.anywhere, joined.cause)
+
+    def reshaped(self, node: Node, _: list[Reach], joined: Reach) -> Reach:
+        """A view that cuts, joins or reorders the decoded axis itself is not followed."""
+        lost = [a for a in joined.along if a not in node.axes]
+        if not lost:
+            return joined
+        along = {a: r for a, r in joined.along.items() if a not in lost}
+        return Reach(along, ALL, joined.cause)
+
+    def size(self, node: Node, _: list[Reach], joined: Reach) -> Reach:
+        return Reach({}, ALL) if node.attrs.axis("axis").time == self.program.decode else joined
+
+    def taken(self, node: Node, operands: list[Reach], joined: Reach) -> Reach:
+        """Reading at slot i + c reads c ahead; reading where data says is not bounded."""
+        axis = node.attrs.axis("axis")
+        if axis.time != self.program.decode:
+            return joined
+        source, index = operands
+        along = {a: r for a, r in joined.along.items() if a != axis}
+        for query in [a for a in node.axes if a.time == self.program.decode]:
+            slot = Visibility(self.edit, axis, query).slot(node.inputs[1])
+            ahead = ALL
+            if slot is not None and slot.keys == 0 and slot.queries == 1:
+                ahead = float(slot.offset.evaluate(self.program.sizes))
+            along[query] = max(along.get(query, NOTHING), source.along.get(axis, 0.0) + ahead)
+        anywhere = joined.anywhere if along else ALL
+        return Reach(along, anywhere, source.cause or index.cause)
+
+    # ----------------------------------------------------------------------------- calls
+
+    def repeated(self, node: Node, operands: list[Reach], _: Reach) -> Reach:
+        """Run each kind once on what the last one gave; a body that adds look-ahead is refused."""
+        count = node.attrs.integer("carried")
+        state = operands[:count]
+        kinds = node.attrs["kinds"]
+        assert isinstance(kinds, tuple)
+        for name in dict.fromkeys(k for k in kinds if isinstance(k, str)):
+            body = self.program.function(name)
+            given = [*state, *operands[count:]]
+            padded = given + [Reach()] * (len(body.inputs) - len(given))
+            found = self.function(body, dict(zip(body.inputs, padded, strict=True)))
+            state = [found[i].join(s) for i, s in zip(body.output_ids, state, strict=True)]
+        joined = Reach()
+        for reach in state:
+            joined = joined.join(reach)
+        return joined
+
+
+_RULES = {
+    **dict.fromkeys(("sum", "amax", "dot", "softmax", "topk"), _Proof.reduced),
+    **dict.fromkeys(("split", "merge", "slice", "concat", "pick"), _Proof.reshaped),
+    "rename": _Proof.renamed,
+    "size": _Proof.size,
+    "take": _Proof.taken,
+    "repeat": _Proof.repeated,
+}
