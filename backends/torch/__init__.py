@@ -1,0 +1,48 @@
+"""PyTorch: `emit` writes a standalone, readable `model.py`; `load` runs it, eager or compiled.
+
+The text is an `nn.Module` per layer kind and one for the model, with no import of archc. What is run is
+always that text, so what a person reads is what was tested. Emitting needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ...compiler.ir.graph import Program
+from ...compiler.ops import Array, ModelDType
+from ...dsl.errors import MissingPackage
+from ..base import Backend
+from .emit import emit_model
+
+if TYPE_CHECKING:
+    from .runtime import TorchExecutable
+
+
+class TorchBackend(Backend):
+    """`emit` takes `train`, `source` and `preset`; `load` also `compile` and `out` (a folder)."""
+
+    name: ClassVar[str] = "torch"
+
+    def emit(self, program: Program, **options: Any) -> dict[str, str]:
+        return {"model.py": emit_model(program, **options).text}
+
+    def load(
+        self,
+        program: Program,
+        weights: Mapping[str, Array],
+        *,
+        dtype: ModelDType = "f32",
+        **options: Any,
+    ) -> TorchExecutable:
+        """Eager, or with `compile=True` one `torch.compile`d function per layer kind.
+
+        With `train=True` parameters take gradients and are copies of `weights`; else they share its
+        memory. Raises MissingPackage, MissingWeight, WeightShape, NoLowering.
+        """
+        if find_spec("torch") is None:
+            raise MissingPackage(package="PyTorch", purpose="the torch backend", extra="torch")
+        from .runtime import Options, TorchExecutable
+
+        return TorchExecutable(program, weights, dtype, Options(**options))

@@ -1,0 +1,147 @@
+"""Contractions and nodes that run functions: dot, attention, fused regions, layers.
+
+A dot with a weight is `F.linear` on the weight as it is stored; any other is a matrix product where the
+operands lie that way, else an `einsum` whose result has the order a batched product gives.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+
+from ...compiler.ir.graph import Axis, Node
+from .attention import scaled_dot_product
+from .layout import Group, Value, flat, single, ungrouped
+from .lowering import lowers
+from .scope import Result, Scope
+from .source import Statement, expression
+
+
+@lowers("dot")
+def dot(scope: Scope, node: Node, a: Value, b: Value) -> Value:
+    axes = node.attrs.axes("axes")
+    a, b = (scope.converted(scope.tensor(x), node.type.dtype) for x in (a, b))
+    missing = [axis for axis in axes if axis not in a.axes + b.axes]
+    if missing:
+        a = scope.arranged(a, (*a.layout, *single(missing)))
+    for x, w in ((a, b), (b, a)):
+        if w.weight and not x.weight:
+            product = linear(scope, x, w, axes)
+            if product is not None:
+                return product
+    return product_of(scope, node, a, b, axes)
+
+
+def linear(scope: Scope, x: Value, w: Value, axes: Sequence[Axis]) -> Value | None:
+    """`F.linear(x, w)` or `x @ w`, if the weight is a matrix of outputs and summed axes."""
+    inner = tuple(axis for axis in w.axes if axis in axes)
+    outer = tuple(axis for axis in w.axes if axis not in axes)
+    if set(inner) != set(axes) or set(outer) & set(x.axes) or not set(inner) <= set(x.axes):
+        return None
+    rows = tuple(g for g in _without(scope, x, inner).layout if not set(g) <= set(inner))
+    left = scope.arranged(x, (*rows, inner)).expr
+    if w.axes == (*outer, *inner) and outer:
+        right, template = scope.arranged(w, (outer, inner)).expr, "F.linear({0}, {1})"
+    else:
+        right, template = scope.arranged(w, (inner, outer) if outer else (inner,)).expr, "{0} @ {1}"
+    product = Value(expression(template, left, right), x.dtype, (*rows, outer) if outer else rows)
+    return ungrouped(product, outer, scope.size)
+
+
+def _without(scope: Scope, x: Value, axes: Group) -> Value:
+    """x with no dimension that holds both some of `axes` and another."""
+    mixed = [a for g in x.layout if set(g) & set(axes) and not set(g) <= set(axes) for a in g]
+    return ungrouped(x, mixed, scope.size)
+
+
+def product_of(scope: Scope, node: Node, a: Value, b: Value, axes: Sequence[Axis]) -> Value:
+    a, b = (ungrouped(x, x.axes, scope.size) for x in (a, b))
+    batch = [x for x in a.axes if x in b.axes and x not in axes]
+    rows = [x for x in a.axes if x not in batch and x not in axes]
+    columns = [x for x in b.axes if x not in batch and x not in axes]
+    layout = single((*batch, *rows, *columns))
+    summed = [x for x in a.axes if x in axes and x in b.axes]
+    if len(rows) == len(columns) == len(summed) == 1 and set(axes) <= {*a.axes} & {*b.axes}:
+        left = scope.arranged(a, single((*batch, *rows, *summed))).expr
+        right = scope.arranged(b, single((*batch, *summed, *columns))).expr
+        return Value(expression("{0} @ {1}", left, right), node.type.dtype, layout)
+    equation = _equation([a.axes, b.axes], flat(layout))
+    expr = expression("torch.einsum({0}, {1}, {2})", ast.Constant(equation), a.expr, b.expr)
+    return Value(expr, node.type.dtype, layout)
+
+
+def _equation(operands: Sequence[Group], result: Group) -> str:
+    """An einsum equation whose letters are the axes' initials where those are free."""
+    letters: dict[Axis, str] = {}
+    for axis in (a for axes in operands for a in axes):
+        initials = [c for c in axis.name.lower() if c.isascii() and c.isalpha()]
+        free = (c for c in [*initials, *"abcdefghijklmnopqrstuvwxyz"] if c not in letters.values())
+        letters.setdefault(axis, next(free))
+    left, right = ("".join(letters[a] for a in axes) for axes in operands)
+    return f"{left},{right}->{''.join(letters[a] for a in result)}"
+
+
+# ------------------------------------------------------------------------ fused nodes
+
+
+@lowers("attend")
+def attend(scope: Scope, node: Node, *operands: Value) -> Result:
+    """PyTorch's attention where the body is its formula, else the body as it is."""
+    results = scaled_dot_product(scope, scope.module.program.body(node), operands)
+    if results is None:
+        return region(scope, node, *operands)
+    return results[0] if len(results) == 1 else results
+
+
+@lowers("pointwise", "linear")
+def region(scope: Scope, node: Node, *operands: Value) -> Result:
+    """A region is written out; fusing it is the compiler's work."""
+    results = scope.inline(scope.module.program.body(node), operands)
+    return results[0] if len(results) == 1 else results
+
+
+@lowers("derived")
+def derived(scope: Scope, node: Node, *operands: Value) -> Result:
+    return scope.module.derived(scope, node, operands)
+
+
+# ------------------------------------------------------------------------ layers
+
+
+@lowers("repeat")
+def repeat(scope: Scope, node: Node, *operands: Value) -> Result:
+    """A loop over the layers, the carried values under one name each."""
+    layers = scope.module.layers(node, operands)
+    kind = scope.module.program.function(layers.kind)
+    inputs = [kind[i] for i in kind.inputs]
+    values = [scope.full(x, i.axes) for x, i in zip(operands, inputs, strict=False)]
+    carried = int(str(node.attrs.get("carried", len(node.types))))
+    names = [
+        _initial(scope, node, x, i.hint) for x, i in zip(values[:carried], inputs, strict=False)
+    ]
+    arguments = [*map(ast.Name, names), *(x.expr for x in values[carried:])]
+    scope.method.append(Statement(_loop(layers.variables, layers.iterable, names, arguments)))
+    scope.method.reserved |= set(layers.variables)
+    return tuple(
+        Value(ast.Name(name), i.type.dtype, single(i.axes), finite=False)
+        for name, i in zip(names, inputs, strict=False)
+    )
+
+
+def _initial(scope: Scope, node: Node, value: Value, hint: str) -> str:
+    name = scope.method.placeholder()
+    assign = ast.Assign([ast.Name(name)], value.expr, lineno=0)
+    scope.method.append(Statement(assign, (name,), (hint or "x",)))
+    return name
+
+
+def _loop(
+    variables: Sequence[str], iterable: ast.expr, carried: list[str], arguments: list[ast.expr]
+) -> ast.For:
+    """`for layer, scale in zip(self.layers, ...): x = layer(x, mask, scale)`."""
+    layer, *scalars = map(ast.Name, variables)
+    call = ast.Call(layer, [*arguments, *scalars], [])
+    names: list[ast.expr] = [ast.Name(name) for name in carried]
+    target = names[0] if len(names) == 1 else ast.Tuple(names)
+    head = layer if not scalars else ast.Tuple([layer, *scalars])
+    return ast.For(head, iterable, [ast.Assign([target], call, lineno=0)], [], lineno=0)

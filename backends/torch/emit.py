@@ -1,0 +1,308 @@
+"""`model.py`: a program as standalone PyTorch.
+
+One class per layer kind and one for the model, tables as functions, sizes as constants at the top. A
+kind's class is written after all its callers, so that it knows what they agree on about what they pass
+(that a mask is causal, that positions are slots).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+
+from ...compiler.ir.graph import Axis, DType, Function, Node, Parameter, Program, callees
+from ...compiler.ir.walk import calls, join
+from ...dsl.diagnostics import InternalError
+from . import contraction, lowering
+from .layout import Group, Layout, Value, flat, single
+from .module import Module
+from .scope import Scope
+from .source import Method, Statement, expression, identifier, number, plain, statement
+
+__all__ = ["contraction", "emit_model", "lowering"]
+
+HELPERS = {
+    "softmax": '''
+def softmax(x, dim):
+    """Softmax that gives zeros, and no gradient, for a row that is -inf throughout."""
+    empty = (x == -torch.inf).all(dim, keepdim=True)
+    return torch.softmax(x.masked_fill(empty, 0.0), dim).masked_fill(empty, 0.0)
+''',
+}
+WEIGHTS = '''
+def weights(model):
+    """(path in the .arch file, module, attribute) of every weight."""
+    for module in model.modules():
+        for attribute, path in getattr(module, "PATHS", {}).items():
+            yield module.prefix + path, module, attribute
+'''
+
+
+def emit_model(
+    program: Program, *, train: bool = False, taps: bool = False, source: str = "", preset: str = ""
+) -> Emitted:
+    """The text of `model.py`, and its class for each function.
+
+    With `train` derived parameters are recomputed in the forward pass, so gradients reach the weights;
+    with `taps` every value of the program is stored in TAPS[call path, node id].
+    """
+    file = File(program, train, taps)
+    return Emitted(file.render(source, preset), file.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """A file's text; `classes` are class names by function."""
+
+    text: str
+    classes: dict[str, str]
+
+
+@dataclass(slots=True)
+class File:
+    """The file being written."""
+
+    program: Program
+    train: bool
+    taps: bool
+    constants: dict[str, str] = field(default_factory=dict)
+    helpers: set[str] = field(default_factory=set)
+    tables: dict[str, tuple[str, list[str]]] = field(default_factory=dict)  # body: name, lines
+    classes: dict[str, str] = field(default_factory=dict)  # function: class name
+    facts: dict[str, list[Sequence[Value]]] = field(default_factory=dict)  # of each call
+    passed: dict[str, Sequence[str]] = field(default_factory=dict)  # names, of the first call
+    taken: set[str] = field(default_factory=lambda: {"Model", "weights", *HELPERS})
+
+    def __post_init__(self) -> None:
+        for symbol, _ in self.program.bindings:
+            self.constants[symbol] = self._global(symbol.upper(), "N")
+        for function in self._functions():
+            words = re.split(r"\W+|_", function.name)
+            name = "".join(word[:1].upper() + word[1:] for word in words)
+            self.classes[function.name] = self._global(name, "Layer")
+        self.classes[self.program.main_name] = "Model"
+
+    def _global(self, wanted: str, fallback: str) -> str:
+        name = identifier(wanted, self.taken, fallback)
+        self.taken.add(name)
+        return name
+
+    def _functions(self) -> list[Function]:
+        """Main and the layer kinds, each after all its callers."""
+        order: dict[str, None] = {}
+
+        def visit(name: str) -> None:
+            for node in reversed(self.program.function(name).nodes):
+                if node.op == "repeat":
+                    for kind in reversed(callees(node)):
+                        if kind not in order:
+                            visit(kind)
+            order[name] = None
+
+        visit(self.program.main_name)
+        return [self.program.function(name) for name in reversed(order)]
+
+    # ---- what modules ask for
+
+    def grouping(self, path: str, relative: str, node: Node) -> Layout:
+        """The stored dimensions of a weight, in the axes its node has for them."""
+        parameter = self._parameters()[join(path, relative)]
+        axes = iter(node.axes)
+        return tuple(tuple(next(axes) for _ in group) for group in parameter.grouping)
+
+    def _parameters(self) -> dict[str, Parameter]:
+        return {p.path: p for p in self.program.parameters}
+
+    def used_as(self, function: Function, node: Node) -> Layout:
+        """A derived weight's stored dimensions: the matrix that the first dot with it wants."""
+        summed = _summed(self.program, function, node.id)
+        outer = tuple(axis for axis in node.axes if axis not in summed)
+        inner = tuple(axis for axis in node.axes if axis in summed)
+        matrix = (outer, inner) if node.axes == (*outer, *inner) else (inner, outer)
+        return matrix if outer and inner and flat(matrix) == node.axes else single(node.axes)
+
+    def table(self, body: Function, axes: Sequence[Axis]) -> ast.expr:
+        """The name of the function that computes a table in float64."""
+        if body.name not in self.tables:
+            name = self._global(body.name, "table")
+            self.tables[body.name] = (name, [])
+            self.tables[body.name] = (name, Table(self, body).render(name, axes))
+        return ast.Name(self.tables[body.name][0])
+
+    def called(self, node: Node, operands: Sequence[Value], names: Sequence[str]) -> None:
+        """Notes what one call knows of the values it passes, and their names. Carried ones change."""
+        carried = int(str(node.attrs.get("carried", len(node.types))))
+        for kind in callees(node):
+            inputs = self.program.function(kind).inputs
+            unknown = Value(number(0), "float", finite=False)
+            facts = [unknown] * carried + list(operands[carried:])
+            facts += [replace(unknown, finite=True)] * (len(inputs) - len(facts))
+            self.facts.setdefault(kind, []).append(facts)
+            self.passed.setdefault(kind, names)
+
+    def module_list(self, attribute: str, node: Node) -> ast.stmt:
+        path, indices, kinds = (node.attrs[name] for name in ("path", "indices", "kinds"))
+        assert isinstance(indices, tuple)
+        assert isinstance(kinds, tuple)
+        if not re.fullmatch(r"[\w.\[\]]+", str(path)):
+            raise InternalError(f"not a path: {path!r}")
+        prefix = ast.Name(f'f"{{prefix}}{path}[{{i}}]."')
+        names = [ast.Name(self.classes[str(kind)]) for kind in kinds]
+        in_order = indices == tuple(range(len(indices)))
+        numbers: ast.expr = ast.Tuple([number(int(str(i))) for i in indices])
+        if in_order:
+            numbers = expression("range({0})", number(len(indices)))
+        if len(set(kinds)) == 1:
+            template = "{0} = nn.ModuleList([{1}({2}, dtype, device) for i in {3}])"
+            return statement(template, self_(attribute), names[0], prefix, numbers)
+        template = "{0} = nn.ModuleList([kind({1}, dtype, device) for i, kind in {2}])"
+        pairs = expression("zip({0}, {1})", numbers, ast.Tuple([*names]))
+        return statement(template, self_(attribute), prefix, pairs)
+
+    # ---- text
+
+    def render(self, source: str, preset: str) -> str:
+        first = {f.name: path for path, f in reversed(list(calls(self.program)))}
+        classes = [self._class(function, first[function.name]) for function in self._functions()]
+        blocks = [
+            self._head(source, preset),
+            *(HELPERS[name].strip().split("\n") for name in sorted(self.helpers)),
+            *(lines for _, lines in self.tables.values()),
+            *reversed(classes),
+            WEIGHTS.strip().split("\n"),
+        ]
+        return "\n\n\n".join("\n".join(lines).rstrip() for lines in blocks) + "\n"
+
+    def _class(self, function: Function, path: str) -> list[str]:
+        module = Module(self, function, path, self.classes[function.name])
+        if function.name in self.facts:
+            module.know(_agreed(self.facts[function.name]))
+        scope = module.scope
+        scope.lower_all()
+        if function.name == self.program.main_name:
+            keys = [ast.Constant(name) for name, _ in function.outputs]
+            values = [
+                scope.full(scope.value(i), function[i].axes).expr for _, i in function.outputs
+            ]
+            module.finish(ast.Dict([*keys], values))
+            return module.render(f"The model. Returns {', '.join(n for n, _ in function.outputs)}.")
+        carried = zip(function.output_ids, function.inputs, strict=False)
+        results = [scope.full(scope.value(o), function[i].axes).expr for o, i in carried]
+        module.finish(results[0] if len(results) == 1 else ast.Tuple(results))
+        return module.render(f"Layers `{plain(re.sub(r'[0-9]+]$', 'i]', path))}`.")
+
+    def _head(self, source: str, preset: str) -> list[str]:
+        sizes = [
+            f"{name} = {value}"
+            for (_, value), name in zip(self.program.bindings, self.constants.values(), strict=True)
+        ]
+        origin = f", from {plain(source or self._source())}" if source or self._source() else ""
+        title = (
+            f"{plain(self.program.name)}{f', preset {plain(preset)}' if preset else ''}{origin}."
+        )
+        taps = ["", "TAPS = {}  # (call path, node of the program): its value in the last run"]
+        return [
+            f'"""{title}',
+            "",
+            "Written by archc. Weights are stored as matrices and named after the file's paths: each",
+            "class's PATHS maps its attributes to them, `weights(model)` lists them all.",
+            *(
+                ["After loading weights, call `prepare()` on every module that has it."]
+                if self._derives()
+                else []
+            ),
+            '"""',
+            "",
+            *(["from functools import cache", ""] if self.tables else []),
+            "import torch",
+            "import torch.nn.functional as F",
+            "from torch import nn",
+            *(["", *sizes] if sizes else []),
+            *(taps if self.taps else []),
+        ]
+
+    def _derives(self) -> bool:
+        nodes = (node for function in self._functions() for node in function.nodes)
+        return not self.train and any(node.op == "derived" for node in nodes)
+
+    def _source(self) -> str:
+        """The file that the outputs' text stands in."""
+        main = self.program.main
+        origins = [o for i in main.output_ids for o in main[i].origins if o.spans]
+        return PurePath(origins[0].spans[-1].source.name).name if origins else ""
+
+
+def without_blank(lines: list[str]) -> list[str]:
+    """The lines of a body without an empty one in front."""
+    return lines[1:] if lines[:1] == [""] else lines
+
+
+def self_(attribute: str) -> ast.expr:
+    return ast.Attribute(ast.Name("self"), attribute)
+
+
+def _agreed(calls: Iterable[Sequence[Value]]) -> list[Value]:
+    """What all calls know about each operand."""
+    return [
+        replace(
+            values[0],
+            finite=all(v.finite for v in values),
+            known=values[0].known if len({v.known for v in values}) == 1 else (),
+        )
+        for values in zip(*calls, strict=True)
+    ]
+
+
+def _summed(program: Program, function: Function, node_id: int) -> Group:
+    """The axes that the first dot reading a value sums, also inside the fused nodes that read it."""
+    for node in function.nodes:
+        if node_id not in node.inputs:
+            continue
+        if node.op == "dot":
+            return node.attrs.axes("axes")
+        if node.op in ("linear", "pointwise", "attend"):
+            body = program.body(node)
+            found = _summed(program, body, body.inputs[node.inputs.index(node_id)])
+            if found:
+                return found
+    return ()
+
+
+@dataclass(slots=True)
+class Table:
+    """A table's function: no parameters, everything in float64."""
+
+    file: File
+    body: Function
+
+    @property
+    def program(self) -> Program:
+        return self.file.program
+
+    def tapped(self, node: Node) -> bool:
+        return False
+
+    def word(self, dtype: DType) -> ast.expr:
+        kinds = {"int": "torch.int64", "bool": "torch.bool"}
+        return expression(kinds.get(dtype, "torch.float64"))
+
+    def constant(self, symbol: str) -> str | None:
+        return self.file.constants.get(symbol)
+
+    def helper(self, name: str) -> ast.expr:
+        self.file.helpers.add(name)
+        return ast.Name(name)
+
+    def table(self, node: Node) -> Value:
+        made = expression("{0}()", self.file.table(self.program.body(node), node.axes))
+        return Value(made, node.type.dtype, single(node.axes))
+
+    def render(self, name: str, axes: Sequence[Axis]) -> list[str]:
+        scope = Scope(self, self.body, Method())  # type: ignore[arg-type]
+        scope.lower_all()
+        value = scope.full(scope.value(self.body.output_ids[0]), axes)
+        scope.method.append(Statement(ast.Return(value.expr)))
+        return ["@cache", f"def {name}():", *without_blank(scope.method.render(4))]

@@ -1,0 +1,206 @@
+"""Loading and running an emitted model: the file is written and imported, so tracebacks show its lines.
+
+Weights are given to the module one parameter at a time and share memory with the arrays they come from
+where dtype and layout allow, so a model is in memory once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+
+from ...compiler.ir.graph import Program
+from ...compiler.ops import ModelDType, Precision
+from ...dsl.errors import MissingWeight, WeightShape
+from ..base import Array, Executable, ValueKey, bind_inputs, node_name
+from .emit import Emitted, emit_model
+
+DTYPES: dict[ModelDType, torch.dtype] = {
+    "f64": torch.float64,
+    "f32": torch.float32,
+    "bf16": torch.bfloat16,
+    "f16": torch.float16,
+}
+_serial = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to load: `train` keeps gradients, `compile` compiles each layer kind, `out` keeps the text."""
+
+    train: bool = False
+    compile: bool = False
+    out: str | Path | None = None
+    source: str = ""
+    preset: str = ""
+
+
+class TorchExecutable(Executable):
+    """`module` is the emitted `nn.Module`: call it with tensors in the order of `input` lines."""
+
+    def __init__(
+        self, program: Program, weights: Mapping[str, Array], dtype: ModelDType, options: Options
+    ) -> None:
+        self.program, self.precision, self.options = program, Precision(dtype), options
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._tapped: tuple[ModuleType, torch.nn.Module] | None = None
+        emitted = self._emit(taps=False)
+        file = self._import(emitted, "model.py")
+        self.module: torch.nn.Module = file.Model(dtype=DTYPES[dtype], device="meta")
+        _assign(file, self.module, weights, options.train)
+        if options.compile:
+            _compile(file, emitted, program, self.module)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        with torch.no_grad():
+            outputs = self.module(*self._tensors(inputs))
+        return {name: to_numpy(value) for name, value in outputs.items()}
+
+    def trace(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[ValueKey, Array]]:
+        """Runs the same text with every value stored, on the same parameters."""
+        if self._tapped is None:
+            file = self._import(self._emit(taps=True), "traced.py")
+            twin = file.Model(dtype=DTYPES[self.precision.model], device="meta")
+            _share(self.module, twin)
+            self._tapped = (file, twin)
+        file, twin = self._tapped
+        with torch.no_grad():
+            outputs = twin(*self._tensors(inputs))
+        values = {key: to_numpy(value) for key, value in file.TAPS.items()}
+        file.TAPS.clear()
+        return {name: to_numpy(value) for name, value in outputs.items()}, values
+
+    def _tensors(self, inputs: Mapping[str, Array]) -> list[torch.Tensor]:
+        bound = bind_inputs(self.program, inputs, self.precision)
+        main = self.program.main
+        return [to_torch(bound.arrays[node_name(main[i])]) for i in main.inputs]
+
+    def _emit(self, *, taps: bool) -> Emitted:
+        options = self.options
+        return emit_model(
+            self.program,
+            train=options.train,
+            taps=taps,
+            source=options.source,
+            preset=options.preset,
+        )
+
+    def _import(self, emitted: Emitted, name: str) -> ModuleType:
+        """The module of a text, written to the folder asked for or to one that lives as long as we."""
+        if self.options.out is None and self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="archc-", ignore_cleanup_errors=True)
+        folder = Path(self._folder.name if self._folder else str(self.options.out))
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / name
+        path.write_text(emitted.text, encoding="utf-8")
+        return _imported(path)
+
+
+def _imported(path: Path) -> ModuleType:
+    name = f"archc_model_{next(_serial)}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def to_torch(array: Array) -> torch.Tensor:
+    """A tensor that shares the array's memory where it can. Read-only arrays stay read-only in fact."""
+    array = np.ascontiguousarray(array) if any(s < 0 for s in array.strides) else array
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        if array.dtype == ml_dtypes.bfloat16:
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(array)
+
+
+def to_numpy(tensor: torch.Tensor) -> Array:
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def _assign(
+    file: ModuleType, model: torch.nn.Module, weights: Mapping[str, Array], train: bool
+) -> None:
+    """Module by module: its weights, then what is derived from them, so that few exist twice."""
+    for module in model.modules():
+        for attribute, path in getattr(module, "PATHS", {}).items():
+            _assign_one(module, attribute, module.prefix + path, weights, train)
+        if hasattr(module, "prepare"):
+            module.prepare()
+
+
+def _assign_one(
+    module: torch.nn.Module, attribute: str, path: str, weights: Mapping[str, Array], train: bool
+) -> None:
+    if path not in weights:
+        raise MissingWeight(path=path, known=tuple(weights))
+    array = np.asarray(weights[path])
+    declared = getattr(module, attribute)
+    if array.size != declared.numel():
+        got, expected = (", ".join(map(str, shape)) for shape in (array.shape, declared.shape))
+        raise WeightShape(path=path, got=got, expected=expected)
+    tensor = to_torch(array).to(declared.dtype).reshape(declared.shape)
+    if train and tensor.data_ptr() == array.ctypes.data:
+        tensor = tensor.clone()  # an optimiser will write to it
+    setattr(module, attribute, torch.nn.Parameter(tensor, requires_grad=train))
+
+
+def _share(source: torch.nn.Module, twin: torch.nn.Module) -> None:
+    """Gives `twin` the parameters and buffers of `source`, whose class has the same attributes."""
+    for part, other in zip(source.modules(), twin.modules(), strict=True):
+        other._parameters = part._parameters
+        other._buffers = part._buffers
+
+
+def _compile(file: ModuleType, emitted: Emitted, program: Program, model: torch.nn.Module) -> None:
+    """One compiled function per layer kind; a model without layers is compiled as a whole.
+
+    The classes are this load's own. Sizes of run-time axes are marked dynamic call by call.
+    """
+    kinds = [name for name in emitted.classes if name != program.main_name]
+    for name in kinds or [program.main_name]:
+        kind = getattr(file, emitted.classes[name])
+        compiled = torch.compile(kind.forward, fullgraph=True)
+        kind.forward = _with_dynamic_sizes(compiled, _run_time_dims(program, name))
+
+
+def _run_time_dims(program: Program, name: str) -> list[list[int]]:
+    """For each input of a function, its dimensions whose size a call decides."""
+    function, fixed = program.function(name), set(program.sizes)
+    return [
+        [dim for dim, axis in enumerate(function[i].axes) if not axis.size.symbols() <= fixed]
+        for i in function.inputs
+    ]
+
+
+def _with_dynamic_sizes(
+    compiled: Callable[..., Any], dims: Sequence[Sequence[int]]
+) -> Callable[..., Any]:
+    """Size 1 stays static: it is its own program, since it broadcasts."""
+
+    def forward(self: torch.nn.Module, *arguments: torch.Tensor) -> Any:
+        for argument, varying in zip(arguments, dims, strict=True):
+            for dim in varying:
+                if argument.shape[dim] > 1:
+                    torch._dynamo.mark_dynamic(argument, dim)
+        return compiled(self, *arguments)
+
+    return forward
