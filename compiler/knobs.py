@@ -1,7 +1,7 @@
 """Every environment variable, typed and documented in one place.
 
-A knob is read when it is used, so a test (or a person in a session) can set it; `scope` sets several
-for a while. A value that does not parse is the user's mistake and says so.
+A knob is read when it is used, so a test (or a person in a session) can set it; `scope` sets
+several for a while. A value that does not parse is the user's mistake and says so.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class Knob(Generic[T]):
 
 
 def _flag(text: str) -> bool:
-    return {"0": False, "1": True}[text] if text in ("0", "1") else _reject(text)
+    if text not in ("0", "1"):
+        raise ValueError(text)
+    return text == "1"
 
 
 def _count(text: str) -> int:
-    return int(text) if text.isdigit() else _reject(text)
-
-
-def _reject(text: str) -> int:
-    raise ValueError(text)
+    if not text.isdigit():
+        raise ValueError(text)
+    return int(text)
 
 
 DUMP = Knob("ARCHC_DUMP", "print the graph after a pass", str, "", "`all` or a pass name")

@@ -1,7 +1,7 @@
 """The passes, in order, and `optimise`, which runs them.
 
-Each pass is one file that opens with its equation over the reals and its legality. Removing any of
-them from the list changes no result beyond rounding.
+Each pass is one file that opens with its equation over the reals and its legality. Removing any
+of them from the list changes no result beyond rounding.
 """
 
 from __future__ import annotations

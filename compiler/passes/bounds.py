@@ -1,8 +1,9 @@
 """Which keys a score can see: proved bounds on key slot minus query slot.
 
-An abstract interpretation. For a bool it finds an interval that j - i must lie in where the value is
-true (and one for false); for a score, where it may be other than -inf. An end that is not proved is
-None, so nothing is ever skipped by mistake. Assumed: values that are masked away are finite.
+An abstract interpretation. For a bool it finds an interval that j - i must lie in where the value
+is true (and one for false); for a score, where it may be other than -inf. An end that is not
+proved is None, so nothing is ever skipped by mistake. Assumed: values that are masked away are
+finite.
 """
 
 from __future__ import annotations

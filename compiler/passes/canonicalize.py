@@ -4,8 +4,9 @@
     rename, split and merge, transpose and cast chains -> the shortest one
     split(f(merge(x))) -> f(x)          equal nodes -> one node
 
-Legal everywhere: each rule is an identity of the op table. Casts are floors, so raising and lowering a
-value with nothing in between is nothing; `round_to` changes values and is never touched.
+Legal everywhere: each rule is an identity of the op table. Casts are floors, so raising and
+lowering a value with nothing in between is nothing; `round_to` changes values and is never
+touched.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _fold_sizes(edit: Edit, node: Node, values: list[int | float | bool | Dim | 
     rule = SIZE_ARITHMETIC.get(node.op)
     if rule is None or node.type.dtype != "int":
         return None
-    return _constant(edit, rule(*(Dim.of(v) for v in values)), node.type)  # type: ignore[arg-type,no-untyped-call]
+    return _constant(edit, rule(*(Dim.of(v) for v in values)), node.type)  # type: ignore[arg-type]
 
 
 def _constant(edit: Edit, value: int | float | bool | Dim, kind: TensorType) -> int:

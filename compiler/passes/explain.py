@@ -1,7 +1,8 @@
 """What the passes did, and what they left alone and why: as text and as JSON.
 
-One entry per site: the rule, whether it fired, the line and region of the user's text it came from, and
-the bytes that it moves before and after (`float` counted as two bytes, at the sizes given).
+One entry per site: the rule, whether it fired, the line and region of the user's text it came
+from, and the bytes that it moves before and after (`float` counted as two bytes, at the sizes
+given).
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""f(dot(a(x), b(W)), ...) -> linear: operands are prepared, and the result finished, in registers.
+"""f(dot(a(x), b(W)), ...) -> linear: operands are prepared, and the result finished, in
+registers.
 
 The epilogue f is any elementwise expression of the product with one result (bias, activation,
-residual, a row scale); the prologues are casts and row or column corrections of an operand. Legal when
-nothing else reads what lies between. A row statistic over the contracted axes that the epilogue reads
-joins the loop over them (strategy `in-loop`) where that is cheaper than a kernel of its own:
+residual, a row scale); the prologues are casts and row or column corrections of an operand. Legal
+when nothing else reads what lies between. A row statistic over the contracted axes that the
+epilogue reads joins the loop over them (strategy `in-loop`) where that is cheaper than a kernel
+of its own:
 
     in-loop:        3 flops for each element of x, once per 128 columns
     row-statistic:  one launch, and reading x once more
@@ -51,9 +53,9 @@ def fuse_linear(edit: Edit, node: Node) -> Outcome:
     strategy = "in-loop" if statistic else _strategy(edit, region.leaves, summed)
     if region.nodes == (node.id,):
         return None
-    before = unfused_traffic(edit, region.nodes)
-    after = traffic(edit, region.leaves, region.outputs)
-    return Fuse("linear", region, {"strategy": strategy}, strategy, before, after)
+    unfused = unfused_traffic(edit, region.nodes)
+    fused = traffic(edit, region.leaves, region.outputs)
+    return Fuse("linear", region, {"strategy": strategy}, strategy, unfused, fused)
 
 
 def _strategy(edit: Edit, leaves: tuple[int, ...], summed: frozenset[Axis]) -> str:
@@ -82,7 +84,7 @@ def _prologue(edit: Edit, product: Node, operand: Node) -> set[int]:
 
 
 def _is_stored_by_none(edit: Edit, node: Node, reader: int) -> bool:
-    """Whether everyone but `reader` only sums expressions of the value, so it need not be stored."""
+    """Whether all but `reader` only sum expressions of the value: it need not be stored."""
     todo = [u for u in edit.users(node.id) if u.id != reader]
     if edit.is_output(node.id):
         return False

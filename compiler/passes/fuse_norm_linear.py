@@ -1,12 +1,13 @@
-"""dot(r * g * x + b, W) -> r * dot(x, g * W) + dot(b, W): a norm costs its row statistic, no more.
+"""dot(r * g * x + b, W) -> r * dot(x, g * W) + dot(b, W): a norm costs its row statistic, no
+more.
 
-Over the contracted axes, r is constant (it has none of them) and comes from a reduction over them: an
-rms, a standard deviation. g and b are parameters, so g * W and dot(b, W) are derived parameters. Legal
-for any such r, g, b: nothing here knows a norm by name. For layernorm x stands for the centred value:
-taking the mean out as well would cancel. Casts are floors and are crossed by raising: the product
-accumulates in at least float32, where an unscaled row cannot overflow. `round_to` is never crossed.
-Declined when something other than products reads the normalised value (it is stored anyway), or the
-weight is read elsewhere (it would be stored twice).
+Over the contracted axes, r is constant (it has none of them) and comes from a reduction over
+them: an rms, a standard deviation. g and b are parameters, so g * W and dot(b, W) are derived
+parameters. Legal for any such r, g, b: nothing here knows a norm by name. For layernorm x stands
+for the centred value: taking the mean out as well would cancel. Casts are floors and are crossed
+by raising: the product accumulates in at least float32, where an unscaled row cannot overflow.
+`round_to` is never crossed. Declined when something other than products reads the normalised
+value (it is stored anyway), or the weight is read elsewhere (it would be stored twice).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .properties import (
 
 @dataclass(slots=True)
 class Affine:
-    """value = core * rows * gains + shift, each factor with the op (`mul` or `div`) that applies it.
+    """value = core * rows * gains + shift; a factor comes with its op, `mul` or `div`.
 
     `rows` have none of the contracted axes; `gains` and `shift` depend on weights alone.
     """

@@ -1,10 +1,11 @@
 """What is left becomes regions of one kernel each.
 
-A region is elementwise ops, views, joins, gathers from stored values, and reductions of one kind: over
-the same axes of the same rows. It grows from a seed: a producer joins when only the region reads it, a
-consumer joins when the region's results then still have one set of axes (a row statistic may be a
-result beside full rows) and no path leaves the region and comes back. Views and raised values are
-never results: they are had again wherever they are read. Views alone are no kernel.
+A region is elementwise ops, views, joins, gathers from stored values, and reductions of one kind:
+over the same axes of the same rows. It grows from a seed: a producer joins when only the region
+reads it, a consumer joins when the region's results then still have one set of axes (a row
+statistic may be a result beside full rows) and no path leaves the region and comes back. Views
+and raised values are never results: they are had again wherever they are read. Views alone are no
+kernel.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def _is_candidate(edit: Edit, node: Node) -> bool:
 
 @dataclass(slots=True)
 class Growth:
-    """A region under way. `reduction` is fixed by the first that joins; `finished` views are results."""
+    """A region under way. The first reduction fixes `reduction`; `finished` views are results."""
 
     edit: Edit
     members: set[int] = field(default_factory=set)
@@ -162,7 +163,7 @@ def _reduction(edit: Edit, node: Node) -> Reduction:
 
 
 def _even(results: list[Node], rows: frozenset[Axis]) -> bool:
-    """One set of axes; where there are rows, each result has them, and row values may stand beside."""
+    """One set of axes; where there are rows all have them, and row values may stand beside."""
     sets = {frozenset(n.axes) for n in results}
     return all(rows <= s for s in sets) and len(sets - {rows} if rows else sets) <= 1
 
@@ -180,7 +181,7 @@ def _moves(edit: Edit, node: Node, rows: frozenset[Axis]) -> bool:
 
 
 def inlined_operands(node: Node) -> tuple[int, ...]:
-    """The operands that may be computed in the same kernel: what is gathered from must be stored."""
+    """The operands that the same kernel may compute: what is gathered from must be stored."""
     return node.inputs[1:] if node.op == "take" else node.inputs
 
 

@@ -1,9 +1,9 @@
 """dot(x, W1), dot(x, W2), ... -> slices of dot(x, concat(W1, W2, ...)): x is read once.
 
 Legal when all contract the same axes of one x with weights that share no other axis with it: the
-columns of a product do not know of each other. Biases are packed too when every member has one. The
-packed matrix is a derived parameter; a weight that something else reads (a tied table) stays out, or
-it would be stored twice.
+columns of a product do not know of each other. Biases are packed too when every member has one.
+The packed matrix is a derived parameter; a weight that something else reads (a tied table) stays
+out, or it would be stored twice.
 """
 
 from __future__ import annotations
@@ -136,8 +136,7 @@ def _joined(
 def _column_slice(
     edit: Edit, whole: int, packed: Axis, part: Axis, start: Dim, columns: tuple[Axis, ...]
 ) -> int:
-    attrs = {"axis": packed, "into": part, "start": start, "step": 1}
-    piece = edit.add("slice", (whole,), attrs)
+    piece = edit.add("slice", (whole,), {"axis": packed, "into": part, "start": start, "step": 1})
     if len(columns) == 1:
         return piece
     return edit.add("split", (piece,), {"axis": part, "into": columns})

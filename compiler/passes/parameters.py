@@ -1,9 +1,9 @@
 """g(weights) -> derived: an expression of weights alone is evaluated once, at load.
 
-The weights themselves survive for export, so this is always legal. It is declined where it would cost
-memory: a second copy of a matrix that something else still reads, or a result larger than its parts.
-Passes that fold or pack weights write plain expressions; this pass, after them, makes each of the
-largest ones a single derived parameter.
+The weights themselves survive for export, so this is always legal. It is declined where it would
+cost memory: a second copy of a matrix that something else still reads, or a result larger than
+its parts. Passes that fold or pack weights write plain expressions; this pass, after them, makes
+each of the largest ones a single derived parameter.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _computes(node: Node) -> bool:
 
 
 def _is_largest(edit: Edit, node: Node) -> bool:
-    """Whether someone reads the value, or a view or cast of it, who depends on more than weights."""
+    """Whether a reader of the value, or of a view or cast of it, depends on more than weights."""
     if edit.is_output(node.id):
         return True
     for user in edit.users(node.id):

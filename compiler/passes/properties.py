@@ -1,4 +1,4 @@
-"""What passes ask of values: properties of ops and of the expressions above a value, never spellings."""
+"""What passes ask: properties of ops and of the expressions above a value, never spellings."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def is_statistic(edit: Edit, row: Node, summed: frozenset[Axis]) -> bool:
 
 
 def other_readers(edit: Edit, weight: Node, reader: Node) -> tuple[Node, tuple[Node, ...]]:
-    """The stored weight above a view or cast of it, and who reads it other than through `reader`."""
+    """The stored weight above a view or cast, and who reads it other than through `reader`."""
     others: list[Node] = []
     below, current = reader.id, weight
     while True:

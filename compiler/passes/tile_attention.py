@@ -1,10 +1,10 @@
 """y[i, e] = sum_j w(softmax_j s(i, j)) * v[j, e]  ->  attend: the scores s are never stored.
 
-Legal when, between the sum over j and its leaves, every op acts alongside j: then a tile of keys needs
-nothing of another tile but the running maximum and total. s may be any such expression over tile
-products (dot of a value without j and one without i), gathers and leaves; w must be linear in the
-weights. Declined: a reduction or contraction of scores, weights or scores that something else reads,
-`round_to`. The mask's proved bounds on j - i come along as `upper` and `lower`.
+Legal when, between the sum over j and its leaves, every op acts alongside j: then a tile of keys
+needs nothing of another tile but the running maximum and total. s may be any such expression over
+tile products (dot of a value without j and one without i), gathers and leaves; w must be linear
+in the weights. Declined: a reduction or contraction of scores, weights or scores that something
+else reads, `round_to`. The mask's proved bounds on j - i come along as `upper` and `lower`.
 """
 
 from __future__ import annotations
@@ -210,6 +210,6 @@ def _timeline(axis: Axis) -> str:
 
 TILE_ATTENTION = Pass(
     "tile-attention",
-    "sum_j softmax_j(s(i, j)) v[j] = (sum over tiles of e^(s - m) v) / (sum over tiles of e^(s - m))",
+    "sum_j softmax_j(s) v[j] = (sum over tiles of e^(s - m) v) / (sum over tiles of e^(s - m))",
     (Rule("attend", tile_attention, ("dot",)),),
 )

@@ -1,9 +1,9 @@
 """Runs a program before and after a pass in float64, at the smallest sizes that say anything.
 
 Hyperparameters are symbols, so a program can be run at other sizes than it was written for: the
-smallest that satisfy every relation elaboration recorded, once with all sizes distinct (a mixed-up
-axis fails) and once with as many equal as possible (a lookup by size fails). Repeats run each layer
-kind twice, not every layer. Weights and inputs are random, from the declared domains.
+smallest that satisfy every relation elaboration recorded, once with all sizes distinct (a
+mixed-up axis fails) and once with as many equal as possible (a lookup by size fails). Repeats run
+each layer kind twice, not every layer. Weights and inputs are random, from the declared domains.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def verify_pass(name: str, before: Program, after: Program, evaluate: Evaluate) 
 
 
 def relative_error(got: Array, expected: Array) -> float:
-    """The largest difference over the largest magnitude; infinite where the kinds of value differ."""
+    """The largest difference over the largest magnitude; infinite where shapes or NaNs differ."""
     if got.shape != expected.shape or not (np.isfinite(got) == np.isfinite(expected)).all():
         return float("inf")
     finite = np.isfinite(expected)

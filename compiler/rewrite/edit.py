@@ -1,9 +1,9 @@
 """One function under rewriting: nodes come and go, users always read the newest value.
 
-A value keeps its id for as long as it lives, so a pass touches only what it changes. `replace` sends
-the readers of one value to another and sweeps away what nobody reads any more; `moved` remembers
-where each vanished value went. `finish` gives back an immutable function in a stable topological
-order: a new node stands where the node it came from stood.
+A value keeps its id for as long as it lives, so a pass touches only what it changes. `replace`
+sends the readers of one value to another and sweeps away what nobody reads any more; `moved`
+remembers where each vanished value went. `finish` gives back an immutable function in a stable
+topological order: a new node stands where the node it came from stood.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Moved:
 
 
 class Edit:
-    """A function being rewritten. Reading is by id; every change goes through `add` and `replace`."""
+    """A function being rewritten. Read by id; change through `add` and `replace`."""
 
     def __init__(
         self, program: Program, function: Function, axis: Callable[[str, Dim], Axis]
@@ -116,7 +116,7 @@ class Edit:
         return node.id
 
     def replace(self, old: int, new: int, *, inside: bool = False) -> None:
-        """Every reader of `old` reads `new` instead: the same value, if need be laid out as `old` was."""
+        """Readers of `old` read `new` instead: the same value, laid out as `old` was."""
         if old == new:
             return
         new_id = self._as_laid_out(new, self._nodes[old].type)

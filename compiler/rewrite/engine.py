@@ -1,9 +1,9 @@
 """Rules and the loop that applies them until nothing changes.
 
-A rule is data: its name, the ops at which it starts, and a function from a node to what should happen:
-a value that replaces the node, a `Rewrite` of several values, a `Fuse` of a region into one node,
-`Declined` with a reason, or None where the rule does not apply. The engine does the rest: it changes
-the function, unites origins, counts firings and records every site.
+A rule is data: its name, the ops at which it starts, and a function from a node to what should
+happen: a value that replaces the node, a `Rewrite` of several values, a `Fuse` of a region into
+one node, `Declined` with a reason, or None where the rule does not apply. The engine does the
+rest: it changes the function, unites origins, counts firings and records every site.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Outcome = int | Rewrite | Fuse | Declined | None
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`apply(edit, node)` is tried at every node whose op is in `roots` (at every node if empty)."""
+    """`apply(edit, node)` is tried at nodes whose op is in `roots` (at all if empty)."""
 
     name: str
     apply: Callable[[Edit, Node], Outcome]

@@ -1,8 +1,8 @@
 """A region of a function: nodes that become the body of one fused node.
 
-The body's inputs are the region's leaves (values from outside, in order of first use), its outputs the
-region's values that someone outside reads. Sources that cost nothing, such as constants and indices,
-are copied into the body rather than passed.
+The body's inputs are the region's leaves (values from outside, in order of first use), its
+outputs the region's values that someone outside reads. Sources that cost nothing, such as
+constants and indices, are copied into the body rather than passed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Region:
 
 
 def close(edit: Edit, members: Collection[int], outputs: Collection[int] | None = None) -> Region:
-    """The region of `members` and what is free above it; outputs are found unless they are given."""
+    """The region of `members` and what is free above it; finds the outputs unless given."""
     wanted = set(members)
     todo = list(members)
     while todo:

@@ -1,7 +1,8 @@
 """Where values went: a map from the values of a program before passes to those after them.
 
-Reports and comparisons speak of the user's values, and a fused value has no name of its own any more.
-Each pass says what moved in each function; the maps are composed by following them in order.
+Reports and comparisons speak of the user's values, and a fused value has no name of its own any
+more. Each pass says what moved in each function; the maps are composed by following them in
+order.
 """
 
 from __future__ import annotations
