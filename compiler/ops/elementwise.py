@@ -135,8 +135,11 @@ TRITON_LOG1P = (
     "tl.where({0} + 1 == 1, {0}, tl.where({0} < 1, tl.log({0} + 1) * ({0} / (({0} + 1) - 1)),"
     " tl.log({0} + 1)))"
 )
-# Adding 1.5 * 2^23 leaves no fraction bits, and the hardware rounds half to even.
-TRITON_ROUND = "tl.where(tl.abs({0}) < 4194304.0, ({0} + 12582912.0) - 12582912.0, {0})"
+# Up from a fraction over one half, and from exactly one half above an odd number.
+TRITON_ROUND = (
+    "(tl.floor({0}) + tl.where(({0} - tl.floor({0}) > 0.5) | (({0} - tl.floor({0}) == 0.5)"
+    " & (tl.floor({0}) != 2 * tl.floor(tl.floor({0}) / 2))), 1.0, 0.0))"
+)
 TRITON_POW = (
     "tl.where({1} == 0, 1.0, tl.exp2({1} * tl.log2(tl.abs({0}))) * tl.where({0} < 0,"
     " tl.where({1} == tl.floor({1}), 1 - 2 * ({1} - 2 * tl.floor({1} / 2)), float('nan')), 1.0))"
