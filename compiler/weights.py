@@ -37,6 +37,9 @@ class RandomWeights(Mapping[str, Array]):
         noise += np.float32(mean)
         return noise
 
+    def __contains__(self, path: object) -> bool:
+        return path in self._parameters  # the inherited test would make the array
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._parameters)
 

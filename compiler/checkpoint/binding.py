@@ -63,6 +63,9 @@ class BoundWeights(Mapping[str, Array]):
             whole[tuple(slice(*side) for side in source.claim.box)] = part
         return whole
 
+    def __contains__(self, path: object) -> bool:
+        return path in self.sources  # the inherited test would read the weight
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.sources)
 

@@ -1,0 +1,93 @@
+"""`archc import`: the bundled example that reads a checkpoint, with its sizes filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from .compiler.checkpoint import Checkpoint, evaluate_config, open_checkpoint
+from .compiler.checkpoint.fold import Value, show
+from .compiler.elaborate import hyperparameters, module_of, the_model
+from .dsl import syntax as syn
+from .dsl.errors import NoExample
+from .dsl.format import format_file
+from .dsl.parse import parse
+from .dsl.span import Source
+
+PRESET = "imported"
+
+
+def import_directory(path: str | Path) -> str:
+    """The text of an `.arch` file for the checkpoint at `path`: an example, with one preset more.
+
+    Raises `NoExample` when no bundled example reads checkpoints of this class, and whatever
+    `open_checkpoint` and `evaluate_config` raise.
+    """
+    opened = open_checkpoint(path)
+    file, block = _example(opened)
+    model = the_model(module_of(file), block.model)
+    hypers = hyperparameters(model)
+    values = evaluate_config(block, opened.config, hypers, opened.tensors.names)
+    preset = f"preset {PRESET} = {model.name}({_arguments(values)})\n"
+    text = file.span.source.text
+    at = min((i.span.start for i in file.items if isinstance(i, syn.PresetDef)), default=len(text))
+    filled = Source(file.span.source.name, f"{text[:at]}{preset}{text[at:]}")
+    return format_file(parse(filled))
+
+
+def examples() -> Iterator[syn.File]:
+    """The bundled examples, parsed."""
+    for entry in sorted(files("archc.examples").iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".arch"):
+            yield parse(Source(entry.name, entry.read_text(encoding="utf-8")))
+
+
+def _example(opened: Checkpoint) -> tuple[syn.File, syn.CheckpointDef]:
+    known: list[str] = []
+    for file in examples():
+        for item in file.items:
+            if isinstance(item, syn.CheckpointDef) and item.format == opened.format:
+                if item.class_name == opened.class_name:
+                    return file, item
+                known.append(item.class_name)
+    raise NoExample(class_name=opened.class_name, known=tuple(known))
+
+
+def _arguments(values: Mapping[str, Value]) -> str:
+    return ", ".join(f"{name} = {write(value)}" for name, value in values.items())
+
+
+def write(value: Value) -> str:
+    """A hyperparameter's value as text; operands in parentheses where that could matter."""
+    if not isinstance(value, syn.Expr):
+        return show(value)
+    writer = _WRITERS.get(type(value))
+    return writer(value) if writer else value.span.text
+
+
+_WRITERS: dict[type[syn.Expr], Callable[[Any], str]] = {
+    syn.Name: lambda e: e.name,
+    syn.Number: lambda e: e.text,
+    syn.String: lambda e: f'"{e.value}"',
+    syn.Attribute: lambda e: f"{_operand(e.value)}.{e.name}",
+    syn.ListExpr: lambda e: f"[{', '.join(map(write, e.items))}]",  # only plain lists are folded
+    syn.Unary: lambda e: f"{e.op}{' ' if e.op == 'not' else ''}{_operand(e.operand)}",
+    syn.Binary: lambda e: f"{_operand(e.left)} {e.op} {_operand(e.right)}",
+    syn.Call: lambda e: f"{_operand(e.function)}({', '.join(map(_argument, e.arguments))})",
+    syn.Conditional: lambda e: (
+        f"{_operand(e.then)} if {_operand(e.condition)} else {_operand(e.otherwise)}"
+    ),
+}
+
+
+def _operand(expr: syn.Expr) -> str:
+    compound = isinstance(expr, syn.Binary | syn.Unary | syn.Conditional | syn.Lambda)
+    return f"({write(expr)})" if compound else write(expr)
+
+
+def _argument(argument: syn.Argument) -> str:
+    if argument.name is None:
+        return write(argument.value)
+    return f"{argument.name}{':' if argument.axis else ' ='} {write(argument.value)}"

