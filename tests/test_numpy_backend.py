@@ -331,3 +331,125 @@ def test_weights_are_checked():
     del params["layers[1].o"]
     with pytest.raises(MissingWeight):
         NumpyBackend().load(program, params)
+
+
+# ---------------------------------------------------------------- bodies beyond plain attention
+
+
+def score_body(finish) -> Function:
+    """q, k, v, m -> finish(build, scores, mask, values, m): m is bool[s, t]."""
+    build = Builder("body")
+    q, k, values = (
+        source(build, "q", b, s, g, e),
+        source(build, "k", b, t, g, e),
+        source(build, "v", b, t, g, e),
+    )
+    m = source(build, "m", s, t, dtype="bool")
+    scores = build.add("dot", (q, k), {"axes": (e,)})
+    return build.finish([("out", finish(build, scores, values, m))])
+
+
+def number(build: Builder, value: float) -> int:
+    return build.add("const", (), {"value": value})
+
+
+def over_keys(build: Builder, weights: int, values: int) -> int:
+    return build.add("dot", (weights, values), {"axes": (t,)})
+
+
+def masked_after(build, scores, values, m):
+    p = build.add("softmax", (scores,), {"axis": t})
+    p = build.add("where", (m, p, number(build, 0.0)))
+    return over_keys(build, build.add("mul", (p, number(build, 3.0))), values)
+
+
+def all_keys_where_none_is_visible(build, scores, values, m):
+    none = build.add("not", (build.add("amax", (m,), {"axes": (t,)}),))
+    seen = build.add("max", (m, none))
+    scores = build.add("where", (seen, scores, number(build, float("-inf"))))
+    return over_keys(build, build.add("softmax", (scores,), {"axis": t}), values)
+
+
+def difference_of_two(build, scores, values, m):
+    masked = build.add("where", (m, scores, number(build, float("-inf"))))
+    p = [build.add("softmax", (x,), {"axis": t}) for x in (masked, scores)]
+    return build.add("sub", tuple(over_keys(build, x, values) for x in p))
+
+
+def without_softmax(build, scores, values, m):
+    p = build.add("where", (m, build.add("sigmoid", (scores,)), number(build, 0.0)))
+    total = build.add("sum", (p,), {"axes": (t,)})
+    total = build.add("max", (build.add("abs", (total,)), number(build, 1.0)))
+    return build.add("div", (over_keys(build, p, values), total))
+
+
+def renamed_rows(build, scores, values, m):
+    p = build.add("softmax", (scores,), {"axis": t})
+    half = Axis("half", Dim.of(1))
+    p = build.add("split", (p,), {"axis": g, "into": (half, Axis("g2", Dim.symbol("g")))})
+    p = build.add("pick", (p,), {"axis": half, "at": Dim.of(0)})
+    p = build.add("rename", (p,), {"pairs": ((Axis("g2", Dim.symbol("g")), g),)})
+    return over_keys(build, p, values)
+
+
+BODIES = (
+    masked_after,
+    all_keys_where_none_is_visible,
+    difference_of_two,
+    without_softmax,
+    renamed_rows,
+)
+
+
+@pytest.mark.parametrize("finish", BODIES)
+@pytest.mark.parametrize("length", [1, 17, 70])
+def test_other_bodies_are_tiled_too(finish, length):
+    body = score_body(finish)
+    assert plan_attend(body, t).contractions
+    rng = np.random.default_rng(length)
+    shape = {"q": (2, length, 2, 2), "k": (2, length, 2, 2), "v": (2, length, 2, 2)}
+    given = {name: rng.normal(0, 3, size) for name, size in shape.items()}
+    given["m"] = rng.random((length, length)) < 0.3
+    given["m"][length // 2] = False
+    plain = NumpyBackend().load(alone("pointwise", body), {}, dtype="f64").run(given)
+    program = alone("attend", body)
+    node = program.main.nodes[-1]
+    keyed = replace(node, attrs=type(node.attrs)({**node.attrs, "keys": t}))
+    main = replace(program.main, nodes=(*program.main.nodes[:-1], keyed))
+    tiled = NumpyBackend().load(program.with_functions([main]), {}, dtype="f64", tile=16).run(given)
+    np.testing.assert_allclose(tiled["out"], plain["out"], atol=1e-13)
+
+
+def weights_that_escape(build, scores, values, m):
+    p = build.add("softmax", (scores,), {"axis": t})
+    over_keys(build, p, values)
+    return p
+
+
+def squared_weights(build, scores, values, m):
+    p = build.add("softmax", (scores,), {"axis": t})
+    return over_keys(build, build.add("mul", (p, p)), values)
+
+
+def rows_summed_away(build, scores, values, m):
+    p = build.add("softmax", (scores,), {"axis": t})
+    return build.add("dot", (p, values), {"axes": (t, g)})
+
+
+def totals_in_a_tile(build, scores, values, m):
+    total = build.add("sum", (scores,), {"axes": (t,)})
+    return over_keys(build, build.add("mul", (scores, total)), values)
+
+
+@pytest.mark.parametrize(
+    ("finish", "reason"),
+    [
+        (weights_that_escape, "leaves the region"),
+        (squared_weights, "`mul` stands between"),
+        (rows_summed_away, "sums over rows"),
+        (totals_in_a_tile, "all tiles make"),
+    ],
+)
+def test_bodies_that_no_tile_can_compute(finish, reason):
+    with pytest.raises(NotTileable, match=reason):
+        plan_attend(score_body(finish), t)
