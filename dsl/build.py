@@ -94,9 +94,9 @@ def token_value(lexeme: Lexeme, source: Source) -> object:
 
 def doc_words(text: str) -> str:
     """The words of a docstring, without quotes and without the indentation of its lines."""
-    first, newline, rest = text[3:-3].replace("\r\n", "\n").partition("\n")
-    lines = (first.strip() + newline + dedent(rest)).split("\n")
-    return "\n".join(line.rstrip() for line in lines).strip()
+    first, newline, rest = text[3:-3].strip().partition("\n")
+    lines = "\n".join(line.rstrip() for line in rest.split("\n"))
+    return first.rstrip() + newline + dedent(lines)
 
 
 def _number(span: Span, text: str) -> Number:
