@@ -2,7 +2,7 @@
 
     opened = open_checkpoint(path)                       # files: mapped, checked
     block = checkpoint_block(file, name, opened)         # the block of the .arch file that reads it
-    values = evaluate_config(block, opened.config, hypers)
+    values = evaluate_config(block, opened.config, hypers, opened.tensors.names)
     weights = bind(block, opened, program)               # program: elaborated with `values`
 
 `fold` evaluates config lines, `arrangement` and `layout` the right sides of tensor lines, `lines`
@@ -12,7 +12,8 @@ spreads a block over the layers of a program, `binding` proves it complete, `exp
 from .binding import BoundWeights, bind
 from .config import config_of, evaluate_config
 from .export import save
-from .reader import Checkpoint, TensorStore, checkpoint_block, open_checkpoint
+from .opening import checkpoint_block, open_checkpoint
+from .reader import Checkpoint, TensorStore
 
 __all__ = [
     "BoundWeights",
