@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from ...compiler.ir.graph import Axis, Function, Node
 from ...compiler.ops import promote
+from ...dsl.dims import product
 from .layout import Group, Layout, Value, aligned, single
 from .scope import Scope
 from .source import expression, number, text_of
@@ -53,7 +54,7 @@ def scaled_dot_product(
     scope: Scope, body: Function, operands: Sequence[Value]
 ) -> tuple[Value, ...] | None:
     """The body's outputs with its attention as one call, or None where it is not the formula."""
-    inner = replace(scope, function=body, inputs=tuple(operands), values={})
+    inner = replace(scope, function=body, inputs=tuple(operands), values={}, parts={}, labels={})
     for node in body.nodes:
         found = _formula(inner, node)
         if found is not None:
@@ -175,7 +176,7 @@ def _call(scope: Scope, node: Node, scores: Scores, value: Node, roles: Roles) -
     call = expression("F.scaled_dot_product_attention({0}, {1}, {2})", *arguments)
     assert isinstance(call, ast.Call)
     call.keywords += [*_mask(scope, scores, roles, dtype_of=queries), _scale(scores)]
-    if roles.group:
+    if product([axis.size for axis in roles.group]).evaluate(scope.module.program.sizes) != 1:
         call.keywords.append(ast.keyword("enable_gqa", ast.Constant(True)))
     result = Value(call, dtype, roles.layout(heads, roles.query, roles.values))
     return scope.converted(result, node.type.dtype)

@@ -305,4 +305,5 @@ class Table:
         scope.lower_all()
         value = scope.full(scope.value(self.body.output_ids[0]), axes)
         scope.method.append(Statement(ast.Return(value.expr)))
-        return ["@cache", f"def {name}():", *without_blank(scope.method.render(4))]
+        doc = f'    """`{plain(self.body.name)}`, computed once in float64."""'
+        return ["@cache", f"def {name}():", doc, *without_blank(scope.method.render(4))]

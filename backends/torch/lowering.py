@@ -27,8 +27,8 @@ from .layout import (
     single,
     ungrouped,
 )
-from .scope import Result, Scope
-from .source import Statement, expression, number
+from .scope import Result, Scope, hint_of, labels_of
+from .source import expression, number
 
 Lower = Callable[..., Result]
 FORMAT_WORDS = {
@@ -248,6 +248,9 @@ def slice_(scope: Scope, node: Node, x: Value) -> Value:
     axis, into = node.attrs.axis("axis"), node.attrs.axis("into")
     if axis not in x.axes:
         return x
+    parts = _parts(scope, node)
+    if parts:
+        return _split_off(scope, node, x, parts)
     start, step = node.attrs.dim("start"), node.attrs.integer("step")
     x = _substituted(ungrouped(x, (axis,), scope.size), axis, (into,))
     stop = start + (into.size - 1) * step
@@ -257,11 +260,66 @@ def slice_(scope: Scope, node: Node, x: Value) -> Value:
         scope.dim(high + 1) if high + 1 != axis.size else None,
         number(abs(step)) if abs(step) != 1 else None,
     )
-    whole = bounds.lower is bounds.upper is bounds.step is None
-    sliced = x if whole else replace(x, expr=along(x, into, bounds))
+    sliced = replace(x, expr=_sliced(x, into, bounds, scope.size(into)))
     if step > 0:
         return sliced
     return replace(x, expr=expression("{0}.flip({1})", sliced.expr, number(x.dim(into))))
+
+
+def _sliced(x: Value, axis: Axis, bounds: ast.Slice, length: ast.expr) -> ast.expr:
+    """A slice, as `narrow` where both ends would be written out."""
+    if bounds.lower is bounds.upper is bounds.step is None:
+        return x.expr
+    if bounds.lower and bounds.upper and not bounds.step:
+        dim = number(x.dim(axis))
+        return expression("{0}.narrow({1}, {2}, {3})", x.expr, dim, bounds.lower, length)
+    return along(x, axis, bounds)
+
+
+def _parts(scope: Scope, node: Node) -> list[Node]:
+    """The slices of the same value that cover the axis piece by piece, in order; or nothing."""
+    alike = {"op": node.op, "inputs": node.inputs, "axis": node.attrs["axis"]}
+    parts = [
+        n
+        for n in scope.function.nodes
+        if {"op": n.op, "inputs": n.inputs, "axis": n.attrs.get("axis")} == alike
+    ]
+    sizes, ordered, end = scope.module.program.sizes, [], Dim()
+    while parts:
+        following = [n for n in parts if n.attrs["step"] == 1 and n.attrs.dim("start") == end]
+        if len(following) != 1:
+            return []
+        ordered += following
+        parts.remove(following[0])
+        end += following[0].attrs.axis("into").size
+    whole = (end - node.attrs.axis("axis").size).substitute(sizes).constant == 0
+    return ordered if whole and len(ordered) > 1 else []
+
+
+def _split_off(scope: Scope, node: Node, x: Value, parts: Sequence[Node]) -> Value:
+    """One `split` for all of them, where the first is lowered."""
+    axis = node.attrs.axis("axis")
+    if node.id not in scope.parts:
+        x = ungrouped(x, (axis,), scope.size)
+        lengths = ast.List([scope.size(part.attrs.axis("into")) for part in parts])
+        dim = number(x.dim(axis))
+        call = expression("{0}.split({1}, {2})", x.expr, lengths, dim)
+        names = scope.assign_all(call, node, _names(scope, parts))
+        for part, name in zip(parts, names, strict=True):
+            piece = _substituted(replace(x, expr=name), axis, (part.attrs.axis("into"),))
+            scope.parts[part.id] = replace(piece, weight=False)
+    return scope.parts[node.id]
+
+
+def _names(scope: Scope, parts: Sequence[Node]) -> list[str]:
+    """What the parts and their only readers are called: packed values keep their own labels."""
+    labels = labels_of(parts[0])
+    labels = labels if len(labels) == len(parts) else [hint_of(part) or "part" for part in parts]
+    for part, label in zip(parts, labels, strict=True):
+        readers = [n.id for n in scope.function.nodes if part.id in n.inputs]
+        if len(readers) == 1 and scope.function[readers[0]].op == "split":
+            scope.labels[readers[0]] = label
+    return labels
 
 
 @lowers("pick")
@@ -399,14 +457,9 @@ def topk(scope: Scope, node: Node, x: Value) -> tuple[Value, ...]:
     axis, k = node.attrs.axis("axis"), node.attrs.axis("k")
     x = _over(scope, x, (axis,))
     template = "torch.sort({0}, dim={1}, descending=True, stable=True)"
-    targets = (scope.method.placeholder(), scope.method.placeholder())
-    assign = ast.Assign(
-        [ast.Tuple([ast.Name(t) for t in targets])],
-        expression(template, x.expr, number(x.dim(axis))),
-        lineno=0,
-    )
-    scope.method.append(Statement(assign, targets, ("values", "indices")))
-    sorted_ = (replace(x, expr=ast.Name(t)) for t in targets)
+    ordered = expression(template, x.expr, number(x.dim(axis)))
+    targets = scope.assign_all(ordered, node, ["values", "indices"])
+    sorted_ = (replace(x, expr=t) for t in targets)
     kept = ast.Slice(None, scope.size(k))
     values, indices = (
         _substituted(replace(y, expr=along(y, axis, kept)), axis, (k,)) for y in sorted_

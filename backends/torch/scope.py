@@ -77,6 +77,8 @@ class Scope:
     extents: dict[Dim, Extent] = field(default_factory=dict)
     used: dict[Dim, Extent] = field(default_factory=dict)
     values: dict[int, Result] = field(default_factory=dict)
+    parts: dict[int, Value] = field(default_factory=dict)  # slices that one split has made
+    labels: dict[int, str] = field(default_factory=dict)  # better hints, of those
 
     def lower_all(self) -> None:
         """Lowers every node, each followed by its tap where the file has taps."""
@@ -90,7 +92,7 @@ class Scope:
 
     def inline(self, body: Function, operands: Sequence[Value]) -> tuple[Value, ...]:
         """The values of `body`'s outputs, its code written here."""
-        inner = replace(self, function=body, inputs=tuple(operands), values={})
+        inner = replace(self, function=body, inputs=tuple(operands), values={}, parts={}, labels={})
         for node in body.nodes:
             inner.lower(node)
         return tuple(inner.value(i) for i in body.output_ids)
@@ -131,7 +133,7 @@ class Scope:
     def bind(self, node: Node, value: Value) -> Value:
         """Gives an expression a statement. Names and attributes need none; literals stay literal."""
         if isinstance(value.expr, ast.Name):
-            self.method.name(value.expr, node.hint)
+            self.method.name(value.expr, self.hint(node))
         if value.literal or isinstance(value.expr, ast.Name | ast.Attribute):
             return value
         return replace(value, expr=self.assign(value.expr, node, note=self._note(node, value)))
@@ -140,8 +142,19 @@ class Scope:
         self, expr: ast.expr, node: Node, note: str = "", hint: str | None = None
     ) -> ast.Name:
         """A statement for the value of a node, or with a hint of its own for a part of it."""
-        wanted = node.hint if hint is None else hint
+        wanted = self.hint(node) if hint is None else hint
         return self.method.assign(expr, wanted, WORDS.get(node.op, node.op), note, **comments(node))
+
+    def hint(self, node: Node) -> str:
+        return self.labels.get(node.id) or hint_of(node)
+
+    def assign_all(self, expr: ast.expr, node: Node, hints: Sequence[str]) -> list[ast.Name]:
+        """A statement for several results at once."""
+        targets = tuple(self.method.placeholder() for _ in hints)
+        unpacked = ast.Tuple([ast.Name(target) for target in targets])
+        assign = ast.Assign([unpacked], expr, lineno=0)
+        self.method.append(Statement(assign, targets, tuple(hints), **comments(node)))
+        return [ast.Name(target) for target in targets]
 
     def _note(self, node: Node, value: Value) -> str:
         """The shape as a comment, where it is not that of an operand."""
@@ -212,6 +225,17 @@ class Scope:
         if Dim.symbol(symbol) not in self.extents:
             raise InternalError(f"no input of {self.function.name} has the size `{symbol}`")
         return self.dim(Dim.symbol(symbol))
+
+
+def labels_of(node: Node) -> list[str]:
+    """The innermost label of the text that each of a node's origins stands under."""
+    return [o.region.split(".")[-1] for o in node.origins if "." in o.region]
+
+
+def hint_of(node: Node) -> str:
+    """What the text calls a value. In a labelled part of a block the label says more than `y`."""
+    labels = set(labels_of(node))
+    return labels.pop() if len(node.hint) == 1 and len(labels) == 1 else node.hint
 
 
 def comments(node: Node) -> dict[str, Any]:

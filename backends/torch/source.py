@@ -50,6 +50,7 @@ class Method:
 
     reserved: set[str] = field(default_factory=set)
     statements: list[Statement] = field(default_factory=list)
+    _assigned: dict[str, ast.Name] = field(default_factory=dict)  # text of value: placeholder
     _count: int = 0
 
     def placeholder(self) -> str:
@@ -65,8 +66,16 @@ class Method:
         region: str = "",
         place: str = "",
     ) -> ast.Name:
-        """A statement `placeholder = value`; returns the placeholder. Only one with a hint stays."""
+        """A statement `placeholder = value`; returns the placeholder. Only one with a hint stays.
+
+        The same expression again is the same value.
+        """
+        text = ast.unparse(value)
+        if text in self._assigned:
+            self.name(self._assigned[text], hint)
+            return self._assigned[text]
         name = self.placeholder()
+        self._assigned[text] = ast.Name(name)
         node = ast.Assign([ast.Name(name)], value, lineno=0)
         self.statements.append(
             Statement(node, (name,), (hint or fallback,), region, place, note, movable=not hint)
@@ -178,9 +187,11 @@ def _inlined(statements: list[Statement]) -> list[Statement]:
     lengths = [_length(s.node, hints) for s in statements]
     for i, statement in enumerate(statements):
         name = statement.targets[0] if statement.targets else ""
-        if i in gone or not statement.movable or total[name] != 1:
+        if i in gone or total[name] != 1:
             continue
         j = users[name]
+        if not statement.movable and not _continues(statement, statements[j]):
+            continue
         joined = lengths[i] + lengths[j] - len(f"{hints[name]} = {hints[name]}")
         if _joins(statement, statements[j]) and joined <= INLINE_WIDTH:
             assert isinstance(statement.node, ast.Assign)
@@ -188,6 +199,8 @@ def _inlined(statements: list[Statement]) -> list[Statement]:
             lengths[j] = joined
             users |= {read: j for read in reads[i]}
             gone.add(i)
+            if not statement.movable and statements[j].movable:
+                statements[j].hints, statements[j].movable = statement.hints, False
     return [s for i, s in enumerate(statements) if i not in gone]
 
 
@@ -209,9 +222,20 @@ def _unread(statements: list[Statement], reads: list[Counter[str]]) -> set[int]:
     return gone
 
 
+def _continues(part: Statement, user: Statement) -> bool:
+    """Whether `user` only adds or multiplies a parameter to `part`: `y = linear(x)`, `y = y + b`."""
+    if not (isinstance(user.node, ast.Assign) and isinstance(user.node.value, ast.BinOp)):
+        return False
+    sides = [user.node.value.left, user.node.value.right]
+    named = [isinstance(side, ast.Name) and side.id in part.targets for side in sides]
+    return any(named) and any(isinstance(side, ast.Attribute) for side in sides)
+
+
 def _joins(part: Statement, user: Statement) -> bool:
-    simple = isinstance(user.node, ast.Assign | ast.Return)
-    return simple and _section(part) == _section(user)
+    """Expressions stay in their region, and out of loops."""
+    if isinstance(user.node, ast.Return):
+        return True
+    return isinstance(user.node, ast.Assign) and _section(part) == _section(user)
 
 
 def _section(statement: Statement) -> str:
@@ -238,12 +262,13 @@ def _printed(statements: list[Statement], names: dict[str, str], indent: int) ->
     section = ""
     nodes: dict[str, ast.expr] = {k: ast.Name(v) for k, v in names.items()}
     for statement in statements:
-        if _section(statement) != section and _section(statement):
-            section = _section(statement)
-            lines += ["", f"{' ' * indent}# {plain(section)}{statement.place}"]
         replaced(statement.node, nodes)
         if _is_identity(statement.node):
             continue
+        if _section(statement) != section or isinstance(statement.node, ast.For):
+            section = _section(statement)
+            heading = f"{' ' * indent}# {plain(section)}{statement.place}"
+            lines += ["", heading] if section else [""]
         lines += _with_note(format_node(statement.node, indent), statement.note)
     return lines
 
