@@ -85,6 +85,15 @@ DAMAGES = {
     "no weights": (lambda p: (p / "model.safetensors").unlink(), "not-a-checkpoint"),
     "a text file": (lambda p: _written(p / "x.txt"), "not-a-checkpoint"),
     "config no JSON": (lambda p: (p / "config.json").write_text("{"), "damaged-checkpoint"),
+    "config too deep": (
+        lambda p: (p / "config.json").write_text("[" * 100000),
+        "damaged-checkpoint",
+    ),
+    "config without a class": (lambda p: (p / "config.json").write_text("{}"), "not-a-checkpoint"),
+    "config with a number": (
+        lambda p: (p / "config.json").write_text('{"architectures": 3}'),
+        "not-a-checkpoint",
+    ),
     "config a list": (lambda p: (p / "config.json").write_text("[]"), "damaged-checkpoint"),
     "config binary": (lambda p: (p / "config.json").write_bytes(b"\xff"), "damaged-checkpoint"),
     "empty": (lambda p: _truncate(p / "model.safetensors", 0), "damaged-checkpoint"),

@@ -21,7 +21,7 @@ from ...dsl.errors import (
     UnsafeShard,
 )
 from .arrangement import Array, Shape
-from .reader import Checkpoint, TensorStore, map_file, refuse_pickles
+from .reader import Checkpoint, TensorStore, map_file, refuse_pickles, unreadable
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -71,8 +71,11 @@ def open_directory(directory: Path, only: Path | None = None) -> Checkpoint:
     store = SafetensorStore()
     for file, shown in _files(directory, only):
         store.table.update(_tensors(file, shown))
-    names = config.get("architectures") or [""]
-    return Checkpoint(directory, "huggingface", str(names[0]), config, store)
+    match config.get("architectures"):
+        case [str() as class_name, *_]:
+            return Checkpoint(directory, "huggingface", class_name, config, store)
+    reason = "its config.json names no class in `architectures`"
+    raise NotACheckpoint(path=str(directory), reason=reason)
 
 
 def _files(directory: Path, only: Path | None) -> Iterator[tuple[Path, tuple[str, ...] | None]]:
@@ -131,7 +134,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise NotACheckpoint(path=str(path.parent), reason=f"it has no {path.name}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
+    except OSError as problem:
+        raise unreadable(path, problem) from None
+    except (ValueError, RecursionError) as problem:
         raise DamagedCheckpoint(path=str(path), reason=f"no JSON: {problem}") from None
     if not isinstance(found, dict):
         raise DamagedCheckpoint(path=str(path), reason="it holds no JSON object")

@@ -1,4 +1,4 @@
-"""What every kind of checkpoint is: a config, and tensors that stay in the mapped file until read."""
+"""What every kind of checkpoint is: a config, and tensors that stay in a mapped file until read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...dsl.errors import DamagedCheckpoint, PickledCheckpoint
+from ...dsl.errors import DamagedCheckpoint, NotACheckpoint, PickledCheckpoint
 from .arrangement import Array, Shape
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -54,8 +54,14 @@ def refuse_pickles(directory: Path) -> None:
 
 def map_file(path: Path) -> mmap.mmap:
     """The file's bytes, mapped read-only."""
-    with path.open("rb") as file:
-        try:
+    try:
+        with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:
-            raise DamagedCheckpoint(path=str(path), reason="it is empty") from None
+    except ValueError:
+        raise DamagedCheckpoint(path=str(path), reason="it is empty") from None
+    except OSError as problem:
+        raise unreadable(path, problem) from None
+
+
+def unreadable(path: Path, problem: OSError) -> NotACheckpoint:
+    return NotACheckpoint(path=str(path), reason=(problem.strerror or str(problem)).lower())
