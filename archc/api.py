@@ -1,25 +1,19 @@
 """The Python face: `load` a file, `compile` it for a backend, call the result with named arrays.
 
-    model = archc.load("examples/llama.arch", weights="SmolLM2-135M")
-    logits = model.compile(backend="torch")(input_ids=ids)["logits"]
+model = archc.load("examples/llama.arch", weights="SmolLM2-135M")
+logits = model.compile(backend="torch")(input_ids=ids)["logits"]
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from .backends.base import Backend, Executable
-from .compiler import passes
 from .compiler.causality import prove_causal
-from .compiler.checkpoint import Checkpoint, bind, checkpoint_block, evaluate_config, open_checkpoint
 from .compiler.elaborate import (
     Module,
     Request,
@@ -30,13 +24,15 @@ from .compiler.elaborate import (
     the_model,
 )
 from .compiler.ir.graph import Program
-from .compiler.ops import ModelDType
-from .compiler.weights import random_weights
 from .dsl import parse_file
-from .dsl.errors import NoWeights, UnknownBackend
+from .dsl.errors import NoWeights, OtherModel, UnknownBackend
 from .dsl.syntax import CheckpointDef, ModelDef
 
-Array = NDArray[Any]
+if TYPE_CHECKING:  # what only some calls need is imported by them: `check` needs none of it
+    from .backends.base import Array, Backend, Executable
+    from .compiler.checkpoint import Checkpoint
+    from .compiler.ops import ModelDType
+    from .compiler.passes import Optimised
 
 # name -> (module, class): a backend is imported when it is first asked for
 BACKENDS: dict[str, tuple[str, str]] = {
@@ -66,7 +62,9 @@ class Model:
     loss: bool = False
     checkpoint: Checkpoint | None = None
     block: CheckpointDef | None = None
-    _programs: dict[Any, Program] = field(default_factory=dict, repr=False, compare=False)
+    _programs: dict[Any, Program] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @cached_property
     def program(self) -> Program:
@@ -94,12 +92,10 @@ class Model:
 
     def with_random_weights(self, seed: int) -> Model:
         """The same model with seeded random weights, the same for every backend and dtype."""
-        return Model(
-            self.module,
-            self.definition,
-            self.overrides,
-            random_weights(self.program, seed),
-            self.loss,
+        from .compiler.weights import random_weights
+
+        return replace(
+            self, weights=random_weights(self.program, seed), checkpoint=None, block=None
         )
 
     def compile(
@@ -116,10 +112,12 @@ class Model:
         `inputs` names the inputs that calls will supply (default: all). `options` are the backend's,
         such as `compile=True` for torch. Raises `NoWeights` when the model has none.
         """
+        from .compiler.passes import optimise
+
         if self.weights is None:
             raise NoWeights(model=self.definition.name)
         runner = _backend(backend)
-        optimised = passes.optimise(self.program_for(inputs), level=level)
+        optimised = optimise(self.program_for(inputs), level=level)
         executable = runner.load(optimised.program, self.weights, dtype=dtype, **options)
         return Compiled(self, backend, optimised, executable)
 
@@ -133,11 +131,13 @@ class Compiled:
 
     model: Model
     backend: str
-    optimised: passes.Optimised
+    optimised: Optimised
     executable: Executable
 
     def __call__(self, **inputs: Any) -> dict[str, Array]:
         """Run. Arrays are named by the model's `input` and `output` lines."""
+        import numpy as np
+
         return self.executable.run({name: np.asarray(value) for name, value in inputs.items()})
 
     @property
@@ -158,37 +158,36 @@ def load(
     weights: str | Path | Mapping[str, Array] | None = None,
     model: str | None = None,
     loss: bool = False,
+    overrides: Mapping[str, Any] | None = None,
     **hyperparameter_values: Any,
 ) -> Model:
     """Read an `.arch` file and fix its hyperparameters.
 
     They come from the preset, else from the config of the checkpoint `weights`, else from the
-    model's defaults; keyword arguments win. Raises `ArchError` or `Diagnostics`.
+    model's defaults; keyword arguments win, and `overrides` is for names that no keyword can have.
+    Raises `ArchError` or `Diagnostics`.
     """
     module = module_of(parse_file(path))
-    overrides: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if preset is not None:
-        model, overrides = preset_overrides(module, preset)
+        model, values = preset_overrides(module, preset)
+    values |= dict(overrides or {}) | hyperparameter_values
     if weights is not None and not isinstance(weights, Mapping):
-        return _load_checkpoint(module, Path(weights), model, overrides | hyperparameter_values, loss)
-    definition = the_model(module, model)
-    return Model(module, definition, overrides | hyperparameter_values, weights, loss)
+        return _load_checkpoint(module, Path(weights), model, values, loss)
+    return Model(module, the_model(module, model), values, weights, loss)
 
 
 def _load_checkpoint(
-    module: Module, path: Path, name: str | None, overrides: dict[str, Any], loss: bool
+    module: Module, path: Path, model: str | None, overrides: dict[str, Any], loss: bool
 ) -> Model:
+    """The model whose checkpoint block reads `path`, with its weights."""
+    from .compiler.checkpoint import bind, checkpoint_block, evaluate_config, open_checkpoint
+
     opened = open_checkpoint(path)
-    block = checkpoint_block(module.file, name, opened)
+    block = checkpoint_block(module.file, module.file.span.source.name, opened)
+    if model not in (None, block.model):
+        raise OtherModel(path=str(path), model=block.model, asked=str(model), span=block.span)
     definition = the_model(module, block.model)
-    read = evaluate_config(block, opened.config, tuple(hyperparameters(definition)))
-    model = Model(module, definition, {**read, **overrides}, None, loss, opened, block)
-    return Model(
-        module,
-        definition,
-        model.overrides,
-        bind(block, opened, model.program),
-        loss,
-        opened,
-        block,
-    )
+    read = evaluate_config(block, opened.config, hyperparameters(definition), opened.tensors.names)
+    bare = Model(module, definition, {**read, **overrides}, None, loss, opened, block)
+    return replace(bare, weights=bind(block, opened, bare.program))

@@ -134,7 +134,7 @@ def cost(program: Program, at: Mapping[str, int] | None = None) -> CostReport:
     regions = _regions(program)
     total = sum(regions.values(), Work())
     sizes = dict(at or {})
-    missing = _run_time_symbols(program) - sizes.keys()
+    missing = run_time_symbols(program) - sizes.keys()
     peak = None if missing else _Peak(program, sizes).of(program.main)
     return CostReport(
         program.name,
@@ -159,7 +159,7 @@ def _weights(program: Program) -> tuple[WeightRow, ...]:
     return tuple(WeightRow(path, n, size) for (path, size), n in counts.items())
 
 
-def _run_time_symbols(program: Program) -> set[str]:
+def run_time_symbols(program: Program) -> set[str]:
     kinds = [program.main[i].type for i in program.main.inputs]
     return {s for t in kinds for a in t.axes for s in a.size.symbols()} - program.sizes.keys()
 

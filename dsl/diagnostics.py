@@ -121,7 +121,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def render(error: ArchError, *, color: bool = False) -> str:
-    """The screen: id and message, source lines with carets, help."""
+    """The screen: id and message, source lines with carets, help, notes (`add_note`)."""
     paint = _paint if color else _plain
     out = [f"{paint(f'error[{error.id}]', '1;31')}: {paint(error.message, '1')}"]
     for index, (span, words) in enumerate(error.annotations()):
@@ -129,6 +129,8 @@ def render(error: ArchError, *, color: bool = False) -> str:
     advice = error.help_text()
     if advice:
         out += [f"  {paint('help', '1;36')}: {line}" for line in advice.split("\n")]
+    for note in getattr(error, "__notes__", ()):
+        out.append(f"  {paint('note', '1;36')}: {note}")
     return "\n".join(out)
 
 

@@ -390,13 +390,6 @@ class WeightShape(ArchError, id="weight-shape"):
 # --------------------------------------------------------------------------- syntax
 
 
-class FileTooLarge(ArchError, id="file-too-large"):
-    name: str
-    size: int
-    limit: int
-    title = "{name} has {size} characters; a source file may have {limit}"
-
-
 class NestedTooDeep(ArchError, id="nested-too-deep"):
     limit: int
     title = "this is nested more than {limit} levels deep"
@@ -566,7 +559,7 @@ class MisplacedDocstring(ArchError, id="misplaced-docstring"):
 class ResultBrackets(ArchError, id="result-brackets"):
     axes: str
     title = "result axes stand in brackets"
-    labels = {"span": "write `[.., {axes}]`"}
+    labels = {"span": "write `[..., {axes}]`"}
     help = "one list for each result: `-> [b, s, d]`, `-> ([b, s], [b])`"
 
 
@@ -1237,3 +1230,24 @@ class LooksAhead(ArchError, id="looks-ahead"):
         "mask later positions with `causal` and -inf (a finite fill proves nothing), or drop"
         " `decode {axis}` from the model"
     )
+
+
+class BadTensorFile(ArchError, id="bad-tensor-file"):
+    path: str
+    reason: str
+    title = "cannot read tensors from {path}: {reason}"
+    help = "inputs are one safetensors file, keyed by the names of the model's `input` lines"
+
+
+class Unwritable(ArchError, id="unwritable"):
+    path: str
+    reason: str
+    title = "cannot write {path}: {reason}"
+
+
+class OtherModel(ArchError, id="other-model"):
+    path: str
+    model: str
+    asked: str
+    title = "the checkpoint {path} is one of `{model}`, not of `{asked}`"
+    labels = {"span": "this block reads it"}

@@ -1,0 +1,97 @@
+"""The command `archc`: subcommands by name, and the one place where errors become exit codes.
+
+0 done, 1 the user's mistake (or what a check was asked to find), 2 wrong usage, 70 a bug of archc,
+130 interrupted. A subcommand is imported when it is named, so that `check` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+
+import click
+
+from . import __version__
+from .dsl.diagnostics import ArchError, Diagnostics, render
+
+# In the order of `archc --help`; module of archc.commands where the name cannot be one.
+COMMANDS = {
+    "check": "check",
+    "fmt": "fmt",
+    "cost": "cost",
+    "explain": "explain",
+    "compile": "compile",
+    "run": "run",
+    "diff": "diff",
+    "generate": "generate",
+    "import": "import_",
+}
+MISTAKE, BUG, INTERRUPTED = 1, 70, 130
+
+
+class Commands(click.Group):
+    """The subcommands. `invoke` is the boundary that no exception crosses."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f".commands.{COMMANDS[cmd_name]}", __package__)
+        command: click.Command = module.command
+        return command
+
+    def invoke(self, ctx: click.Context) -> None:
+        try:
+            super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own: usage errors, --help, `archc .. | head`
+        except KeyboardInterrupt:
+            click.echo(err=True)
+            ctx.exit(INTERRUPTED)
+        except Diagnostics as found:
+            ctx.exit(mistakes(found.errors))
+        except ArchError as error:
+            ctx.exit(mistakes([error]))
+        except Exception as error:
+            ctx.exit(bug(error))
+
+
+def mistakes(errors: Iterable[ArchError]) -> int:
+    """Show what is wrong in the user's input, a blank line between errors."""
+    color = sys.stderr.isatty()
+    click.echo("\n\n".join(render(error, color=color) for error in errors), err=True, color=color)
+    return MISTAKE
+
+
+def bug(error: Exception) -> int:
+    """Say that archc failed, and with ARCHC_DEBUG=1 where."""
+    from .compiler.knobs import DEBUG
+
+    if DEBUG.value:
+        import traceback
+
+        traceback.print_exception(error)
+    python = ".".join(map(str, sys.version_info[:3]))
+    click.echo(
+        f"internal error: {type(error).__name__}: {error}\n"
+        f"This is a bug in archc {__version__} (Python {python}), not in your file.\n"
+        "Please report it with the command, the .arch file, and what ARCHC_DEBUG=1 adds.",
+        err=True,
+    )
+    return BUG
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="archc")
+def main() -> None:
+    """Check, compile, run and compare language-model architectures written in .arch files.
+
+    Shell completion (bash, zsh, fish): eval "$(_ARCHC_COMPLETE=bash_source archc)"
+    """
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""`archc explain`: what each pass did to a model, and what it left alone and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import FILE, open_model, sizes
+
+
+@click.command("explain")
+@FILE
+@sizes
+def command(file: Path, preset: str | None, settings: tuple[str, ...], model: str | None) -> None:
+    """Show every place where a pass rewrote the model in FILE, or declined to."""
+    from ..compiler.passes import explain_text, optimise
+
+    program = open_model(file, preset, settings, model).program
+    click.echo(explain_text(optimise(program).sites, program.sizes))

@@ -1,0 +1,29 @@
+"""`archc fmt`: put files into canonical layout, or with `--check` say which are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..dsl import format_file, parse_file
+from .files import write_file
+
+
+@click.command("fmt")
+@click.option("--check", is_flag=True, help="Change nothing; exit 1 if a file is not formatted.")
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE..."
+)
+@click.pass_context
+def command(ctx: click.Context, check: bool, files: tuple[Path, ...]) -> None:
+    """Format .arch files in place. No file is touched unless all of them parse."""
+    trees = {path: parse_file(path) for path in files}
+    changed = {p: text for p, t in trees.items() if (text := format_file(t)) != t.span.source.text}
+    for path, text in changed.items():
+        click.echo(f"would reformat {path}" if check else f"reformatted {path}")
+        if not check:
+            write_file(path, text.encode())
+    unchanged = len(trees) - len(changed)
+    click.echo(f"{unchanged} file{'s' * (unchanged != 1)} already formatted")
+    ctx.exit(1 if check and changed else 0)

@@ -1,0 +1,77 @@
+"""Options that several commands share, and how they pick a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..dsl import Source, parse
+from ..dsl.syntax import Call, Expr, PresetDef
+
+if TYPE_CHECKING:
+    from ..api import Model
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FILE = click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+PRESET = click.option("--preset", metavar="P", help="A preset of the file.")
+MODEL = click.option("--model", metavar="NAME", help="A model of the file, where it has several.")
+SET = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="K=V",
+    help="A hyperparameter as an .arch expression. May be repeated.",
+)
+WEIGHTS = click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="W",
+    help="A checkpoint: a Hugging Face directory, a .safetensors file in one, or a .gguf file.",
+)
+DTYPE = click.option(
+    "--dtype",
+    type=click.Choice(["f64", "f32", "bf16", "f16"]),
+    default="f32",
+    show_default=True,
+    help="The model's element type.",
+)
+BACKENDS = click.Choice(["numpy", "torch", "triton"])
+
+
+def sizes(command: Command) -> Command:
+    """The options that fix a model's hyperparameters."""
+    for option in (MODEL, SET, PRESET):
+        command = option(command)
+    return command
+
+
+def overrides(settings: tuple[str, ...]) -> dict[str, Expr]:
+    """The values of `--set`: they are read as those of one more preset, so its text shows in errors."""
+    if not settings:
+        return {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not (equals and name.strip().isidentifier() and value.strip()):
+            raise click.BadParameter(f"{setting!r} is not of the form K=V", param_hint="--set")
+    text = f"preset given = Model({', '.join(settings)})"
+    (preset,) = parse(Source("--set", text)).items
+    assert isinstance(preset, PresetDef)
+    assert isinstance(preset.value, Call)
+    return {a.name: a.value for a in preset.value.arguments if a.name is not None}
+
+
+def open_model(
+    file: Path,
+    preset: str | None = None,
+    settings: tuple[str, ...] = (),
+    model: str | None = None,
+    weights: Path | None = None,
+) -> Model:
+    """The model that these options name."""
+    from ..api import load
+
+    return load(file, preset=preset, model=model, weights=weights, overrides=overrides(settings))
