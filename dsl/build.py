@@ -130,14 +130,14 @@ def _row_of_operators(_: Span, *row: Expr | _Operator) -> Expr:
     operands: list[Expr] = []
     waiting: list[tuple[int, _Operator, bool]] = []  # binding, operator, whether it is a prefix
     after_operand = False
-    for item in row:
+    for i, item in enumerate(row):
         if not isinstance(item, _Operator):
             operands.append(item)
         elif after_operand:
             binding = BINDING[item.text]
             while waiting and waiting[-1][0] >= binding and item.text != "**":
                 if waiting[-1][0] == binding == COMPARISON:
-                    raise _chained(operands, waiting[-1][1], item)
+                    raise _chained(operands, waiting[-1][1], item, row[i + 1])
                 _apply(operands, waiting.pop())
             waiting.append((binding, item, False))
         else:
@@ -160,13 +160,15 @@ def _apply(operands: list[Expr], waiting: tuple[int, _Operator, bool]) -> None:
         operands.append(Binary(span=span, op=op, left=left, right=right))
 
 
-def _chained(operands: list[Expr], first: _Operator, second: _Operator) -> ChainedComparison:
+def _chained(
+    operands: list[Expr], first: _Operator, second: _Operator, last: Expr | _Operator
+) -> ChainedComparison:
     left, middle = operands[-2].span.text, operands[-1].span.text
     return ChainedComparison(
         span=second.span,
         first=first.span,
         left=f"{left} {first.text} {middle}",
-        right=f"{middle} {second.text} ..",
+        right=f"{middle} {second.text} {last.span.text}",
     )
 
 

@@ -14,10 +14,10 @@ from typing import Final, NamedTuple
 
 from .diagnostics import ArchError
 from .errors import (
-    FileTooLarge,
     ForeignOperator,
     NestedTooDeep,
     SingleQuotes,
+    SourceUnreadable,
     StrayCharacter,
     UnclosedBracket,
     UnclosedString,
@@ -61,6 +61,7 @@ FOREIGN_OPERATORS = {
     "::": ("`:`", ":"),
 } | {f"{op}=": (f"`x = x {op} ..`", "=") for op in "- * / // % **".split()}
 
+_LONG = '"""'
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _OPENING = {close: opening for opening, close in _CLOSING.items()}
 
@@ -103,8 +104,10 @@ class Lexeme(NamedTuple):
 
 
 def tokens(source: Source, errors: list[ArchError]) -> list[Lexeme]:
-    """What the parser reads. Brackets that do not match leave it nothing to read."""
+    """What the parser reads: nothing, when it is unclear where strings or brackets end."""
     lexemes = [lexeme for lexeme in scan(source, errors) if lexeme.kind != COMMENT]
+    if any(isinstance(error, UnclosedString) and error.quotes == _LONG for error in errors):
+        return []
     before = len(errors)
     partner = match_brackets(lexemes, source, errors)
     return arrange(mark(lexemes, partner)) if len(errors) == before else []
@@ -113,7 +116,8 @@ def tokens(source: Source, errors: list[ArchError]) -> list[Lexeme]:
 def scan(source: Source, errors: list[ArchError]) -> list[Lexeme]:
     """Cut the text into lexemes, with comments and newlines, without blanks."""
     if len(source.text) > LARGEST_FILE:
-        raise FileTooLarge(name=source.name, size=len(source.text), limit=LARGEST_FILE)
+        reason = f"it has {len(source.text)} characters, more than {LARGEST_FILE}"
+        raise SourceUnreadable(path=source.name, reason=reason)
     lexemes: list[Lexeme] = []
     for match in _LEXEME.finditer(source.text):
         group, text = match.lastgroup or "", match.group()
@@ -137,7 +141,8 @@ def _mend(group: str, span: Span, errors: list[ArchError]) -> Iterator[Lexeme]:
     if group == "unclosed":
         first_line = span.text.split("\n")[0]
         opening = Span(span.source, span.start, span.start + len(first_line))
-        errors.append(UnclosedString(span=opening, quotes=_quotes(span.text)))
+        quotes = _LONG if span.text.startswith(_LONG) else '"'
+        errors.append(UnclosedString(span=opening, quotes=quotes))
         yield Lexeme(STRING, '""', span.start, span.end)
     elif group == "quoted":
         errors.append(SingleQuotes(span=span, content=span.text[1:-1]))
@@ -148,10 +153,6 @@ def _mend(group: str, span: Span, errors: list[ArchError]) -> Iterator[Lexeme]:
         yield Lexeme(kind, {OPERATOR: "*", RELATION: "=="}.get(kind, kind), span.start, span.end)
     else:
         errors.append(StrayCharacter(span=span, character=span.text))
-
-
-def _quotes(text: str) -> str:
-    return '"""' if text.startswith('"""') else '"'
 
 
 # ------------------------------------------------------------------ brackets

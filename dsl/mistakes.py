@@ -136,7 +136,7 @@ def _value_start(scene: Scene) -> int:
 
 def _value_end(scene: Scene, start: int, stops: frozenset[str]) -> int:
     """The last token of the value that goes on at `start`, before any of `stops`."""
-    i, depth = start, 0
+    i, depth = start, int(scene.lexemes[start].kind in _OPENING)
     while i + 1 < len(scene.lexemes):
         kind = scene.lexemes[i + 1].kind
         depth += (kind in _OPENING) - (kind in _CLOSING)
@@ -220,14 +220,14 @@ def _comparison_as_assignment(scene: Scene) -> ArchError | None:
 
 # words of other languages, and what to write here
 _FOREIGN_WORDS = {
-    "def": "`fn f(x) = ..`, or `block f(hyperparameters)(x[.., d]) -> [.., d] {{ .. }}`",
+    "def": "`fn f(x) = ..`, or `block f(hyperparameters)(x[..., d]) -> [..., d] { .. }`",
     "class": "`block` for a layer, `model` for a model",
     "import": "`use std`",
     "from": "`use std`",
     "elif": "`else if`",
     "elsif": "`else if`",
-    "for": "`repeat name[i: n] {{ .. }}`",
-    "while": "`repeat name[i: n] {{ .. }} until condition`",
+    "for": "`repeat name[i: n] { .. }`",
+    "while": "`repeat name[i: n] { .. } until condition`",
     "lambda": "`(x) -> ..`",
     "let": "`x = ..`",
     "var": "`x = ..`",

@@ -12,7 +12,7 @@ from typing import Any
 
 from .build import RULES, token_value
 from .diagnostics import ArchError, Diagnostics
-from .errors import FileTooLarge, NestedTooDeep, SourceUnreadable
+from .errors import BrokenLine, NestedTooDeep, SourceUnreadable
 from .grammar import END, NAME, STOP, Rule, grammar
 from .lexer import DEEPEST_NESTING, Lexeme, tokens
 from .mistakes import Scene, explain
@@ -37,21 +37,23 @@ def parse_file(path: str | Path) -> File:
 
 def parse(source: Source) -> File:
     """The syntax tree of `source`. Raises `Diagnostics` with the mistakes found, in text order."""
-    errors: list[ArchError] = []
-    tree: File | None = None
+    in_words: list[ArchError] = []
+    in_grammar: list[ArchError] = []
     try:
-        tree = _Automaton(source, tokens(source, errors), errors).run()
-        if tree is not None and not errors:
+        tree = _Automaton(source, tokens(source, in_words), in_grammar).run()
+        if tree is not None and not in_words + in_grammar:
             _check_depth(tree)
-    except (FileTooLarge, NestedTooDeep) as error:
-        errors.append(error)
-    if tree is None or errors:
-        raise Diagnostics(sorted(errors, key=_place))
-    return tree
+            return tree
+    except (SourceUnreadable, NestedTooDeep) as error:
+        raise Diagnostics([error]) from None
+    raise Diagnostics(_told(in_words, in_grammar))
 
 
-def _place(error: ArchError) -> int:
-    return error.span.start if error.span else -1
+def _told(in_words: list[ArchError], in_grammar: list[ArchError]) -> list[ArchError]:
+    """All mistakes in text order, but only the first cause where a line has one of each kind."""
+    lines = {error.span.line for error in in_words if error.span}
+    rest = [error for error in in_grammar if error.span and error.span.line not in lines]
+    return sorted([*in_words, *rest], key=lambda error: error.span.start if error.span else 0)
 
 
 class _Automaton:
@@ -81,7 +83,10 @@ class _Automaton:
                 self.errors.append(error)
                 if len(self.errors) >= MOST_ERRORS:
                     return None
-                i = self._recover(i)
+                self._forget_statement()
+                i = self._next_statement(i)
+                if isinstance(error, BrokenLine) and error.where == "end":
+                    i = self._next_statement(i)  # the next line was to be the rest of this one
         return self.values[-1] if self.values else None
 
     def _feed(self, i: int) -> None:
@@ -141,18 +146,20 @@ class _Automaton:
         elif kind == END:
             self.statements[-1] = None
 
-    def _recover(self, i: int) -> int:
-        """Forget the statement under way. Returns the index of the token to go on with."""
+    def _forget_statement(self) -> None:
         if self.statements[-1] is not None:
             height, _ = self.statements[-1]
             del self.states[height:], self.values[height - 1 :], self.extents[height - 1 :]
             self.statements[-1] = None
+
+    def _next_statement(self, i: int) -> int:
+        """The index behind the end of the statement that token `i` belongs to."""
         depth = 0
         while self.lexemes[i].kind != STOP:
             kind = self.lexemes[i].kind
-            if kind == END and depth == 0:
-                return i + 1
-            depth += {"{": 1, "}": -1}.get(kind, 0)
+            if depth == 0 and kind in (END, "}"):
+                return i + (kind == END)
+            depth += (kind == "{") - (kind == "}")
             i += 1
         return i
 
