@@ -1,0 +1,291 @@
+"""`model.py`, the host side: one class per function, allocating results and launching kernels.
+
+The generated module imports torch, triton and the generated kernels only. `Plan` is what it was made
+from: the kernels, each once however often it is launched, and the constants that the model reads.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from ...compiler.ir.graph import Axis, Function, Node, Origin, Program
+from ...compiler.ir.walk import iterations
+from ...dsl.dims import Dim
+from .indexing import identifier
+from .kernel import Kernel, build
+from .regions import FREE, HOST, Region, region_of, value_name, view_region
+from .space import alike, only
+
+ALIASES = frozenset({"rename", "stop_gradient"})  # the same array under other axes
+
+
+@dataclass(slots=True)
+class Plan:
+    """Kernels by name and class sources, in order of definition."""
+
+    program: Program
+    traced: bool = False
+    kernels: dict[str, Kernel] = field(default_factory=dict)
+    classes: dict[str, list[str]] = field(default_factory=dict)
+    _known: dict[tuple[object, ...], str] = field(default_factory=dict)
+    _names: Counter[str] = field(default_factory=Counter)
+
+    def size(self, dim: Dim) -> str:
+        """A size as a Python expression over the arguments `n_...`."""
+        bound = dim.substitute(self.program.sizes)
+        return str(bound.substitute({s: Dim.symbol(size_name(s)) for s in bound.symbols()}))
+
+    @property
+    def symbols(self) -> list[str]:
+        """The run-time sizes, in the order in which every class takes them."""
+        found: set[str] = set()
+        for function in self.program.functions:
+            for node in function.nodes:
+                found |= {s for t in node.types for a in t.axes for s in a.size.symbols()}
+        return sorted(found - set(self.program.sizes))
+
+    def kernel(self, region: Region, name: str) -> Kernel:
+        """The kernel of a region: an equal one that is there already, or a new one."""
+        made = build(region, name)
+        origins = tuple(_places(region.origins))
+        if made.identity in self._known:
+            known = self._known[made.identity]
+            merged = tuple(dict.fromkeys((*self.kernels[known].header, *origins)))
+            self.kernels[known] = replace(self.kernels[known], header=merged)
+            return replace(made, name=known)
+        self._names[name] += 1
+        count = self._names[name]
+        unique = name if count == 1 else f"{name}_{count}"
+        header = (equation(region), *origins)
+        self.kernels[unique] = replace(made, name=unique, header=header)
+        self._known[made.identity] = unique
+        return self.kernels[unique]
+
+
+def size_name(symbol: str) -> str:
+    return f"n_{identifier(symbol)}"
+
+
+def class_name(function: Function) -> str:
+    return "".join(p[:1].upper() + p[1:] for p in identifier(function.name).split("_") if p)
+
+
+def plan(program: Program, *, traced: bool = False) -> Plan:
+    """All kernels and classes of a program. Raises NoLowering."""
+    made = Plan(program, traced)
+    seen: set[str] = set()
+    for function in _callees_first(program, program.main, seen):
+        made.classes[function.name] = _Class(made, function).source()
+    return made
+
+
+def _callees_first(program: Program, function: Function, seen: set[str]) -> Iterator[Function]:
+    if function.name in seen:
+        return
+    seen.add(function.name)
+    for node in function.nodes:
+        if node.op == "repeat":
+            for _, kind in iterations(node, ""):
+                yield from _callees_first(program, program.function(kind), seen)
+    yield function
+
+
+@dataclass(slots=True)
+class _Class:
+    """Writes the class of one function."""
+
+    plan: Plan
+    function: Function
+    made: list[str] = field(default_factory=list)  # __init__
+    lines: list[str] = field(default_factory=list)  # forward
+    names: Counter[str] = field(default_factory=Counter)
+    values: dict[int, str] = field(default_factory=dict)
+    results: dict[int, list[str]] = field(default_factory=dict)
+
+    def source(self) -> list[str]:
+        function = self.function
+        inputs = [self.bind(function[i], f"{value_name(function[i])}") for i in function.inputs]
+        for node in function.nodes:
+            self._node(node)
+        outputs = [self.array(i) for i in function.output_ids]
+        sizes = [size_name(s) for s in self.plan.symbols]
+        signature = ", ".join(["self", *sizes, *inputs])
+        body = [*self.lines, f"return {', '.join(outputs)}{',' if len(outputs) == 1 else ''}"]
+        return [
+            f"class {class_name(function)}:",
+            f'    """{self._doc()}"""',
+            "",
+            "    def __init__(self, run, weights, path):",
+            *("        " + line for line in ["self.run, self.path = run, path", *self.made]),
+            "",
+            f"    def forward({signature}):",
+            "        run = self.run",
+            *("        " + line for line in body),
+        ]
+
+    def _doc(self) -> str:
+        inputs = ", ".join(f"{i.type}" for i in map(self.function.__getitem__, self.function.inputs))
+        outputs = ", ".join(str(self.function[i].type) for i in self.function.output_ids)
+        return f"`{self.function.name}`: {inputs} -> {outputs}."
+
+    def bind(self, node: Node, wanted: str) -> str:
+        """A fresh local name for the value of a node."""
+        name = self.fresh(wanted)
+        self.values[node.id] = name
+        return name
+
+    def fresh(self, wanted: str) -> str:
+        reserved = keyword.iskeyword(wanted) or wanted in RESERVED or wanted.startswith("n_")
+        base = f"{wanted}_" if reserved or wanted[:1].isdigit() else wanted
+        self.names[base] += 1
+        return base if self.names[base] == 1 else f"{base}_{self.names[base]}"
+
+    # ------------------------------------------------------------------------------------ nodes
+
+    def _node(self, node: Node) -> None:
+        if node.op in CONSTANTS:
+            self._constant(node)
+        elif node.op == "repeat":
+            self._repeat(node)
+        elif node.op == "result":
+            self.values[node.id] = self.results[node.inputs[0]][node.attrs.integer("index")]
+        elif node.op in FREE:
+            if self.plan.traced:
+                self.array(node.id)
+        elif node.op not in HOST:
+            self._region(node, region_of(self.plan.program, self.function, node))
+        if self.plan.traced and node.id in self.values and node.op not in CONSTANTS:
+            self.lines.append(f"run.keep(self.path, {node.id}, {self.values[node.id]})")
+
+    def _constant(self, node: Node) -> None:
+        name = self.fresh(value_name(node))
+        self.values[node.id] = f"self.{name}"
+        key = constant_key(node)
+        path = 'f"{path}.' + key + '" if path else ' if node.op != "table" else ""
+        self.made.append(f'self.{name} = weights[{path}"{key}"]')
+
+    def array(self, node_id: int) -> str:
+        """The value as an array in memory: views that kernels only address are written out."""
+        if node_id not in self.values:
+            node = self.function[node_id]
+            if node.op in ALIASES:
+                self.values[node_id] = self.array(node.inputs[0])
+            else:
+                self._region(node, view_region(self.plan.program, self.function, node))
+        return self.values[node_id]
+
+    def _region(self, node: Node, region: Region) -> None:
+        """Allocates the results of a region and launches its kernels."""
+        names: dict[int, str] = {}
+        for index, output in enumerate(region.outputs):
+            kind = region.nodes[output].type
+            shape = "".join(f", {self.plan.size(a.size)}" for a in kind.axes)
+            hint = value_name(region.nodes[output] if index or not node.hint else node)
+            names[output] = self.fresh(hint)
+            self.lines.append(f'{names[output]} = run.empty("{kind.dtype}"{shape})')
+        self.results[node.id] = [names[o] for o in region.outputs]
+        self.values[node.id] = names[region.outputs[0]]
+        for outputs in alike(region):
+            self._launch(only(region, outputs), [names[o] for o in outputs], node)
+
+    def _launch(self, region: Region, results: list[str], node: Node) -> None:
+        kernel = self.plan.kernel(region, kernel_name(self.function, node))
+        arguments = [
+            results[p.value] if p.is_result else self.array(p.value) for p in kernel.pointers
+        ]
+        arguments += [size_name(symbol) for symbol, _ in kernel.sizes]
+        extents = ", ".join(self.plan.size(e) for e in kernel.extents)
+        self.lines.append(
+            f"run.launch(kernels.{kernel.name}, ({extents}), {', '.join(arguments)})"
+        )
+
+    def _repeat(self, node: Node) -> None:
+        """A loop over the layers, each an object of its kind with its own weights and scalars."""
+        program, layers = self.plan.program, self.fresh(identifier(node.attrs.string("path")))
+        self.made.append(f"self.{layers} = [")
+        scalars = node.attrs["scalars"]
+        assert isinstance(scalars, tuple)
+        for step, (inner, kind) in enumerate(iterations(node, "")):
+            path = f'f"{{path}}.{inner}" if path else "{inner}"'
+            numbers = "".join(f", run.scalar({s[step]!r})" for s in scalars if isinstance(s, tuple))
+            made = f"{class_name(program.function(kind))}(run, weights, {path})"
+            self.made.append(f"    ({made}{numbers or ','}),")
+        self.made.append("]")
+        count = len(node.types)
+        operands = [self.array(i) for i in node.inputs]
+        carried = [self.fresh(value_name(self.function[i])) for i in node.inputs[:count]]
+        sizes = [size_name(s) for s in self.plan.symbols]
+        names = ", ".join(carried)
+        self.lines.append(f"{names} = {', '.join(operands[:count])}")
+        self.lines.append(f"for layer, *scalars in self.{layers}:")
+        arguments = ", ".join([*sizes, *carried, *operands[count:], "*scalars"])
+        comma = "," if count == 1 else ""
+        self.lines.append(f"    {names}{comma} = layer.forward({arguments})")
+        self.results[node.id] = carried
+        self.values[node.id] = carried[0]
+
+
+RESERVED = frozenset("run self path weights layer scalars kernels torch triton".split())
+CONSTANTS = frozenset({"weight", "derived", "table"})
+
+
+def constant_key(node: Node) -> str:
+    """Under which name a constant is handed over, relative to its function's call path."""
+    if node.op == "weight":
+        return node.attrs.string("path")
+    if node.op == "table":
+        return f"table {node.attrs.string('body')}"
+    return f"derived {node.id}"
+
+
+def kernel_name(function: Function, node: Node) -> str:
+    """From the region of the text, the op and the axes: `attention_q_linear_bsd`."""
+    place = next((o.region for o in node.origins if o.region), node.hint or function.name)
+    axes = "".join(identifier(a.name)[0] for a in node.axes)
+    return "_".join(filter(None, [identifier(place.replace(".", "_")), node.op, axes])).lower()
+
+
+def _places(origins: tuple[Origin, ...]) -> Iterator[str]:
+    for origin in origins:
+        lines = " < ".join(dict.fromkeys(f"{s.source.name}:{s.line}" for s in origin.spans))
+        if lines or origin.region:
+            yield f"from {origin.region or 'the model'} ({lines})" if lines else origin.region
+
+
+# ------------------------------------------------------------------------------------- equations
+
+INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "le": "<=", "lt": "<", "eq": "=="}
+LONGEST_EQUATION = 92
+
+
+def equation(region: Region) -> str:
+    """What the kernel computes, on one line."""
+    output = region.nodes[region.outputs[0]]
+    left = f"{value_name(region.node)}[{_axes(output.axes)}]"
+    right = _term(region, output.id)
+    text = f"{left} = {right}"
+    return text if len(text) <= LONGEST_EQUATION else text[: LONGEST_EQUATION - 3] + "..."
+
+
+def _axes(axes: tuple[Axis, ...]) -> str:
+    return ", ".join(a.name for a in axes)
+
+
+def _term(region: Region, node_id: int) -> str:
+    node = region.nodes[node_id]
+    if node.op == "leaf":
+        return region.names[node_id]
+    if node.op == "const":
+        return str(node.attrs["value"])
+    terms = [_term(region, i) for i in node.inputs]
+    if node.op in FREE | {"cast"} and terms:
+        return terms[0]
+    if node.op in INFIX:
+        return f"({f' {INFIX[node.op]} '.join(terms)})"
+    named = node.attrs.get("axes") or node.attrs.get("axis") or ()
+    axes = named if isinstance(named, tuple) else (named,)
+    over = f"; {', '.join(map(str, axes))}" if axes and node.op not in FREE else ""
+    return f"{node.op}({', '.join(terms)}{over})"

@@ -1,0 +1,244 @@
+"""From a region to the source of one `@triton.jit` function.
+
+The iteration space (`space.py`) gives a tile of rows and columns per program; the evaluator computes
+each result there and the kernel stores it. A kernel knows run-time sizes as arguments, the model's own
+sizes as numbers, and its block lengths as compile-time arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ...compiler.ir.graph import DType
+from ...dsl.dims import Dim, product
+from .evaluate import Evaluator
+from .indexing import COLS, ROWS, Indices, Var, join
+from .mapping import reached, reduced_axes
+from .reduce import Group, Limits, Reducer
+from .regions import Region
+from .scopes import ROOT, Scope
+from .space import Space, Step, plan_space
+from .tiles import Facts, Kind
+
+LONGEST_ROW = 16384  # elements that a program holds at once
+BLOCKS = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
+LETTERS = {block: block[-1] for block in BLOCKS}
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """A pointer argument: its element kind, and the value that it reads or the result it writes."""
+
+    name: str
+    dtype: DType
+    value: int  # id of the function's value, or position of the result
+    is_result: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """`parameters` and `body` are the source without its name; `extents` are rows, columns, batch."""
+
+    name: str
+    pointers: tuple[Pointer, ...]
+    sizes: tuple[tuple[str, str], ...]  # (symbol, argument)
+    blocks: tuple[str, ...]
+    body: tuple[str, ...]
+    extents: tuple[Dim, Dim, Dim]
+    facts: Facts
+    header: tuple[str, ...] = ()
+
+    @property
+    def arguments(self) -> list[str]:
+        return [*(p.name for p in self.pointers), *(name for _, name in self.sizes)]
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Equal for kernels that differ in name and header only."""
+        dtypes = tuple(p.dtype for p in self.pointers)
+        return self.arguments.__str__(), dtypes, self.blocks, self.body, self.facts
+
+    def source(self) -> str:
+        constants = [f"{block}: tl.constexpr" for block in self.blocks]
+        parameters = ",\n    ".join([*self.arguments, *constants])
+        header = "\n".join(f"# {line}" for line in self.header)
+        body = "\n".join(f"    {line}" for line in self.body)
+        return f"{header}\n@triton.jit\ndef {self.name}(\n    {parameters},\n):\n{body}\n"
+
+
+def build(region: Region, name: str, header: tuple[str, ...] = ()) -> Kernel:
+    """The kernel that computes all outputs of a region. Raises NoLowering."""
+    return _Builder(region, plan_space(region)).build(name, header)
+
+
+@dataclass(slots=True)
+class _Builder:
+    region: Region
+    space: Space
+    indices: Indices = field(default_factory=Indices)
+    body: Scope = field(default_factory=lambda: Scope(ROOT))
+    evaluator: Evaluator = field(init=False)
+    columns: Scope = field(init=False)
+    header: str = ""
+
+    def __post_init__(self) -> None:
+        self.evaluator = Evaluator(self.region, self.indices, self.body)
+        self.evaluator.letters = LETTERS
+        self.evaluator.reducer = Reducer(self.evaluator, self._limits())
+        self.columns = self.body
+
+    @property
+    def kind(self) -> Kind:
+        if self.region.attend is not None:
+            return "attend"
+        if self.space.product is not None:
+            return "product"
+        return "row" if self.space.reductions else "flat"
+
+    def _limits(self) -> Limits:
+        whole = {"attend": 256, "product": 0}.get(self.kind, LONGEST_ROW)
+        return Limits(whole, "BLOCK_N" if self.kind == "attend" else "BLOCK_K")
+
+    def build(self, name: str, header: tuple[str, ...]) -> Kernel:
+        rows = self._rows()
+        places = self._batch() | rows | self._columns()
+        coordinates = [
+            {axis: c.substitute(places) for axis, c in at.items()} for at in self.space.outputs
+        ]
+        self._share_loops(dict(zip(self.region.outputs, coordinates, strict=True)))
+        results = self._stores(coordinates)
+        if self.header:
+            self.columns.close(self.header)
+        return self._kernel(name, header, results)
+
+    # -------------------------------------------------------------------------------- iteration
+
+    def _bind(self, steps: list[Step], var: Var) -> dict[str, int | Dim]:
+        found = self.indices.flatten([(s.name, s.size) for s in steps], var)
+        return dict(zip((s.symbol for s in steps), found, strict=True))
+
+    def _rows(self) -> dict[str, int | Dim]:
+        """Always present, so that every tile has two dimensions."""
+        var = self.evaluator.reducer.index_var(
+            "rows", ROWS, _extent(self.space.rows), "BLOCK_M", self.body,
+            "tl.program_id(0) * BLOCK_M",
+        )  # fmt: skip
+        self.evaluator.reducer.blocks.add("BLOCK_M")
+        return self._bind(self.space.rows, var) if self.space.rows else {}
+
+    def _batch(self) -> dict[str, int | Dim]:
+        if not self.space.batch:
+            return {}
+        made = self.evaluator.assign("tl.program_id(2)", "int", frozenset(), self.body, "batch")
+        var = Var(made.text, _extent(self.space.batch), scope=self.body)
+        self.indices.add(var)
+        return self._bind(self.space.batch, var)
+
+    @property
+    def column_mode(self) -> str:
+        """none, whole (one tile), loop (tiles in one program) or grid (a program each)."""
+        if not self.space.cols:
+            return "none"
+        length, shared = _extent(self.space.cols).constant, self.space.columns_shared
+        if self.kind == "attend" or (shared and length is not None and length <= LONGEST_ROW):
+            return "whole"
+        return "loop" if shared else "grid"
+
+    def _columns(self) -> dict[str, int | Dim]:
+        mode, reducer, extent = self.column_mode, self.evaluator.reducer, _extent(self.space.cols)
+        if mode == "none":
+            return {}
+        if mode == "whole":
+            return self._bind(self.space.cols, reducer.whole_var(COLS, extent))
+        reducer.blocks.add("BLOCK_N")
+        start = "tl.program_id(1) * BLOCK_N"
+        if mode == "loop":
+            self.columns, start = Scope(self.body), self.evaluator.fresh("n0")
+            self.header = (
+                f"for {start} in range(0, {self.evaluator.integer(extent).text}, BLOCK_N):"
+            )
+        var = reducer.index_var("cols", COLS, extent, "BLOCK_N", self.columns, start)
+        return self._bind(self.space.cols, var)
+
+    def _share_loops(self, outputs: Mapping[int, Mapping[object, Dim]]) -> None:
+        """Lets products, and sums beside them, over equal lengths share one loop."""
+        if self.space.product is None:
+            return
+        found = reached(self.indices, self.region, list(outputs.items()))  # type: ignore[arg-type]
+        groups: dict[object, list[tuple[object, object]]] = {}
+        for node, at in found:
+            if node.op in ("dot", "sum") and not self._depends_on_reduction(node.inputs):
+                groups.setdefault(self._loop_key(node), []).append((node, at))
+        shared: list[Group] = [g for g in groups.values() if len(g) > 1]  # type: ignore[misc]
+        self.evaluator.reducer.together = shared
+
+    def _loop_key(self, node: object) -> object:
+        attend = self.region.attend
+        if attend is not None:
+            return attend.softmaxes.get(node.id, ("alone", node.id))  # type: ignore[attr-defined]
+        return product([self.region.size(a) for a in reduced_axes(node)])  # type: ignore[arg-type]
+
+    def _depends_on_reduction(self, sources: tuple[int, ...]) -> bool:
+        if self.region.attend is not None:
+            return False
+        nodes = [self.region.nodes[i] for i in sources]
+        return any(
+            n.op in ("sum", "amax", "dot", "softmax") or self._depends_on_reduction(n.inputs)
+            for n in nodes
+        )
+
+    # ----------------------------------------------------------------------------------- results
+
+    def _stores(self, coordinates: list[Mapping[object, Dim]]) -> list[Pointer]:
+        """Row results first: they stand before a loop over columns."""
+        results: list[Pointer] = []
+        order = sorted(range(len(coordinates)), key=lambda i: len(coordinates[i]))
+        for position in order:
+            results.append(self._store(position, coordinates[position]))
+        return sorted(results, key=lambda p: p.value)
+
+    def _store(self, position: int, at: Mapping[object, Dim]) -> Pointer:
+        node = self.region.nodes[self.region.outputs[position]]
+        value = self.evaluator.value(node.id, at)  # type: ignore[arg-type]
+        pointer = self.evaluator.fresh("out_ptr")
+        address = join([at[a] for a in node.axes], [self.region.size(a) for a in node.axes])
+        address = self.indices.expand(address)
+        if not self.indices.tiles(address):
+            address = address + Dim.symbol("%rows")  # of length 1 then
+        masks = sorted(self.indices.masks(address))
+        mask = f", mask={' & '.join(masks)}" if masks else ""
+        scope = self.columns if COLS in {s for s, _ in self.indices.tiles(address)} else self.body
+        scope.add(f"tl.store({pointer} + {self.indices.text(address)}, {value.text}{mask})")
+        return Pointer(pointer, node.type.dtype, position, is_result=True)
+
+    def _kernel(self, name: str, header: tuple[str, ...], results: list[Pointer]) -> Kernel:
+        region, reducer = self.region, self.evaluator.reducer
+        leaves = [
+            Pointer(pointer, region.nodes[leaf].type.dtype, region.leaves[leaf])
+            for leaf, pointer in sorted(self.evaluator.pointers.items())
+        ]
+        blocks = tuple(b for b in BLOCKS if b in reducer.blocks)
+        cols = _extent(self.space.cols) if self.column_mode == "grid" else Dim.of(1)
+        extents = _extent(self.space.rows), cols, _extent(self.space.batch)
+        sizes = tuple(sorted(self.indices.size_names.items()))
+        return Kernel(
+            name, (*leaves, *results), sizes, blocks, tuple(self.body.lines), extents,
+            self._facts(), header,
+        )  # fmt: skip
+
+    def _facts(self) -> Facts:
+        reducer = self.evaluator.reducer
+        width = max((_block(e) for _, e in reducer.full), default=1)
+        products = sum(n.op == "dot" for n in self.space.reductions)
+        cols = _extent(self.space.cols).constant if self.space.cols else 1
+        return Facts(self.kind, width, products, cols)
+
+
+def _extent(steps: list[Step]) -> Dim:
+    return product([s.size for s in steps])
+
+
+def _block(extent: Dim) -> int:
+    length = extent.constant or 1
+    return max(16, 1 << max(0, length - 1).bit_length())

@@ -1,0 +1,127 @@
+"""Attention in one sweep over the keys: online softmax.
+
+    m' = max(m, max_j s),  p = exp(s - m'),  a = exp(m - m'),  l' = a l + sum_j p,  o' = a o + p v
+
+and o / l at the end. The scores s are any expression, evaluated per tile; tiles that the mask provably
+excludes are not visited, and a row that sees no key gives zeros.
+"""
+
+from __future__ import annotations
+
+from ...compiler.ir.graph import Axis, Node
+from ...dsl.dims import Dim
+from .evaluate import Value
+from .indexing import COLS, ROWS, Coordinates
+from .mapping import Operand, reached, restrict
+from .reduce import Accumulator, Group, Product, Reducer, Span
+from .scopes import Scope, deepest
+
+
+def online_loop(reducer: Reducer, group: Group) -> list[Value]:
+    """The results of contractions that one softmax weighs."""
+    evaluator, (first, at) = reducer.evaluator, group[0]
+    scopes = [evaluator.indices.scope(c) for _, where in group for c in where.values()]
+    parent = evaluator.scope(deepest(scopes))
+    loop = Scope(parent)
+    start = evaluator.fresh("n0")
+    parts = [reducer.accumulator(*member) for member in group]
+    spans = [reducer.loop_span(first, loop, start, False, part) for part in parts]
+    reducer.add_slot(spans[0], first, loop, start, COLS)
+    softmax, scored = _softmax(reducer, first, {**at, **spans[0].by_slot[COLS]})
+    bounds = _bounds(reducer, softmax, scored, parent)
+    high, total = (evaluator.fresh(name) for name in ("high", "total"))
+    rows = evaluator.shape(frozenset(t for p in parts for t in _rows(p)))
+    parent.add(f'{high} = tl.full({rows}, float("-inf"), tl.float32)')
+    parent.add(f"{total} = tl.zeros({rows}, tl.float32)")
+    for part, span in zip(parts, spans, strict=True):
+        part.start(parent, span)
+    decay = _weights(reducer, softmax, scored, spans[0], loop, high, total)
+    for part, span in zip(parts, spans, strict=True):
+        if isinstance(part, Product) and part.is_bare(softmax):
+            span.masks[COLS] = frozenset()  # the weights vanish there already
+        part.step(loop, span, decay)
+    loop.add(f"{high} = {high}_new")
+    loop.close(f"for {start} in range({bounds[0]}, {bounds[1]}, {reducer.limits.block}):")
+    parent.add(f"{total} = tl.where({total} == 0, 1.0, {total})")
+    return [_normalised(reducer, part, parent, total) for part in parts]
+
+
+def _rows(part: Accumulator | Product) -> list[tuple[int, str]]:
+    kept = part.kept[0] if isinstance(part, Product) else part.kept
+    return [tile for tile in kept if tile[0] == ROWS]
+
+
+def _softmax(reducer: Reducer, contraction: Node, at: Coordinates) -> tuple[Node, Operand]:
+    """The softmax that weighs the contraction and the coordinates at which it is read."""
+    region, indices = reducer.evaluator.region, reducer.evaluator.indices
+    assert region.attend is not None
+    wanted = region.attend.softmaxes[contraction.id]
+    roots = [(o.id, restrict(at, o.axes)) for o in region.operands(contraction)]
+    return next((n, where) for n, where in reached(indices, region, roots) if n.id == wanted)
+
+
+def _weights(
+    reducer: Reducer,
+    softmax: Node,
+    at: Operand,
+    span: Span,
+    loop: Scope,
+    high: str,
+    total: str,
+) -> str:
+    """Writes p and the running maximum and sum; returns the factor of what was summed before."""
+    evaluator = reducer.evaluator
+    (x,) = evaluator.region.operands(softmax)
+    score = evaluator.convert(evaluator.value(x.id, restrict(at, x.axes)), "float")
+    score = evaluator.masked(score, span.masks[COLS], Value('float("-inf")', "float"))
+    score = evaluator.assign(score.text, "float", score.tiles, loop, "s")
+    weight, decay, shift = (evaluator.fresh(name) for name in ("p", "decay", "shift"))
+    loop.add(f"{high}_new = tl.maximum({high}, tl.max({score.text}, axis=1, keep_dims=True))")
+    loop.add(f'{shift} = tl.where({high}_new == float("-inf"), 0.0, {high}_new)')
+    loop.add(f"{weight} = tl.exp({score.text} - {shift})")
+    loop.add(f"{decay} = tl.exp({high} - {shift})")
+    loop.add(f"{total} = {total} * {decay} + tl.sum({weight}, axis=1, keep_dims=True)")
+    found = Value(weight, "float", score.tiles, loop)
+    evaluator.known[(softmax.id, *(at[axis] for axis in softmax.axes))] = found
+    return decay
+
+
+def _normalised(
+    reducer: Reducer, part: Accumulator | Product, parent: Scope, total: str
+) -> Value:
+    value = part.finish(parent)
+    text = f"{value.text} / {total}"
+    return reducer.evaluator.assign(text, "float", value.tiles, parent, "out")
+
+
+def _bounds(reducer: Reducer, softmax: Node, at: Operand, parent: Scope) -> tuple[str, str]:
+    """First and last + 1 key that some row of the tile may see."""
+    evaluator, attend = reducer.evaluator, reducer.evaluator.region.attend
+    assert attend is not None
+    length = evaluator.integer(evaluator.region.size(softmax.attrs.axis("axis"))).text
+    query = _query(attend.query, at)
+    if query is None:
+        return "0", length
+    low, high = "0", length
+    if attend.upper is not None:
+        last = _extreme(reducer, query + _number(reducer, attend.upper) + 1, "tl.max")
+        high = evaluator.fresh("stop")
+        parent.add(f"{high} = tl.minimum({last}, {length})")
+    if attend.lower is not None:
+        first = _extreme(reducer, query - _number(reducer, attend.lower), "tl.min")
+        low, block = evaluator.fresh("first"), reducer.limits.block
+        parent.add(f"{low} = tl.maximum({first}, 0) // {block} * {block}")
+    return low, high
+
+
+def _query(query: Axis | None, at: Operand) -> Dim | None:
+    return None if query is None else at.get(query)
+
+
+def _number(reducer: Reducer, bound: Dim) -> Dim:
+    return bound.substitute(reducer.evaluator.region.sizes)
+
+
+def _extreme(reducer: Reducer, a: Dim, function: str) -> str:
+    value = reducer.evaluator.integer(a)
+    return f"{function}({value.text})" if value.tiles else value.text

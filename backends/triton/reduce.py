@@ -1,0 +1,451 @@
+"""Reductions inside a kernel: in one tile where the reduced axes fit, else in a loop over tiles.
+
+A reduction at given coordinates needs a tile dimension that those coordinates leave free: the reduced
+index runs along it. Without one the loop takes single steps. A product whose operands lie along rows and
+along columns is a `tl.dot` with a float32 accumulator; any other product is a sum. Reductions that
+`together` lists share one loop: two accumulators of a gated product, or a row statistic beside a product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ...compiler.ir.graph import Axis, DType, Node
+from ...dsl.dims import Dim, product
+from .evaluate import Evaluator, Value, literal
+from .indexing import COLS, ROWS, Coordinates, Tiles, Var, identifier
+from .mapping import reduced_axes, restrict
+from .scopes import Scope, deepest
+
+Group = Sequence[tuple[Node, Coordinates]]  # reductions that share a loop, with coordinates
+Operand = Callable[[Mapping[Axis, Dim]], Value]  # reduced coordinates -> what is reduced
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Longest axis that is reduced in one tile, and the texts of block lengths."""
+
+    whole: int
+    block: str = "BLOCK_K"
+
+
+@dataclass(slots=True)
+class Span:
+    """The reduced index along each tile dimension, in one tile or one step of a loop."""
+
+    by_slot: dict[int | None, Mapping[Axis, Dim]]
+    masks: dict[int | None, frozenset[str]]
+    tiles: dict[int | None, Tiles]
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """How values accumulate: neutral element, update, reduction of a tile."""
+
+    neutral: Mapping[str, float | int]
+    update: str
+    reduce: str
+
+
+SUM = Fold({"int": 0, "float": 0.0}, "{0} + {1}", "tl.sum")
+MAX = Fold({"int": -(2**31), "float": float("-inf")}, "tl.maximum({0}, {1})", "tl.max")
+
+
+@dataclass(slots=True)
+class Accumulator:
+    """One reduction at its coordinates. `start`, `step` and `finish` write its part of a loop."""
+
+    reducer: Reducer
+    fold: Fold
+    dtype: DType
+    operand: Operand
+    slot: int | None
+    kept: Tiles
+    base: str
+    name: str = ""
+
+    @property
+    def neutral(self) -> Value:
+        return literal(self.fold.neutral["int" if self.dtype == "int" else "float"])
+
+    def whole(self, span: Span) -> Value:
+        """The reduction of a single tile."""
+        value = self._tile(span)
+        text = f"{self.fold.reduce}({value.text}, axis={self.slot}, keep_dims=True)"
+        evaluator = self.reducer.evaluator
+        return evaluator.assign(text, self.dtype, self._kept(value), value.scope, self.base)
+
+    def start(self, parent: Scope, span: Span) -> None:
+        evaluator = self.reducer.evaluator
+        tiles = self.kept | span.tiles[self.slot]
+        self.name = evaluator.fresh(self.base, tiles)
+        kind = "tl.int32" if self.dtype == "int" else "tl.float32"
+        shape = evaluator.shape(tiles)
+        parent.add(f"{self.name} = tl.full({shape}, {self.neutral.text}, {kind})")
+
+    def step(self, loop: Scope, span: Span, factor: str = "") -> None:
+        """One tile; what was accumulated before is multiplied by `factor`."""
+        value = self._tile(span)
+        before = f"{self.name} * {factor}" if factor else self.name
+        loop.add(f"{self.name} = {self.fold.update.format(before, value.text)}")
+
+    def finish(self, parent: Scope) -> Value:
+        if self.slot is None:
+            return Value(self.name, self.dtype, self.kept, parent)
+        text = f"{self.fold.reduce}({self.name}, axis={self.slot}, keep_dims=True)"
+        return self.reducer.evaluator.assign(text, self.dtype, self.kept, parent, self.base)
+
+    def _tile(self, span: Span) -> Value:
+        evaluator = self.reducer.evaluator
+        value = evaluator.convert(self.operand(span.by_slot[self.slot]), self.dtype)
+        if not span.tiles[self.slot] <= value.tiles:
+            value = evaluator.spread(value, value.tiles | span.tiles[self.slot])
+        return evaluator.masked(value, span.masks[self.slot], self.neutral)
+
+    def _kept(self, value: Value) -> Tiles:
+        return frozenset(t for t in value.tiles if t[0] != self.slot)
+
+
+@dataclass(slots=True)
+class Product:
+    """A `tl.dot`: operands laid out along rows and columns, accumulated in float32."""
+
+    reducer: Reducer
+    node: Node
+    sides: tuple[tuple[Node, Coordinates], tuple[Node, Coordinates]]  # rows, columns
+    kept: tuple[Tiles, Tiles]
+    name: str = ""
+
+    @property
+    def tiles(self) -> Tiles:
+        return self.kept[0] | self.kept[1]
+
+    def whole(self, span: Span) -> Value:
+        text, scope = self._dot(span, "")
+        base = self.reducer.base(self.node)
+        return self.reducer.evaluator.assign(text, "float", self.tiles, scope, base)
+
+    def start(self, parent: Scope, span: Span) -> None:
+        evaluator = self.reducer.evaluator
+        self.name = evaluator.fresh("acc", self.tiles)
+        parent.add(f"{self.name} = tl.zeros({evaluator.shape(self.tiles)}, tl.float32)")
+
+    def step(self, loop: Scope, span: Span, factor: str = "") -> None:
+        text, _ = self._dot(span, f"{self.name} * {factor}" if factor else self.name)
+        loop.add(f"{self.name} = {text}")
+
+    def finish(self, parent: Scope) -> Value:
+        return Value(self.name, "float", self.tiles, parent)
+
+    def is_bare(self, node: Node) -> bool:
+        """Whether the row operand is that node itself, perhaps cast."""
+        return self.reducer.peeled(self.sides[0][0]).id == node.id
+
+    def _dot(self, span: Span, accumulator: str) -> tuple[str, Scope]:
+        left = self.reducer.dot_operand(self, 0, span, COLS)
+        right = self.reducer.dot_operand(self, 1, span, ROWS)
+        third = f", {accumulator}" if accumulator else ""
+        text = f'tl.dot({left.text}, {right.text}{third}, input_precision="ieee")'
+        return text, deepest((left.scope, right.scope))
+
+
+@dataclass(slots=True)
+class Reducer:
+    """The reductions of one kernel."""
+
+    evaluator: Evaluator
+    limits: Limits
+    together: list[Group] = field(default_factory=list)
+    full: dict[tuple[int, Dim], Var] = field(default_factory=dict)
+    blocks: set[str] = field(default_factory=set)
+    loop_vars: dict[tuple[int, int], Var] = field(default_factory=dict)
+
+    # -------------------------------------------------------------------------------- reductions
+
+    def sum(self, node: Node, at: Coordinates) -> Value:
+        return self._reduced(node, at)
+
+    def dot(self, node: Node, at: Coordinates) -> Value:
+        return self._reduced(node, at)
+
+    def amax(self, node: Node, at: Coordinates) -> Value:
+        evaluator, (x,) = self.evaluator, self.evaluator.region.operands(node)
+        kind: DType = "int" if x.type.dtype == "bool" else x.type.dtype
+        found = self._run(node, at, self._folding(MAX, kind, node, at, x))
+        if x.type.dtype != "bool":
+            return found
+        return replace(found, text=f"({found.text} != 0)", dtype="bool")
+
+    def softmax(self, node: Node, at: Coordinates) -> Value:
+        """exp(x - max) / sum, where a row without a finite entry gives zeros."""
+        evaluator, (x,) = self.evaluator, self.evaluator.region.operands(node)
+        rows = restrict(at, [a for a in x.axes if a != node.attrs["axis"]])
+        key = tuple(rows.values())
+        shift = evaluator.once((node.id, "max", key), lambda: self._shift(node, rows, x))
+        total = evaluator.once((node.id, "sum", key), lambda: self._total(node, rows, x, shift))
+        weight = self._exponential(x, at, shift)
+        tiles = weight.tiles | total.tiles
+        scope = deepest((weight.scope, total.scope))
+        text = f"{weight.text} / {total.text}"
+        return evaluator.assign(text, node.type.dtype, tiles, scope, self.base(node))
+
+    def _shift(self, node: Node, rows: Coordinates, x: Node) -> Value:
+        high = self._run(node, rows, self._folding(MAX, "float", node, rows, x))
+        text = f'tl.where({high.text} == float("-inf"), 0.0, {high.text})'
+        return self.evaluator.assign(text, "float", high.tiles, high.scope, "shift")
+
+    def _total(self, node: Node, rows: Coordinates, x: Node, shift: Value) -> Value:
+        fold = self._folding(SUM, "float", node, rows, x)
+        fold.operand = lambda reduced: self._exponential(x, {**rows, **reduced}, shift)
+        total = self._run(node, rows, fold)
+        text = f"tl.where({total.text} == 0, 1.0, {total.text})"
+        return self.evaluator.assign(text, "float", total.tiles, total.scope, "total")
+
+    def _exponential(self, x: Node, at: Coordinates, shift: Value) -> Value:
+        evaluator = self.evaluator
+
+        def make() -> Value:
+            score = evaluator.convert(evaluator.value(x.id, restrict(at, x.axes)), "float")
+            text = f"tl.exp({score.text} - {shift.text})"
+            scope = deepest((score.scope, shift.scope))
+            return evaluator.assign(text, "float", score.tiles | shift.tiles, scope, "weight")
+
+        return evaluator.once((x.id, "exp", shift.text, *(at[a] for a in x.axes)), make)
+
+    # ------------------------------------------------------------------------------------- plans
+
+    def base(self, node: Node) -> str:
+        return identifier(node.hint or node.op)
+
+    def _reduced(self, node: Node, at: Coordinates) -> Value:
+        """A sum or product, together with those that share its loop."""
+        group = next((g for g in self.together if any(_same(m, (node, at)) for m in g)), None)
+        attend = self.evaluator.region.attend
+        if attend is not None and node.id in attend.softmaxes:
+            return self._weighed(node, at, group or [(node, at)])
+        if group is None:
+            return self._run(node, at, self.accumulator(node, at))
+        parts = [self.accumulator(*member) for member in group]
+        return self._keep(node, at, group, self._loop(node, group, parts))
+
+    def _weighed(self, node: Node, at: Coordinates, group: Group) -> Value:
+        """A sum of values weighed by a softmax over the summed axis: the softmax is never stored."""
+        from .online import online_loop
+
+        return self._keep(node, at, group, online_loop(self, group))
+
+    def _keep(self, node: Node, at: Coordinates, group: Group, values: Sequence[Value]) -> Value:
+        for (member, where), value in zip(group, values, strict=True):
+            key = (member.id, *(where[axis] for axis in member.axes))
+            self.evaluator.known[key] = value
+        return self.evaluator.known[(node.id, *(at[axis] for axis in node.axes))]
+
+    def accumulator(self, node: Node, at: Coordinates) -> Accumulator | Product:
+        if node.op == "dot":
+            return self._product(node, at) or self._sum_of_products(node, at)
+        (x,) = self.evaluator.region.operands(node)
+        return self._folding(SUM, node.type.dtype, node, at, x)
+
+    def _product(self, node: Node, at: Coordinates) -> Product | None:
+        """The `tl.dot`, if one operand varies along rows only and the other along columns only."""
+        operands, summed = self.evaluator.region.operands(node), set(node.attrs.axes("axes"))
+        if any(o.type.dtype in ("int", "bool") or not summed <= set(o.axes) for o in operands):
+            return None
+        if not summed:
+            return None
+        sides = [(o, restrict(at, [a for a in o.axes if a not in summed])) for o in operands]
+        kept = [self._tiles(where) for _, where in sides]
+        slots = [{slot for slot, _ in tiles} for tiles in kept]
+        if slots == [{COLS}, {ROWS}]:
+            sides, kept = sides[::-1], kept[::-1]
+        elif slots != [{ROWS}, {COLS}]:
+            return None
+        return Product(self, node, (sides[0], sides[1]), (kept[0], kept[1]))
+
+    def _sum_of_products(self, node: Node, at: Coordinates) -> Accumulator:
+        evaluator, (a, b) = self.evaluator, self.evaluator.region.operands(node)
+        kind = node.type.dtype
+
+        def operand(reduced: Mapping[Axis, Dim]) -> Value:
+            where = {**at, **reduced}
+            left = evaluator.convert(evaluator.value(a.id, restrict(where, a.axes)), kind)
+            right = evaluator.convert(evaluator.value(b.id, restrict(where, b.axes)), kind)
+            scope = deepest((left.scope, right.scope))
+            text = f"({left.text} * {right.text})"
+            return Value(text, kind, left.tiles | right.tiles, scope)
+
+        return Accumulator(self, SUM, kind, operand, *self._place(at), self.base(node))
+
+    def _folding(
+        self, fold: Fold, dtype: DType, node: Node, at: Coordinates, x: Node
+    ) -> Accumulator:
+        def operand(reduced: Mapping[Axis, Dim]) -> Value:
+            return self.evaluator.value(x.id, restrict({**at, **reduced}, x.axes))
+
+        return Accumulator(self, fold, dtype, operand, *self._place(at), self.base(node))
+
+    def _place(self, at: Coordinates) -> tuple[int | None, Tiles]:
+        """A tile dimension that the kept coordinates leave free, and their tiles."""
+        kept = self._tiles(at)
+        used = {slot for slot, _ in kept}
+        return next((s for s in (COLS, ROWS) if s not in used), None), kept
+
+    def _tiles(self, at: Coordinates) -> Tiles:
+        indices = self.evaluator.indices
+        return frozenset().union(*(indices.tiles(indices.expand(c)) for c in at.values()))
+
+    # ------------------------------------------------------------------------------------- loops
+
+    def _run(self, node: Node, at: Coordinates, part: Accumulator | Product) -> Value:
+        extent = self.extent(node)
+        slots = {COLS, ROWS} if isinstance(part, Product) else {part.slot}
+        fits = extent.constant is not None and extent.constant <= self.limits.whole
+        if fits and None not in slots:
+            return part.whole(self.whole_span(node, slots))
+        return self._loop(node, [(node, at)], [part])[0]
+
+    def extent(self, node: Node) -> Dim:
+        return product([self.evaluator.region.size(a) for a in reduced_axes(node)])
+
+    def whole_span(self, node: Node, slots: set[int | None]) -> Span:
+        extent = self.extent(node)
+        span = Span({}, {}, {})
+        for slot in slots:
+            assert slot is not None
+            var = self.whole_var(slot, extent)
+            self._bind(span, slot, var, node)
+        return span
+
+    def whole_var(self, slot: int, extent: Dim) -> Var:
+        """The index that covers an axis of constant length in one tile."""
+        if (slot, extent) not in self.full:
+            length = extent.constant
+            assert length is not None
+            block = str(max(16, _power_of_two(length)))
+            self.full[slot, extent] = self.index_var("i", slot, extent, block, self.evaluator.body)
+        return self.full[slot, extent]
+
+    def index_var(
+        self, base: str, slot: int, extent: Dim, block: str, scope: Scope, start: str = ""
+    ) -> Var:
+        """`start + arange(block)` along `slot`, masked unless every block is full."""
+        evaluator = self.evaluator
+        tiles: Tiles = frozenset({(slot, block)})
+        shape = "[None, :]" if slot == COLS else "[:, None]"
+        plus = f"{start} + " if start else ""
+        text = f"{plus}tl.arange(0, {block}){shape}"
+        made = evaluator.assign(text, "int", tiles, scope, base)
+        masks: frozenset[str] = frozenset()
+        if not _always_full(extent, block):
+            bound = evaluator.integer(extent).text
+            condition = f"{made.text} < {bound}"
+            mask = evaluator.assign(condition, "bool", tiles, scope, f"{base}_in")
+            masks = frozenset({mask.text})
+        var = Var(made.text, extent, tiles, masks, scope)
+        evaluator.indices.add(var)
+        return var
+
+    def _bind(self, span: Span, slot: int | None, var: Var, node: Node) -> None:
+        region, axes = self.evaluator.region, reduced_axes(node)
+        named = [(a.name, region.size(a)) for a in axes]
+        found = self.evaluator.indices.flatten(named, var)
+        span.by_slot[slot] = dict(zip(axes, found, strict=True))
+        span.masks[slot], span.tiles[slot] = var.masks, var.tiles
+
+    def _loop(
+        self,
+        node: Node,
+        group: Group,
+        parts: Sequence[Accumulator | Product],
+    ) -> list[Value]:
+        evaluator, extent = self.evaluator, self.extent(node)
+        scopes = [evaluator.indices.scope(c) for _, at in group for c in at.values()]
+        parent = evaluator.scope(deepest(scopes))
+        loop = Scope(parent)
+        scalar = any(isinstance(p, Accumulator) and p.slot is None for p in parts)
+        start = evaluator.fresh("k" if scalar else "k0")
+        spans = [self.loop_span(member, loop, start, scalar, part)
+                 for (member, _), part in zip(group, parts, strict=True)]
+        for part, span in zip(parts, spans, strict=True):
+            part.start(parent, span)
+        for part, span in zip(parts, spans, strict=True):
+            part.step(loop, span)
+        step = "1" if scalar else self.limits.block
+        loop.close(f"for {start} in range(0, {evaluator.integer(extent).text}, {step}):")
+        return [part.finish(parent) for part in parts]
+
+    def loop_span(
+        self, node: Node, loop: Scope, start: str, scalar: bool, part: Accumulator | Product
+    ) -> Span:
+        span, extent = Span({}, {}, {}), self.extent(node)
+        if scalar:
+            var = Var(start, extent, scope=loop)
+            self.evaluator.indices.add(var)
+            self._bind(span, None, var, node)
+            return span
+        for slot in (COLS, ROWS) if isinstance(part, Product) else (part.slot,):
+            assert slot is not None
+            self.add_slot(span, node, loop, start, slot)
+        return span
+
+    def add_slot(self, span: Span, node: Node, loop: Scope, start: str, slot: int) -> None:
+        """The loop's index along one more tile dimension."""
+        key, block = (id(loop), slot), self.limits.block
+        self.blocks.add(block)
+        if key not in self.loop_vars:
+            base = block[-1].lower()
+            self.loop_vars[key] = self.index_var(base, slot, self.extent(node), block, loop, start)
+        self._bind(span, slot, self.loop_vars[key], node)
+
+    # ---------------------------------------------------------------------------------- products
+
+    def dot_operand(self, dot: Product, side: int, span: Span, slot: int) -> Value:
+        """One operand of a `tl.dot`, in the format of memory unless it must be float32."""
+        evaluator = self.evaluator
+        peeled = [self.peeled(node) for node, _ in dot.sides]
+        half = all(node.type.dtype == "float" for node in peeled)
+        node, at = peeled[side], {**dot.sides[side][1], **span.by_slot[slot]}
+        value = evaluator.value(node.id, restrict(at, node.axes))
+        tiles = dot.kept[side] | span.tiles[slot]
+        if not value.stored:
+            value = evaluator.masked(value, span.masks[slot], literal(0.0))
+        value = evaluator.spread(value, tiles)
+        if half and value.stored:
+            return value
+        wanted = self.model_type() if half else "tl.float32"
+        if wanted == "tl.float32" and not value.stored:
+            return evaluator.convert(value, "f32")
+        return replace(value, text=f"{evaluator.named(value).text}.to({wanted})")
+
+    def peeled(self, node: Node) -> Node:
+        """Below casts: raising a stored value changes nothing, for the accumulator is float32."""
+        while node.op == "cast":
+            (node,) = self.evaluator.region.operands(node)
+        return node
+
+    def model_type(self) -> str:
+        """The element type of the run, read off a pointer to a value of that type."""
+        evaluator = self.evaluator
+        for leaf, pointer in evaluator.pointers.items():
+            if evaluator.region.nodes[leaf].type.dtype == "float":
+                return f"{pointer}.dtype.element_ty"
+        return "tl.float32"
+
+
+def _same(a: tuple[Node, Coordinates], b: tuple[Node, Coordinates]) -> bool:
+    return a[0].id == b[0].id and dict(a[1]) == dict(b[1])
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+WIDEST_BLOCK = 128
+
+
+def _always_full(extent: Dim, block: str) -> bool:
+    """Whether tiles of any length that the tables use end at the axis's end."""
+    if extent.constant is None:
+        return False
+    return extent.constant % (int(block) if block.isdigit() else WIDEST_BLOCK) == 0

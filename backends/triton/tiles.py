@@ -1,0 +1,89 @@
+"""Tile sizes, warps and pipeline stages per target: one small table per kind of kernel.
+
+The kinds: `flat` (pointwise), `row` (reductions along columns), `product` and `attend`. The figures
+keep every kernel within the target's registers (no spills) and shared memory; `interpreter` has wide
+tiles, for it pays per statement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["flat", "row", "product", "attend"]
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+INTERPRETER = "interpreter"
+Tile = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a kernel's tiles depend on."""
+
+    kind: Kind
+    width: int = 1  # columns held in one tile: the longest axis that a program covers at once
+    products: int = 1  # accumulators of the main loop
+    columns: int | None = None  # of the whole iteration space, if that is constant
+
+
+# (rows, columns, reduced), warps, stages; by bytes of an element
+PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
+    "sm_80": {2: (128, 64, 32, 4, 4), 4: (64, 64, 16, 4, 3)},
+    "sm_90": {2: (128, 128, 64, 8, 3), 4: (64, 64, 32, 4, 3)},
+    "sm_100": {2: (128, 128, 64, 8, 3), 4: (64, 64, 32, 4, 3)},
+    "gfx942": {2: (128, 128, 32, 8, 2), 4: (64, 64, 16, 4, 2)},
+    INTERPRETER: {2: (64, 64, 64, 4, 1), 4: (64, 64, 64, 4, 1)},
+}
+
+# (queries, keys), warps, stages; by head size: up to 64, 128, 256
+ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
+    "sm_80": {64: (128, 64, 4, 3), 128: (64, 64, 4, 3), 256: (64, 32, 8, 2)},
+    "sm_90": {64: (128, 64, 8, 3), 128: (128, 64, 8, 3), 256: (64, 64, 8, 2)},
+    "sm_100": {64: (128, 64, 8, 3), 128: (128, 64, 8, 3), 256: (64, 64, 8, 2)},
+    "gfx942": {64: (128, 64, 4, 2), 128: (128, 32, 4, 2), 256: (64, 32, 4, 1)},
+    INTERPRETER: {64: (64, 64, 4, 1), 128: (64, 64, 4, 1), 256: (64, 64, 4, 1)},
+}
+
+ELEMENTS = {INTERPRETER: 1 << 16}  # of a tile of a row or flat kernel
+DEFAULT_ELEMENTS = 2048
+
+
+def tile(facts: Facts, target: str, element_bytes: int) -> Tile:
+    """Block lengths and launch options of a kernel."""
+    if facts.kind == "product":
+        return _product(facts, target, element_bytes)
+    if facts.kind == "attend":
+        return _attend(facts, target, element_bytes)
+    return _rows(facts, target)
+
+
+def _product(facts: Facts, target: str, element_bytes: int) -> Tile:
+    m, n, k, warps, stages = PRODUCTS[target][min(4, element_bytes)]
+    if facts.products > 1:
+        n //= 2
+    return {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "num_warps": warps, "num_stages": stages}
+
+
+def _attend(facts: Facts, target: str, element_bytes: int) -> Tile:
+    size = next((s for s in (64, 128) if facts.width <= s), 256)
+    m, n, warps, stages = ATTENTION[target][size]
+    if element_bytes > 2 and target != INTERPRETER:
+        m, n, stages = 64, 32 if size < 256 else 16, 1
+    return {
+        "BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": 32, "num_warps": warps, "num_stages": stages,
+    }  # fmt: skip
+
+
+def _rows(facts: Facts, target: str) -> Tile:
+    elements = ELEMENTS.get(target, DEFAULT_ELEMENTS)
+    columns = min(1024, _power_of_two(facts.columns or 1024))
+    width = max(facts.width, columns if facts.kind == "flat" else 1)
+    rows = max(1, min(64, elements // width))
+    warps = 4 if rows * width <= 4096 else 8 if rows * width <= 8192 else 16
+    return {
+        "BLOCK_M": rows, "BLOCK_N": columns, "BLOCK_K": 128, "num_warps": warps, "num_stages": 2,
+    }  # fmt: skip
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
