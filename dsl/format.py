@@ -114,7 +114,7 @@ _CLOSING = frozenset((")", "]", TABLE_END))
 _TIGHT_BEFORE = _CLOSING | {",", ".", ":", "..", "...", "?"}
 _TIGHT_AFTER = _OPENING | {".", ".."}
 _OPERAND_END = _CLOSING | {NAME, NUMBER, STRING, "true", "false", "none", "new"}
-_WORDS = frozenset(("in", "until", "require"))  # keywords before an expression that the lexer calls names
+_WORDS = frozenset(("in", "until", "require"))  # before an expression, yet names to the lexer
 
 
 def _flat(statement: _Statement) -> str | None:

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from zlib import crc32
 
 # Kinds of token that are no fixed text; the names are what a message calls them.
@@ -55,6 +55,18 @@ class Rule:
     def renames(self) -> bool:
         """Whether reducing gives the one value another name and nothing else."""
         return self.transparent and self.size == 1 and self.children == (1,)
+
+    def select(self, values: list[Any]) -> list[Any]:
+        """The children, out of the values of all symbols."""
+        children: list[Any] = []
+        for child in self.children:
+            if child > 0:
+                children.append(values[child - 1])
+            elif child < 0:
+                children += values[-child - 1]
+            else:
+                children.append(None)
+        return children
 
 
 @dataclass(frozen=True, slots=True)

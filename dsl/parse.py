@@ -111,28 +111,18 @@ class _Automaton:
         self.extents.append((lexeme.start, lexeme.end))
 
     def _reduce(self, rule: Rule, here: int) -> None:
-        gotos, size = self.grammar.gotos, rule.size
-        values, extents = self.values[-size:], self.extents[-size:]
-        if size:
-            del self.states[-size:], self.values[-size:], self.extents[-size:]
-        else:
-            values, extents = [], [(here, here)]
-        start, end = extents[0][0], extents[-1][1]
-        children: list[Any] = []
-        for child in rule.children:
-            if child > 0:
-                children.append(values[child - 1])
-            elif child < 0:
-                children += values[-child - 1]
-            else:
-                children.append(None)
+        """Replace the values of a rule by what its row makes of them."""
+        cut = len(self.values) - rule.size
+        start, end = (self.extents[cut][0], self.extents[-1][1]) if rule.size else (here, here)
+        children = rule.select(self.values[cut:])
+        del self.states[cut + 1 :], self.values[cut:], self.extents[cut:]
         if rule.inline:
             value: Any = children
         elif rule.transparent and len(children) == 1:
             value = children[0]
         else:
             value = RULES[rule.name](Span(self.source, start, end), *children)
-        self.states.append(gotos[self.states[-1]][rule.name])
+        self.states.append(self.grammar.gotos[self.states[-1]][rule.name])
         self.values.append(value)
         self.extents.append((start, end))
 

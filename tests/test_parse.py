@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from archc.dsl import Source, parse, parse_file
+from archc.dsl import Source, format_file, parse, parse_file
 from archc.dsl import syntax as syn
 from archc.dsl.diagnostics import ArchError, Diagnostics
 from archc.dsl.grammar import GRAMMAR, TABLES, grammar
@@ -290,6 +290,73 @@ def test_checkpoints() -> None:
         (("rotary.*", "mask"), False),
         (("use_cache",), True),
     ]
+
+
+MODELS = {
+    "an encoder and a decoder": """
+use std
+block bias(heads, buckets = 32)(s, t) -> [..., heads, s, t] {
+  weight table[bucket: buckets, heads]
+  gap[..., s, t] = abs(position(t) - position(s))
+  exact = buckets // 2; far = exact + int(log(max(gap, 1) / exact) * exact)
+  return table[bucket: where(gap < exact, gap, min(far, buckets - 1))]
+}
+model Translator {
+  vocab = 100; d = 8; layers = 2; heads = 2; tied = true
+  attend = attention(heads, scale = 1)
+  input source: ids[b, t] < vocab; input present: bool[b, t] = true
+  input target: ids[b, s] < vocab; input labels: ids[b, s] < vocab or -100
+  time t: valid = present; decode s
+  shared embed = embedding(vocab, d)
+  shared near = bias(heads)
+  m = embed(source)
+  repeat encoder[i: layers] {
+    m += m |> rmsnorm() as norm |> attend(score = (a[...], s, t) -> a + near(s, t)) as self
+  }
+  x = embed(target)
+  repeat decoder[i: layers] { x += x |> rmsnorm() as norm |> attend(memory = m) as cross }
+  output logits[b, s, vocab] = (x |> unembed(embed.w)) if tied else (x |> linear(vocab) as head)
+  loss = cross_entropy(logits, labels)
+}
+preset small = Translator(d = 4, layers = 1)
+""",
+    "a recurrent mixer": """
+block mixer(inner = 2 * d, state = 16, rank = ceil(d / 16))(x[..., s, d]) -> [..., s, d] {
+  z = x |> linear(inner)
+  u = x |> linear(inner) as u |> causal_conv(4) as conv |> silu
+  step = u |> linear(rank) as down |> linear(inner, bias = true) as up |> softplus
+  weight decay[inner, state]; weight skip[inner] = ones
+  scan s (reverse = false) with h[..., inner, state] = 0, c = 0 {
+    h = exp(-exp(decay) * step) * h + prev(c) * u
+    y = dot(h, c, state)
+  }
+  return ((y + skip * u) * silu(z)) |> linear(d) as out
+}
+""",
+    "experts and their checkpoint": """
+block experts(n, chosen, expert)(x[..., d]) -> [..., d] {
+  p = f32(x |> linear(n) as router) |> softmax(n)
+  w, i = topk(p, n, k: chosen)
+  bank f[n] = expert
+  return sum(w / sum(w, k) * f[i](x), k)
+}
+checkpoint "SomeForCausalLM" for Some {
+  act = {"silu": silu, "gelu_new": gelu_tanh}[config.hidden_act]
+  layers[i] at "model.layers.{i}." {
+    "attn.qkv"[rows, d] = concat(q.w[(g, r, e) -> rows], k.w[(g, e) -> rows], rows)
+    "fused" = stack(q.w[r: 0], k.w, part)[(g, part, e) -> rows]
+    moe.f[n] at "experts.{n}." { "w1.weight" = gate.w; "w2.weight" = down.w }
+  }
+}
+""",
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_whole_models(name: str) -> None:
+    file = tree(MODELS[name])
+    assert file.items
+    assert tree(format_file(file)) == file
 
 
 def test_keywords_are_names_where_a_name_is_wanted() -> None:
