@@ -146,9 +146,7 @@ class _Class:
     # ------------------------------------------------------------------------------------ nodes
 
     def _node(self, node: Node) -> None:
-        if node.op in CONSTANTS:
-            self._constant(node)
-        elif node.op == "repeat":
+        if node.op == "repeat":
             self._repeat(node)
         elif node.op == "result":
             self.values[node.id] = self.results[node.inputs[0]][node.attrs.integer("index")]
@@ -161,6 +159,7 @@ class _Class:
             self.lines.append(f"run.keep(self.path, {node.id}, {self.values[node.id]})")
 
     def _constant(self, node: Node) -> None:
+        """An attribute for a constant that some kernel reads: some only make derived ones."""
         name = self.fresh(value_name(node))
         self.values[node.id] = f"self.{name}"
         key = constant_key(node)
@@ -171,7 +170,9 @@ class _Class:
         """The value as an array in memory: views that kernels only address are written out."""
         if node_id not in self.values:
             node = self.function[node_id]
-            if node.op in ALIASES:
+            if node.op in CONSTANTS:
+                self._constant(node)
+            elif node.op in ALIASES:
                 self.values[node_id] = self.array(node.inputs[0])
             else:
                 self._region(node, view_region(self.plan.program, self.function, node))
