@@ -1251,3 +1251,27 @@ class OtherModel(ArchError, id="other-model"):
     asked: str
     title = "the checkpoint {path} is one of `{model}`, not of `{asked}`"
     labels = {"span": "this block reads it"}
+
+
+class NotGenerative(ArchError, id="not-generative"):
+    model: str
+    reason: str
+    title = "`{model}` cannot generate text: {reason}"
+    help = "it takes a line `decode s`, one `ids` input along s without a default, and logits along s"
+
+
+class NoChatTemplate(ArchError, id="no-chat-template"):
+    path: str
+    title = "the checkpoint {path} has no chat template"
+    help = "leave out `--chat` to continue the prompt as plain text"
+
+
+class ChatTemplateFails(ArchError, id="chat-template"):
+    path: str
+    reason: str
+    title = "the chat template of {path} cannot be used: {reason}"
+
+
+class EmptyPrompt(ArchError, id="empty-prompt"):
+    title = "the prompt has no tokens"
+    help = "a model without a beginning-of-text token needs at least one to go on from"

@@ -26,7 +26,7 @@ def command(
 ) -> None:
     """Count parameters, operations and bytes of the model in FILE.
 
-    Operations are formulas in the run-time sizes; give those to see numbers: --set b=1 --set s=2048.
+    Operations are formulas in the run-time sizes; with --set b=1 --set s=2048 they are numbers too.
     """
     from ..compiler.cost import cost
 

@@ -50,7 +50,7 @@ def sizes(command: Command) -> Command:
 
 
 def overrides(settings: tuple[str, ...]) -> dict[str, Expr]:
-    """The values of `--set`: they are read as those of one more preset, so its text shows in errors."""
+    """The values of `--set`, read as those of one more preset, whose text errors then show."""
     if not settings:
         return {}
     for setting in settings:

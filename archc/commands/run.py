@@ -1,0 +1,85 @@
+"""`archc run`: one forward pass, from named input arrays to named output arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import BACKENDS, DTYPE, FILE, WEIGHTS, open_model, sizes
+from .tensors import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from ..backends.base import Array
+
+
+@click.command("run")
+@FILE
+@sizes
+@WEIGHTS
+@click.option("--random", "seed", type=int, metavar="SEED", help="Random weights from this seed.")
+@click.option(
+    "--inputs",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="IN.safetensors",
+    help="Arrays by the names of the `input` lines. Inputs left out take their defaults.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="OUT.safetensors",
+    help="Where to write arrays by the names of the `output` lines.",
+)
+@click.option("--backend", type=BACKENDS, default="numpy", show_default=True, help="What runs it.")
+@DTYPE
+@click.option(
+    "-O",
+    "level",
+    type=click.Choice(["0", "1"]),
+    default="1",
+    show_default=True,
+    help="0 runs the graph as written, 1 optimises it first.",
+)
+@click.option(
+    "--compile/--eager", "compiled", default=False, help="Whether torch compiles each layer kind."
+)
+def command(
+    file: Path,
+    preset: str | None,
+    settings: tuple[str, ...],
+    model: str | None,
+    weights: Path | None,
+    seed: int | None,
+    inputs: Path,
+    output: Path,
+    backend: str,
+    dtype: Any,
+    level: str,
+    compiled: bool,
+) -> None:
+    """Run the model in FILE once."""
+    if weights is not None and seed is not None:
+        raise click.UsageError("--weights and --random exclude each other")
+    if compiled and backend != "torch":
+        raise click.BadParameter("only the torch backend compiles", param_hint="--compile")
+    opened = open_model(file, preset, settings, model, weights)
+    if seed is not None:
+        opened = opened.with_random_weights(seed)
+    given = read_tensors(inputs)
+    options = {"compile": True} if compiled else {}
+    loaded = opened.compile(backend, dtype=dtype, level=int(level), inputs=given, **options)
+    results = widened(loaded(**given), dtype)
+    write_tensors(output, results)
+    shapes = ", ".join(f"{n} {list(a.shape)} {a.dtype}" for n, a in results.items())
+    click.echo(f"wrote {output}: {shapes}")
+
+
+def widened(results: Mapping[str, Array], dtype: str) -> dict[str, Array]:
+    """Floating-point results as float64 for an f64 run, else float32; others as they are."""
+    kept = {"b", "i", "u"}
+    wide = "float64" if dtype == "f64" else "float32"
+    return {n: a if a.dtype.kind in kept else a.astype(wide) for n, a in results.items()}
