@@ -153,12 +153,18 @@ def _roles(function: Function, dot: Node, value: Node, key: Axis) -> Roles | Non
     strange = set(k.axes) - {key, *batch, *inner} or set(values) & set(rows)
     if strange or key in q.axes or key not in value.axes or not (rows and values and inner):
         return None
-    timed = [x for x in rows if x.time is not None]
-    query = (timed or rows)[-1]
+    query = _query(rows, key)
     group = tuple(x for x in rows if x != query)
     heads = 1 if len(batch) > 1 else 0
     lead = batch[: len(batch) - heads]
     return Roles(lead, batch[len(lead) :], group, query, key, inner, values)
+
+
+def _query(rows: Group, key: Axis) -> Axis:
+    """The row axis of the key's timeline, else one with a timeline, else one that varies by call."""
+    alike = [x for x in rows if key.time and key.time in (x.name, x.time)]
+    timed = [x for x in rows if x.time is not None]
+    return (alike or timed or [x for x in rows if x.size == key.size] or list(rows))[0]
 
 
 def _call(scope: Scope, node: Node, scores: Scores, value: Node, roles: Roles) -> Value:
@@ -176,7 +182,8 @@ def _call(scope: Scope, node: Node, scores: Scores, value: Node, roles: Roles) -
     call = expression("F.scaled_dot_product_attention({0}, {1}, {2})", *arguments)
     assert isinstance(call, ast.Call)
     call.keywords += [*_mask(scope, scores, roles, dtype_of=queries), _scale(scores)]
-    if product([axis.size for axis in roles.group]).evaluate(scope.module.program.sizes) != 1:
+    queries_per_head = product([axis.size for axis in roles.group])
+    if queries_per_head.substitute(scope.module.program.sizes).constant != 1:
         call.keywords.append(ast.keyword("enable_gqa", ast.Constant(True)))
     result = Value(call, dtype, roles.layout(heads, roles.query, roles.values))
     return scope.converted(result, node.type.dtype)

@@ -358,7 +358,7 @@ def take(scope: Scope, node: Node, x: Value, index: Value) -> Value:
 
 def _taken(scope: Scope, node: Node, x: Value, index: Value) -> Value:
     axis = node.attrs.axis("axis")
-    shared = [a for a in index.axes if a in x.axes]
+    shared = [a for a in index.axes if a in x.axes and a != axis]
     if shared:
         return _gathered(scope, node, x, index, shared)
     if len(x.layout) == 2 and x.layout[0] == (axis,) and x.dtype not in ("int", "bool"):

@@ -95,8 +95,9 @@ class Method:
 
     def render(self, indent: int, fixed: Mapping[str, str] | None = None) -> list[str]:
         """The lines of the body. `fixed` names the placeholders that are parameters."""
-        statements = _inlined(self.statements)
-        return _printed(statements, _named(statements, self.reserved, dict(fixed or {})), indent)
+        fixed = dict(fixed or {})
+        statements = _inlined(self.statements, fixed)
+        return _printed(statements, _named(statements, self.reserved, fixed), indent)
 
 
 def identifier(text: str, taken: Iterable[str] = (), fallback: str = "x") -> str:
@@ -176,14 +177,15 @@ def _reads(statement: Statement) -> Counter[str]:
     return +reads
 
 
-def _inlined(statements: list[Statement]) -> list[Statement]:
+def _inlined(statements: list[Statement], fixed: Mapping[str, str]) -> list[Statement]:
     """Single-use expressions put into their users, first to last, where the line stays short."""
     reads = [_reads(s) for s in statements]
     gone = _unread(statements, reads)
     live = {i: read for i, read in enumerate(reads) if i not in gone}
     total = sum(live.values(), Counter[str]())
     users = {name: i for i, read in live.items() for name in read}
-    hints = {t: h or "x" for s in statements for t, h in zip(s.targets, s.hints, strict=True)}
+    hints = {t: h for s in statements for t, h in zip(s.targets, s.hints, strict=True)}
+    hints |= fixed
     lengths = [_length(s.node, hints) for s in statements]
     for i, statement in enumerate(statements):
         name = statement.targets[0] if statement.targets else ""
@@ -325,6 +327,14 @@ def _break_display(node: ast.Tuple | ast.List, head: str, tail: str, indent: int
     return _block(head + opening, [("", e) for e in node.elts], closing + tail, indent)
 
 
+def _break_comprehension(node: ast.ListComp, head: str, tail: str, indent: int) -> list[str]:
+    (loop,) = node.generators
+    inner = " " * (indent + 4)
+    lines = _format(node.elt, inner, "", indent + 4)
+    lines += _format(loop.iter, f"{inner}for {_target_text(loop.target)} in ", "", indent + 4)
+    return [f"{head}[", *lines, f"{' ' * indent}]{tail}"]
+
+
 def _break_dict(node: ast.Dict, head: str, tail: str, indent: int) -> list[str]:
     pairs = zip(node.keys, node.values, strict=True)
     return _block(head + "{", [(f"{text_of(k)}: ", v) for k, v in pairs if k], "}" + tail, indent)
@@ -369,6 +379,7 @@ _BREAKERS: dict[type[ast.expr], Callable[..., list[str]]] = {
     ast.Call: _break_call,
     ast.Tuple: _break_display,
     ast.List: _break_display,
+    ast.ListComp: _break_comprehension,
     ast.Dict: _break_dict,
     ast.BinOp: _break_operator,
 }
