@@ -21,6 +21,7 @@ from .values import (
     Environment,
     Instance,
     PerLayer,
+    SplitIterations,
     Template,
     Tensor,
     WeightPlace,
@@ -165,6 +166,8 @@ def _all_names(template: Template) -> tuple[str, ...]:
 
 
 def _pack_axis(value: Any, span: Span) -> AxisSize:
+    if isinstance(value, PerLayer):
+        raise SplitIterations(value)
     if isinstance(value, AxisSize):
         return value
     raise errors.UnnamedAxis(got=numbers.describe(value), span=span)
@@ -282,7 +285,9 @@ def _check_choice(
                     name=param.name,
                     got=numbers.describe(item),
                     options=" or ".join(map(str, options)),
-                    span=callee.emitter.place.spans[1] if len(callee.emitter.place.spans) > 1 else param.span,
+                    span=callee.emitter.place.spans[1]
+                    if len(callee.emitter.place.spans) > 1
+                    else param.span,
                     declared_at=param.span,
                 )
 
@@ -382,7 +387,9 @@ def _match(callee: Body, param: syntax.InputParam, value: Tensor, span: Span) ->
     return value.relabelled(lambda label: mapping.get(label, label))
 
 
-def _formal_axis(callee: Body, decl: syntax.AxisDecl, bound: tuple[Label, Any], span: Span) -> Label:
+def _formal_axis(
+    callee: Body, decl: syntax.AxisDecl, bound: tuple[Label, Any], span: Span
+) -> Label:
     outer, axis = bound
     known = callee.frame.formals.get(decl.name)
     if known is not None and not known.hyper:
@@ -514,9 +521,7 @@ def _apply_closure(caller: Body, closure: Closure, given: Given, _: str | None) 
         for param in lambda_.inputs:
             value = callee.environment.values.get(param.name)
             if isinstance(value, Tensor):
-                moved = value.relabelled(
-                    lambda k: k if k.frame is frame else k.outward(home)
-                )
+                moved = value.relabelled(lambda k: k if k.frame is frame else k.outward(home))
                 callee.environment.values[param.name] = moved
         result = expressions.evaluate(callee, lambda_.body)
     if not isinstance(result, Tensor):
@@ -571,7 +576,11 @@ def instance_weight(body: Body, instance: Instance, path: str, span: Span) -> Te
             if owner == key[0] and p.startswith(prefix)
         )
         raise errors.NoWeight(
-            instance=instance.label, path=path, known=known, span=span, declared_at=instance.declared_at
+            instance=instance.label,
+            path=path,
+            known=known,
+            span=span,
+            declared_at=instance.declared_at,
         )
     return read_weight(body, made)
 

@@ -11,6 +11,7 @@ from ...dsl.dims import Dim
 from ...dsl.span import Span
 from ..ir.graph import Attrs, Axis, Constraint, DType, Origin, TensorType
 from .labels import Label
+from .numbers import describe
 from .scopes import AxisTable, GraphScope
 from .values import PerLayer, Tensor
 
@@ -62,7 +63,11 @@ class Emitter:
         return (Origin(self.place.spans, self.place.region),)
 
     def node(
-        self, op: str, inputs: Sequence[int] = (), types: tuple[TensorType, ...] | None = None, **attrs: Any
+        self,
+        op: str,
+        inputs: Sequence[int] = (),
+        types: tuple[TensorType, ...] | None = None,
+        **attrs: Any,
     ) -> int:
         return self.scope.builder.add(op, tuple(inputs), attrs, types, self.origin())
 
@@ -71,7 +76,11 @@ class Emitter:
         return self.scope.import_node(value.scope, value.node)
 
     def wrap(
-        self, node: int, labels: dict[Axis, Label], order: Sequence[Label] = (), cover: int | None = None
+        self,
+        node: int,
+        labels: dict[Axis, Label],
+        order: Sequence[Label] = (),
+        cover: int | None = None,
     ) -> Tensor:
         """A tensor for a fresh node; `order` is its written order where one is known."""
         kind = self.scope.builder[node].type
@@ -107,7 +116,9 @@ class Emitter:
         owner = label.splits
         if owner.alternative is None or owner.alternative.size != axis.size:
             hint = label.name if label.name != axis.name else axis.name
-            owner.alternative = self.axes.get(hint, axis.size, axis.time, fresh=label.name == axis.name)
+            owner.alternative = self.axes.get(
+                hint, axis.size, axis.time, fresh=label.name == axis.name
+            )
             if owner.alternative == axis:
                 owner.alternative = self.axes.get(hint, axis.size, axis.time, fresh=True)
         return owner.alternative
@@ -160,6 +171,9 @@ class Emitter:
 
     def pointwise(self, op: str, operands: Sequence[Tensor | Any], span: Span) -> Tensor:
         """An op that works element by element; numbers among the operands become constants."""
+        for operand in operands:
+            if not isinstance(operand, Tensor | bool | float | Dim | PerLayer):
+                raise errors.NotATensor(got=describe(operand), span=span)
         tensors = [o for o in operands if isinstance(o, Tensor)]
         partner = strongest(tensors)
         values = [o if isinstance(o, Tensor) else self.number(o, partner) for o in operands]
@@ -178,10 +192,14 @@ class Emitter:
             return value
         # an integer goes to float32 in one step: through bfloat16 a position would lose digits
         op = "to_float" if dtype == "float" and value.dtype in ("int", "bool") else "cast"
-        node = self.node(op, (self.use(value),), dtype=dtype) if op == "cast" else self.node(
-            op, (self.use(value),)
+        node = (
+            self.node(op, (self.use(value),), dtype=dtype)
+            if op == "cast"
+            else self.node(op, (self.use(value),))
         )
-        converted = replace(value, node=node, scope=self.scope, dtype=self.scope.builder[node].type.dtype)
+        converted = replace(
+            value, node=node, scope=self.scope, dtype=self.scope.builder[node].type.dtype
+        )
         return self.cast(converted, dtype) if converted.dtype != dtype else converted
 
     def same_axes(self, value: Tensor, node: int, keep_quiet: bool = False) -> Tensor:

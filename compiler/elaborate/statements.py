@@ -9,7 +9,6 @@ from typing import Any
 
 from ...dsl import errors, syntax
 from ...dsl.diagnostics import ArchError
-from ...dsl.dims import Dim
 from ...dsl.span import Span
 from ..ir.graph import Axis, Builder, Parameter, TensorType
 from . import brackets, expressions, numbers, repeats
@@ -91,9 +90,7 @@ def assigned_names(statements: Sequence[syntax.Stmt]) -> Iterator[str]:
     for node in syntax.walk(tuple(statements)):
         if isinstance(node, syntax.Assign):
             yield from (t.name for t in node.targets)
-        elif isinstance(node, syntax.ConstStmt | syntax.WeightStmt | syntax.InputStmt):
-            yield node.name
-        elif isinstance(node, syntax.SharedStmt | syntax.BankStmt | syntax.OutputStmt):
+        elif isinstance(node, syntax.ConstStmt | syntax.WeightStmt | syntax.InputStmt) or isinstance(node, syntax.SharedStmt | syntax.BankStmt | syntax.OutputStmt):
             yield node.name
 
 
@@ -194,16 +191,18 @@ def _add_to(body: Body, statement: syntax.Assign, value: Any) -> None:
     if isinstance(old, Tensor):
         new = _added(body, old, value, statement.span)
     else:
-        new = expressions.evaluate(
-            body,
-            syntax.Binary(
-                op="+",
-                left=syntax.Name(name=target.name, span=target.span),
-                right=statement.value,
-                span=statement.span,
-            ),
-        ) if not isinstance(value, Tensor) else expressions.tensor_binary(
-            body, "+", old, value, statement.span
+        new = (
+            expressions.evaluate(
+                body,
+                syntax.Binary(
+                    op="+",
+                    left=syntax.Name(name=target.name, span=target.span),
+                    right=statement.value,
+                    span=statement.span,
+                ),
+            )
+            if not isinstance(value, Tensor)
+            else expressions.tensor_binary(body, "+", old, value, statement.span)
         )
     body.environment.values[target.name] = new
 
@@ -252,9 +251,7 @@ def _distinct(body: Body, pairs: list[tuple[Label, Axis]]) -> list[tuple[Label, 
     found: list[tuple[Label, Axis]] = []
     taken = [axis for _, axis in pairs]
     for label, axis in pairs:
-        if taken.count(axis) > 1 and label.is_secondary:
-            axis = body.emitter.alternative(label, axis)
-        elif axis in (a for _, a in found):
+        if (taken.count(axis) > 1 and label.is_secondary) or axis in (a for _, a in found):
             axis = body.emitter.alternative(label, axis)
         found.append((label, axis))
     return found
@@ -282,7 +279,12 @@ def _make_weight(
         )
     )
     node = scope.builder.add(
-        "weight", (), {"path": path}, (TensorType("float", order),), body.emitter.origin(), statement.name
+        "weight",
+        (),
+        {"path": path},
+        (TensorType("float", order),),
+        body.emitter.origin(),
+        statement.name,
     )
     value = Tensor(node, scope, tuple(flat), "float", len(flat), len(flat))
     return MadeWeight(value, tuple(label for label, _ in flat), statement.span)
@@ -369,11 +371,12 @@ def _template(body: Body, expr: syntax.Expr) -> Template:
 
 def _bank(body: Body, statement: syntax.BankStmt) -> None:
     template = _template(body, statement.value)
-    name = statement.brackets[0].name
-    size = expressions.argument(body, syntax.Name(name=name, span=statement.brackets[0].span))
-    if statement.brackets[0].size is not None:
-        count = brackets.expect_size(body, statement.brackets[0].size)
-        size = AxisSize(count, body.declare_axis(name, count, statement.span))
+    entries = statement.brackets[0]
+    if entries.size is not None:
+        count = brackets.expect_size(body, entries.size)
+        size = AxisSize(count, body.declare_axis(entries.name, count, statement.span))
+    else:
+        size = expressions.argument(body, syntax.Name(name=entries.name, span=entries.span))
     body.environment.values[statement.name] = Bank(
         template, statement.name, size, body.place.child(statement.name), statement.span
     )
