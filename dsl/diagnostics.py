@@ -7,7 +7,7 @@ A mistake of the user is an `ArchError` subclass of `errors.py`; its class attri
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from inspect import get_annotations
 from typing import Any, ClassVar, dataclass_transform
 
@@ -120,12 +120,23 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean `{close[0]}`?" if close else ""
 
 
+def _paint(text: str, code: str) -> str:
+    return f"\033[{code}m{text}\033[0m"
+
+
+def _plain(text: str, _: str) -> str:
+    return text
+
+
+Paint = Callable[[str, str], str]  # (text, ANSI codes)
+
+
 def render(error: ArchError, *, color: bool = False) -> str:
     """The screen: id and message, source lines with carets, help, notes (`add_note`)."""
     paint = _paint if color else _plain
     out = [f"{paint(f'error[{error.id}]', '1;31')}: {paint(error.message, '1')}"]
     for index, (span, words) in enumerate(error.annotations()):
-        out += _snippet(span, words, "^" if index == 0 else "-", paint)
+        out += snippet(span, words, "^" if index == 0 else "-", paint)
     advice = error.help_text()
     if advice:
         out += [f"  {paint('help', '1;36')}: {line}" for line in advice.split("\n")]
@@ -134,7 +145,8 @@ def render(error: ArchError, *, color: bool = False) -> str:
     return "\n".join(out)
 
 
-def _snippet(span: Span, words: str, mark: str, paint: Any) -> list[str]:
+def snippet(span: Span, words: str, mark: str, paint: Paint = _plain) -> list[str]:
+    """A span's place, its first line and under it `mark`s with `words`."""
     line, column = span.line, span.column
     text = span.source.line(line).replace("\t", " ")
     width = max(1, min(len(span.text.split("\n")[0]), len(text) - column + 1))
@@ -147,11 +159,3 @@ def _snippet(span: Span, words: str, mark: str, paint: Any) -> list[str]:
         f"{number} {paint('|', '1;34')} {text}",
         f"{margin} {paint('|', '1;34')} {under}{' ' + words if words else ''}",
     ]
-
-
-def _paint(text: str, code: str) -> str:
-    return f"\033[{code}m{text}\033[0m"
-
-
-def _plain(text: str, _: str) -> str:
-    return text

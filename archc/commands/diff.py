@@ -1,0 +1,152 @@
+"""`archc diff`: where backends first differ on one model, or how two models differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import DTYPE, WEIGHTS, open_model, sizes
+from .tensors import read_tensors
+
+if TYPE_CHECKING:
+    from ..api import Model
+    from ..diff import Candidate, Report
+
+# what each backend needs besides archc itself
+NEEDS = {"numpy": "numpy", "torch": "torch", "triton": "triton"}
+LEVELS = ("O0", "O1")
+DTYPES = ("f64", "f32", "bf16", "f16")
+
+
+@click.command("diff")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.argument("other", type=click.Path(path_type=Path), metavar="[OTHER]", required=False)
+@sizes
+@click.option(
+    "--backends",
+    metavar="A,B,...",
+    help="What to compare (default: all that are installed). A backend may carry a level and a"
+    " dtype of its own: numpy@O0, torch@bf16.",
+)
+@WEIGHTS
+@click.option("--random", "seed", type=int, metavar="SEED", help="Random weights and inputs.")
+@click.option(
+    "--inputs",
+    type=click.Path(path_type=Path),
+    metavar="IN.safetensors",
+    help="Arrays by the names of the `input` lines (default: random ones, padded and ragged).",
+)
+@click.option("--size", "lengths", multiple=True, metavar="S=N", help="A size of random inputs.")
+@DTYPE
+@click.option("--introduced", is_flag=True, help="Run every node on its own, not only suspects.")
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    file: Path,
+    other: Path | None,
+    preset: str | None,
+    settings: tuple[str, ...],
+    model: str | None,
+    backends: str | None,
+    weights: Path | None,
+    seed: int | None,
+    inputs: Path | None,
+    lengths: tuple[str, ...],
+    dtype: Any,
+    introduced: bool,
+    as_json: bool,
+) -> None:
+    """Compare what backends compute for FILE, or the models of FILE and OTHER.
+
+    Exits with 1 when they differ. Each value is held to a float64 run of the graph as written, as
+    closely as the dtype allows; the first node that breaks this is named with its line.
+    """
+    if weights is not None and seed is not None:
+        raise click.UsageError("--weights and --random exclude each other")
+    opened = open_model(file, preset, settings, model, weights)
+    if other is not None:
+        from ..structural import compare_models
+
+        difference = compare_models(opened, open_model(other, preset, settings, model))
+        _finish(ctx, difference, not difference.same, as_json)
+        return
+    if weights is None:
+        opened = opened.with_random_weights(seed or 0)
+    candidates = _candidates(backends, dtype)
+    report = _compared(opened, candidates, inputs, seed or 0, _sizes(lengths), introduced)
+    _finish(ctx, report, not report.agree, as_json)
+
+
+def _finish(ctx: click.Context, report: Any, differ: bool, as_json: bool) -> None:
+    click.echo(json.dumps(report.to_json(), indent=2) if as_json else str(report))
+    ctx.exit(1 if differ else 0)
+
+
+def _compared(
+    model: Model,
+    candidates: Sequence[Candidate],
+    inputs: Path | None,
+    seed: int,
+    lengths: dict[str, int],
+    introduced: bool,
+) -> Report:
+    from ..diff import Case, diff
+
+    case = Case("given", read_tensors(inputs)) if inputs else None
+    return diff(
+        model,
+        candidates,
+        inputs=case,
+        seed=seed,
+        sizes=lengths,
+        introduced=introduced,
+        progress=_progress,
+    )
+
+
+def _progress(message: str) -> None:
+    click.echo(f"running {message}", err=True)
+
+
+def _candidates(backends: str | None, dtype: Any) -> list[Candidate]:
+    from ..diff import Candidate
+
+    names = backends.split(",") if backends else _installed()
+    return [Candidate(*_spec(name.strip(), dtype), label=name.strip()) for name in names]
+
+
+def _spec(text: str, dtype: Any) -> tuple[str, int, Any]:
+    """The backend, level and dtype of `NAME[@O0|@O1][@DTYPE]`."""
+    name, *suffixes = text.split("@")
+    level = 1
+    for suffix in suffixes:
+        if suffix in LEVELS:
+            level = LEVELS.index(suffix)
+        elif suffix in DTYPES:
+            dtype = suffix
+        else:
+            known = ", ".join((*LEVELS, *DTYPES))
+            raise click.BadParameter(f"{suffix!r} is none of {known}", param_hint="--backends")
+    return name, level, dtype
+
+
+def _installed() -> list[str]:
+    """Every backend whose package is there; the others are named on stderr."""
+    found = {name: find_spec(package) is not None for name, package in NEEDS.items()}
+    for name in (name for name, there in found.items() if not there):
+        click.echo(f'{name} is left out: pip install "archc[{name}]" adds it', err=True)
+    return [name for name, there in found.items() if there]
+
+
+def _sizes(lengths: Sequence[str]) -> dict[str, int]:
+    pairs = [text.partition("=") for text in lengths]
+    for name, _, value in pairs:
+        if not (name.isidentifier() and value.isdigit() and int(value) > 0):
+            raise click.BadParameter(f"{name!r} is not of the form S=N", param_hint="--size")
+    return {name: int(value) for name, _, value in pairs}

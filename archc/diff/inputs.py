@@ -1,0 +1,97 @@
+"""Inputs for a model that was given none, from the domains its `input` lines declare.
+
+Two cases by default: *ragged*, where all run-time sizes are distinct and odd, and *colliding*,
+where they equal sizes of the model (as many tokens as heads), so that a lookup by size finds the
+wrong axis. Masks hide the end of one row and the beginning of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..backends.base import Array, plain_symbol
+from ..compiler.ir.graph import Axis, Node, Program
+
+RAGGED = (3, 7, 5, 2, 9)
+COLLIDING = (2, 16)  # the smallest and greatest size of the model to collide with
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Named input arrays, and a word for what is special about them."""
+
+    name: str
+    inputs: Mapping[str, Array]
+
+    def __str__(self) -> str:
+        shapes = (f"{name} {list(a.shape)}" for name, a in self.inputs.items())
+        return f"{self.name}: {', '.join(shapes)}"
+
+
+def read_inputs(program: Program) -> dict[str, Node]:
+    """The input nodes that something reads, by name."""
+    main, users = program.main, program.main.users()
+    wanted = [i for i in main.inputs if users[i] or i in main.output_ids]
+    return {main[i].attrs.string("name"): main[i] for i in wanted}
+
+
+def random_cases(program: Program, seed: int, sizes: Mapping[str, int]) -> Iterator[Case]:
+    """The ragged and the colliding case; `sizes` fixes some or all run-time sizes of both."""
+    symbols = run_time_symbols(program)
+    own = _model_sizes(program)
+    for name, cycle in (("ragged", RAGGED), ("colliding", own or RAGGED)):
+        chosen = {s: cycle[i % len(cycle)] for i, s in enumerate(symbols)}
+        yield Case(name, _arrays(program, seed, {**program.sizes, **chosen, **sizes}))
+        if set(symbols) <= sizes.keys():
+            return
+
+
+def run_time_symbols(program: Program) -> list[str]:
+    """Sizes that a call decides, in the order of the inputs."""
+    axes = (axis for node in read_inputs(program).values() for axis in node.axes)
+    symbols = (plain_symbol(axis.size) for axis in axes)
+    return [s for s in dict.fromkeys(symbols) if s is not None and s not in program.sizes]
+
+
+def _model_sizes(program: Program) -> tuple[int, ...]:
+    known = program.sizes
+    axes = {a for f in program.functions for n in f.nodes for t in n.types for a in t.axes}
+    sizes = {a.size.evaluate(known) for a in axes if a.size.symbols() <= known.keys()}
+    return tuple(sorted(s for s in sizes if COLLIDING[0] <= s <= COLLIDING[1]))
+
+
+def _arrays(program: Program, seed: int, sizes: Mapping[str, int]) -> dict[str, Array]:
+    random = np.random.default_rng(seed)
+    return {
+        name: _array(random, node, node.type.shape(sizes), sizes)
+        for name, node in read_inputs(program).items()
+    }
+
+
+def _array(
+    random: np.random.Generator, node: Node, shape: tuple[int, ...], sizes: Mapping[str, int]
+) -> Array:
+    if node.type.dtype == "bool":
+        return _mask(random, node.axes, shape)
+    if node.type.dtype == "int":
+        below = node.attrs.dim("below").evaluate(sizes) if node.attrs.get("below") else 8
+        return random.integers(0, below, shape)
+    return random.standard_normal(shape).astype(np.float32)
+
+
+def _mask(random: np.random.Generator, axes: tuple[Axis, ...], shape: tuple[int, ...]) -> Array:
+    """Along the last axis: padding before, padding after and none, row by row in turn."""
+    if len(axes) < 2:
+        return random.random(shape) < 0.7
+    rows, length = int(np.prod(shape[:-1])), shape[-1]
+    mask = np.ones((rows, length), np.bool_)
+    for row in range(rows):
+        hidden = int(random.integers(1, max(2, (length + 1) // 2)))
+        if row % 3 == 0:
+            mask[row, :hidden] = False
+        elif row % 3 == 1:
+            mask[row, length - hidden :] = False
+    return mask.reshape(shape)

@@ -1,0 +1,195 @@
+"""What a comparison found, as data, as a screen and as JSON.
+
+One row per group of nodes, layers that agree folded into one; one column per candidate: the
+greatest error relative to gold, and whether the group *introduces* an error or *inherits* it.
+Below, for each candidate that differs, the node where it begins, with its line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..dsl.diagnostics import snippet
+from ..dsl.span import Span
+from ..equality import Comparison
+from .regions import folded, places
+
+Status = Literal["agrees", "introduced", "inherited", "differs"]
+ORDER: tuple[Status, ...] = ("agrees", "inherited", "differs", "introduced")  # by weight
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A group's worst value on one candidate; its error is infinite where it must be exact."""
+
+    status: Status
+    error: float
+
+    def worse(self, other: Cell) -> Cell:
+        return max(self, other, key=lambda cell: (ORDER.index(cell.status), cell.error))
+
+    def __str__(self) -> str:
+        error = "not exact" if self.error == float("inf") else f"{self.error:.1e}"
+        return error if self.status == "agrees" else f"{error} {self.status}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A group of nodes; a candidate has no cell where its program has no such group."""
+
+    region: str
+    cells: dict[str, Cell] = field(default_factory=dict)
+
+    @property
+    def statuses(self) -> dict[str, Status]:
+        return {name: cell.status for name, cell in self.cells.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Where a candidate first differs.
+
+    `within` is the fused node that contains the node at fault, in words; `introduced` is false when
+    the node is right on exact operands, so that the whole run must feed it something else.
+    """
+
+    candidate: str
+    case: str
+    region: str
+    op: str
+    value: str
+    spans: tuple[Span, ...]
+    comparison: Comparison
+    introduced: bool
+    within: str = ""
+    reads: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The screen."""
+        name = f"`{self.op}`" + (f" of `{self.value}`" if self.value else "")
+        inside = f", inside {self.within}" if self.within else ""
+        out = [f"{self.candidate} first differs at {self.region}: {name}{inside}"]
+        for mark, span in zip("^-", places(self.spans), strict=False):
+            out += snippet(span, "", mark)
+        return [*out, f"  {self.what_is_wrong()}", *self._advice()]
+
+    def what_is_wrong(self) -> str:
+        c = self.comparison
+        if c.mismatch:
+            return f"{self.kind}: {c.mismatch} ({self.case} inputs)"
+        return f"{self.kind}: {c.error:.1e}, where {c.allowed:.1e} is allowed ({self.case} inputs)"
+
+    @property
+    def kind(self) -> str:
+        return "error introduced" if self.introduced else "error in the whole run only"
+
+    def _advice(self) -> list[str]:
+        if self.introduced:
+            return []
+        weights = f": {', '.join(f'`{path}`' for path in self.reads)}" if self.reads else ""
+        return [f"  on exact operands this node is right; look at what it reads{weights}"]
+
+    def to_json(self) -> dict[str, Any]:
+        where = [
+            {"file": s.source.name, "line": s.line, "column": s.column, "text": s.text}
+            for s in places(self.spans)
+        ]
+        return {
+            "candidate": self.candidate,
+            "inputs": self.case,
+            "region": self.region,
+            "op": self.op,
+            "value": self.value,
+            "within": self.within,
+            "places": where,
+            "introduced": self.introduced,
+            "error": _number(self.comparison.error),
+            "allowed": self.comparison.allowed,
+            "mismatch": self.comparison.mismatch,
+            "reads": list(self.reads),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The whole comparison. `rows` are in the order in which groups run, outputs last."""
+
+    model: str
+    candidates: tuple[str, ...]
+    cases: tuple[str, ...]
+    rows: tuple[Row, ...]
+    divergences: tuple[Divergence, ...]
+
+    @property
+    def agree(self) -> bool:
+        return not self.divergences
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "candidates": list(self.candidates),
+            "inputs": list(self.cases),
+            "agree": self.agree,
+            "groups": [
+                {
+                    "region": row.region,
+                    **{
+                        name: {"status": cell.status, "error": _number(cell.error)}
+                        for name, cell in row.cells.items()
+                    },
+                }
+                for row in self.rows
+            ],
+            "divergences": [d.to_json() for d in self.divergences],
+        }
+
+    def __str__(self) -> str:
+        head = [self.model, *(f"  inputs {case}" for case in self.cases), ""]
+        table = _table(("region", *self.candidates), [self._texts(row) for row in self._shown()])
+        ends = [line for d in self.divergences for line in ("", *d.lines())]
+        return "\n".join([*head, *table, *ends, "", self.verdict()])
+
+    def verdict(self) -> str:
+        wrong = dict.fromkeys(d.candidate for d in self.divergences)
+        right = [name for name in self.candidates if name not in wrong]
+        if not wrong:
+            return f"{listed(right)} agree with the reference"
+        first = self.divergences[0]
+        span = next(places(first.spans), None)
+        at = f" ({span.source.name}:{span.line})" if span else ""
+        return f"{listed(list(wrong))} differ: first at {first.region}{at}"
+
+    def _shown(self) -> list[Row]:
+        found = folded([(row.region, row.statuses) for row in self.rows])
+        return [_merged(label, [self.rows[i] for i in members]) for label, members in found]
+
+    def _texts(self, row: Row) -> tuple[str, ...]:
+        cells = (str(row.cells[c]) if c in row.cells else "" for c in self.candidates)
+        return (row.region, *cells)
+
+
+def _merged(label: str, rows: Sequence[Row]) -> Row:
+    cells: dict[str, Cell] = {}
+    for row in rows:
+        for name, cell in row.cells.items():
+            cells[name] = cell.worse(cells.get(name, cell))
+    return Row(label, cells)
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    texts = [head, tuple("-" * width for width in widths), *rows]
+    return ["  ".join(t.ljust(w) for t, w in zip(r, widths, strict=True)).rstrip() for r in texts]
+
+
+def _number(error: float) -> float | None:
+    """JSON has no infinity: an error without a size is null."""
+    return None if error == float("inf") else error
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,252 @@
+"""One comparison: programs by level of optimisation, their reference runs, candidates' trials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from .. import api
+from ..backends.base import Array, Executable, ValueKey, bind_inputs
+from ..compiler.ir.graph import Node, Program
+from ..compiler.ir.walk import calls, join
+from ..compiler.ops import ModelDType, Precision
+from ..compiler.passes import Optimised, optimise
+from ..equality import Comparison, compare, flips_allowed, rms
+from .inputs import Case
+from .localise import Bench, Fault, Localiser
+from .reference import Reference, Truth
+from .regions import blocks, group, main_block, origin
+from .report import Divergence
+from .values import Values
+
+TIE = "tie"  # the mismatch of indices that differ within their margin
+EXACT: ModelDType = "f64"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A backend to compare, at a level of optimisation, in a dtype."""
+
+    backend: str
+    level: int = 1
+    dtype: ModelDType = "f32"
+    label: str = ""
+
+    def __str__(self) -> str:
+        return self.label or self.backend
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The program at one level of optimisation, with reference runs in one dtype, case by case."""
+
+    optimised: Optimised
+    reference: Reference
+    truths: dict[str, Truth] = field(default_factory=dict)
+
+    @property
+    def program(self) -> Program:
+        return self.optimised.program
+
+    @cached_property
+    def values(self) -> Values:
+        return Values(self.program)
+
+    def truth(self, case: Case) -> Truth:
+        if case.name not in self.truths:
+            self.truths[case.name] = self.reference.truth(case.inputs)
+        return self.truths[case.name]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What one candidate did on one case: how each value compares, run whole and run alone."""
+
+    candidate: Candidate
+    stage: Stage
+    traced: Mapping[ValueKey, Comparison]
+    outputs: Mapping[str, Comparison]
+    alone: Mapping[ValueKey, Comparison]
+    divergence: Divergence | None
+
+
+class Session:
+    """Everything that candidates share. Backends are loaded once per candidate."""
+
+    def __init__(self, program: Program, weights: Mapping[str, Array]) -> None:
+        self.program, self.weights = program, weights
+        self._stages: dict[tuple[int, ModelDType], Stage] = {}
+        self._loaded: dict[Candidate, Executable] = {}
+
+    def stage(self, level: int, dtype: ModelDType) -> Stage:
+        """The optimised program and its reference in `dtype`, made once."""
+        if (level, dtype) not in self._stages:
+            optimised = optimise(self.program, level=level)
+            reference = Reference(optimised.program, self.weights, dtype)
+            self._stages[level, dtype] = Stage(optimised, reference)
+        return self._stages[level, dtype]
+
+    def trial(self, candidate: Candidate, case: Case, every: bool) -> Trial:
+        """Runs a candidate. Nodes run alone where something breaks the rule, or all if `every`."""
+        stage = self.stage(candidate.level, candidate.dtype)
+        outputs, values = self._executable(candidate).trace(stage.reference.rounded(case.inputs))
+        traced = _traced(stage, stage.truth(case), values, candidate.dtype)
+        whole = self._outputs(candidate, case, outputs)
+        localiser = self._localiser(stage, candidate, case)
+        suspects = [key for key, comparison in traced.items() if every or not comparison.passed]
+        alone = localiser.introduced(suspects)
+        fault = localiser.fault(traced, alone)
+        divergence = None
+        if fault is not None:
+            divergence = diverged(stage, fault, str(candidate), case.name)
+        elif not all(c.passed for c in whole.values()) and not _ties(traced):
+            divergence = self._in_outputs(candidate, case, whole)
+        return Trial(candidate, stage, traced, whole, alone, divergence)
+
+    def _executable(self, candidate: Candidate) -> Executable:
+        if candidate not in self._loaded:
+            program = self.stage(candidate.level, candidate.dtype).program
+            backend = api.backend(candidate.backend)
+            self._loaded[candidate] = backend.load(program, self.weights, dtype=candidate.dtype)
+        return self._loaded[candidate]
+
+    def _outputs(
+        self, candidate: Candidate, case: Case, outputs: Mapping[str, Array]
+    ) -> dict[str, Comparison]:
+        truth = self.stage(0, candidate.dtype).truth(case)
+        gold, base = truth.gold.outputs, truth.base.outputs
+        return {
+            name: compare(outputs[name], gold[name], base[name], candidate.dtype) for name in gold
+        }
+
+    def _localiser(self, stage: Stage, candidate: Candidate, case: Case) -> Localiser:
+        precision = Precision(candidate.dtype)
+        sizes = bind_inputs(self.program, stage.reference.rounded(case.inputs), precision).sizes
+        bench = Bench(api.backend(candidate.backend), self.weights, candidate.dtype)
+        return Localiser(stage.program, stage.values, stage.truth(case).gold.values, sizes, bench)
+
+    def _in_outputs(
+        self, candidate: Candidate, case: Case, whole: Mapping[str, Comparison]
+    ) -> Divergence:
+        """An output that is wrong although every traced value is right."""
+        stage = self.stage(candidate.level, candidate.dtype)
+        name = next(n for n, c in whole.items() if not c.passed)
+        key = stage.values.maker(("", dict(stage.program.main.outputs)[name]))
+        fault = Fault(key, stage.values.node(key), None, whole[name], introduced=False)
+        return diverged(stage, fault, str(candidate), case.name)
+
+    def check_passes(self, level: int, dtype: ModelDType, case: Case) -> list[Divergence]:
+        """Where the optimised graph, run exactly, first differs from the graph as written."""
+        before, after = self.stage(0, dtype), self.stage(level, dtype)
+        if before is after:
+            return []
+        gold, got = before.truth(case).gold, after.truth(case).gold
+        outputs = {n: compare(got.outputs[n], x, x, EXACT) for n, x in gold.outputs.items()}
+        if all(c.passed for c in outputs.values()):
+            return []
+        pairs = dict(_same_values(after.optimised))
+        for key in before.values.order:
+            ours = pairs.get(key)
+            if ours in got.values and key in gold.values:
+                exact = gold.values[key]
+                comparison = compare(got.values[ours], exact, exact, EXACT)
+                if not comparison.passed:
+                    fault = Fault(key, before.values.node(key), None, comparison, True)
+                    return [diverged(before, fault, f"-O{level}", case.name)]
+        return [self._in_outputs(Candidate("numpy", 0, dtype, f"-O{level}"), case, outputs)]
+
+
+def _same_values(optimised: Optimised) -> Iterator[tuple[ValueKey, ValueKey]]:
+    """(key before the passes, key after) for the values that are in both graphs."""
+    pairs = optimised.value_map.pairs()
+    for path, function in calls(optimised.value_map.before):
+        for node in function.nodes:
+            if (function.name, node.id) in pairs:
+                yield (path, node.id), (path, pairs[function.name, node.id][1])
+
+
+def _traced(
+    stage: Stage, truth: Truth, values: Mapping[ValueKey, Array], dtype: ModelDType
+) -> dict[ValueKey, Comparison]:
+    gold, base = truth.gold.values, truth.base.values
+    found: dict[ValueKey, Comparison] = {}
+    for key in stage.values.order:
+        if key in values and key in gold and stage.values.node(key).op not in ("const", "size"):
+            found[key] = compare(values[key], gold[key], base[key], dtype)
+            if not found[key].passed and _is_choice(stage.values, key):
+                found[key] = _choice(stage.values, key, truth, values, found)
+    return found
+
+
+def _is_choice(values: Values, key: ValueKey) -> bool:
+    """Whether a value is the indices of a `topk`."""
+    node = values.node(key)
+    return node.op == "result" and _topk(values, key).op == "topk" and node.attrs["index"] == 1
+
+
+def _topk(values: Values, key: ValueKey) -> Node:
+    return values.functions[key[0]][values.node(key).inputs[0]]
+
+
+def _choice(
+    values: Values,
+    key: ValueKey,
+    truth: Truth,
+    got: Mapping[ValueKey, Array],
+    found: Mapping[ValueKey, Comparison],
+) -> Comparison:
+    """Chosen indices may flip where the scores are closer than the scores may be wrong."""
+    (source,) = values.operands(key)
+    scores, chosen = truth.gold.values[source], truth.gold.values[key]
+    along = values.node(source).type.position(_topk(values, key).attrs.axis("axis"))
+    ours, gold, ranked = (_last(x, along) for x in (got[key], chosen, scores))
+    margin = 2 * found[source].allowed * rms(scores) if source in found else 0.0
+    legal = flips_allowed(ours, gold, ranked, margin)
+    return Comparison(True, mismatch=TIE) if legal else found[key]
+
+
+def _last(x: Array, axis: int) -> Array:
+    return x.swapaxes(axis, -1)
+
+
+def _ties(traced: Mapping[ValueKey, Comparison]) -> bool:
+    return any(c.passed and c.mismatch for c in traced.values())
+
+
+def diverged(stage: Stage, fault: Fault, candidate: str, case: str) -> Divergence:
+    """A fault in the words of the user's text."""
+    path, node = fault.key[0], fault.node
+    within = fault.fused if fault.fused not in (None, node) else None
+    around = main_block(stage.program, within or node)
+    where = origin(stage.program, node, around)
+    return Divergence(
+        candidate=candidate,
+        case=case,
+        region=join(path, where.region) if where.region else group(stage.program, path, node),
+        op=node.op,
+        value=node.hint,
+        spans=where.spans,
+        comparison=fault.comparison,
+        introduced=fault.introduced,
+        within=_words(stage.program, within),
+        reads=tuple(_weights(stage, fault)),
+    )
+
+
+def _words(program: Program, fused: Node | None) -> str:
+    if fused is None:
+        return ""
+    return f"the `{fused.op}` of {' and '.join(blocks(program, fused)) or 'the model'}"
+
+
+def _weights(stage: Stage, fault: Fault) -> Iterator[str]:
+    """The paths of the weights that the node at fault reads, also through derived parameters."""
+    path, node_id = fault.key
+    function, todo = stage.values.functions[path], [node_id]
+    while todo:
+        node = function[todo.pop()]
+        if node.op == "weight":
+            yield join(path, node.attrs.string("path"))
+        elif node.id == node_id or node.op == "derived":
+            todo += reversed(node.inputs)
