@@ -49,9 +49,9 @@ def _example(opened: Checkpoint) -> tuple[syn.File, syn.CheckpointDef]:
     for file in examples():
         for item in file.items:
             if isinstance(item, syn.CheckpointDef) and item.format == opened.format:
-                if item.class_name == opened.class_name:
+                if opened.class_name in item.class_names:
                     return file, item
-                known.append(item.class_name)
+                known += item.class_names
     raise NoExample(class_name=opened.class_name, known=tuple(known))
 
 

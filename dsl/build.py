@@ -292,12 +292,14 @@ def _one_axis(span: Span, name: str) -> AxisGroup:
 def _checkpoint(
     span: Span,
     format_: str | None,
-    class_name: str,
+    class_names: tuple[str, ...],
     model: str,
     lines: tuple[CheckpointLine, ...],
 ) -> CheckpointDef:
     format_ = format_ or "huggingface"
-    return CheckpointDef(span=span, format=format_, class_name=class_name, model=model, lines=lines)
+    return CheckpointDef(
+        span=span, format=format_, class_names=class_names, model=model, lines=lines
+    )
 
 
 # ------------------------------------------------------------------ the table

@@ -465,10 +465,10 @@ class PrefixLine(CheckpointLine):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointDef(Node):
-    """`checkpoint huggingface "Class" for M { }`, `checkpoint gguf "arch" for M { }`."""
+    """`checkpoint huggingface "Class", "Other" for M { }`, `checkpoint gguf "arch" for M { }`."""
 
     format: str
-    class_name: str
+    class_names: tuple[str, ...]
     model: str
     lines: tuple[CheckpointLine, ...]
 

@@ -281,9 +281,9 @@ def test_checkpoints() -> None:
     assert [type(line).__name__.removesuffix("Line") for line in first.lines] == (
         "Prefix Prefix Config Require Tensor Tensor Scope Ignore Ignore".split()
     )
-    assert [(c.format, c.class_name) for c in others if isinstance(c, syn.CheckpointDef)] == [
-        ("gguf", "llama"),
-        ("huggingface", "GPT2LMHeadModel"),
+    assert [(c.format, c.class_names) for c in others if isinstance(c, syn.CheckpointDef)] == [
+        ("gguf", ("llama",)),
+        ("huggingface", ("GPT2LMHeadModel",)),
     ]
     ignored = [line for line in first.lines if isinstance(line, syn.IgnoreLine)]
     assert [(line.patterns, line.config) for line in ignored] == [

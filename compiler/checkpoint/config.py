@@ -168,7 +168,7 @@ def config_of(checkpoint: syn.CheckpointDef, values: Mapping[str, Any]) -> dict[
 
     That is `config.x`, `config.x ?? default` and `{"name": value, ..}[config.x]`.
     """
-    config: dict[str, Any] = {"architectures": [checkpoint.class_name]}
+    config: dict[str, Any] = {"architectures": [checkpoint.class_names[0]]}
     for line in _config_lines(checkpoint.lines):
         if isinstance(line, syn.ConfigLine) and line.name in values:
             _invert(line.value, values[line.name], config)

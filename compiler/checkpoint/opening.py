@@ -48,11 +48,11 @@ def checkpoint_block(file: syn.File, name: str, checkpoint: Checkpoint) -> syn.C
     blocks = [item for item in file.items if isinstance(item, syn.CheckpointDef)]
     same = [block for block in blocks if block.format == checkpoint.format]
     for block in same:
-        if block.class_name == checkpoint.class_name:
+        if checkpoint.class_name in block.class_names:
             return block
     raise NoCheckpointBlock(
         file=name,
         format=checkpoint.format,
         class_name=checkpoint.class_name,
-        known=tuple(block.class_name for block in same),
+        known=tuple(name for block in same for name in block.class_names),
     )
