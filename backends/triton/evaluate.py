@@ -87,10 +87,20 @@ class Evaluator:
     names: Counter[str] = field(default_factory=Counter)
     uses: Counter[int] = field(default_factory=Counter)
     letters: dict[str, str] = field(default_factory=dict)
+    multiplied: set[int] = field(default_factory=set)  # leaves that are operands of products as is
 
     def __post_init__(self) -> None:
+        for node in self.region.nodes.values():
+            if node.op == "dot":
+                self.multiplied.update(map(self._source, node.inputs))
         self.uses.update(i for n in self.region.nodes.values() for i in n.inputs)
         self.uses.update(self.region.outputs)
+
+    def _source(self, node_id: int) -> int:
+        node = self.region.nodes[node_id]
+        while node.op in VIEWS or node.op == "cast":
+            node = self.region.nodes[node.inputs[0]]
+        return node.id
 
     def value(self, node_id: int, at: Coordinates) -> Value:
         node = self.region.nodes[node_id]
@@ -220,21 +230,25 @@ class Evaluator:
             return Value(text, dtype, tiles, scope)
         return self.assign(text, dtype, tiles, scope, identifier(node.hint or node.op))
 
-    def load(self, pointer: str, address: Dim, dtype: DType, base: str) -> Value:
+    def load(self, leaf: int, pointer: str, address: Dim, dtype: DType) -> Value:
+        """A masked load; what is only computed with is widened at once."""
+        base = self.region.names[leaf]
         address = self.indices.expand(address)
         masks, scope = sorted(self.indices.masks(address)), self.indices.scope(address)
         where = f", mask={' & '.join(masks)}, other=0" if masks else ""
         text = f"tl.load({pointer} + {self.indices.text(address)}{where})"
         text += ".to(tl.int32)" if dtype == "int" else ""
+        stored = dtype not in ("int", "bool")
+        if stored and leaf not in self.multiplied:
+            text, stored = f"{text}.to(tl.float32)", False
         made = self.assign(text, dtype, self.indices.tiles(address), scope, base)
-        return replace(made, stored=dtype not in ("int", "bool"))
+        return replace(made, stored=stored)
 
     def _leaf(self, node: Node, at: Coordinates) -> Value:
         if node.id not in self.pointers:
             self.pointers[node.id] = self.fresh(f"{self.region.names[node.id]}_ptr")
         address = join([at[a] for a in node.axes], [self.region.size(a) for a in node.axes])
-        pointer, base = self.pointers[node.id], self.region.names[node.id]
-        return self.load(pointer, address, node.type.dtype, base)
+        return self.load(node.id, self.pointers[node.id], address, node.type.dtype)
 
     def integer(self, a: Dim) -> Value:
         """An index polynomial as a value."""
@@ -250,7 +264,7 @@ class Evaluator:
         if isinstance(value, Dim):
             return self.integer(value.substitute(self.region.sizes))
         assert isinstance(value, Number)
-        return literal(value)
+        return self.convert(literal(value), node.type.dtype)
 
     def _index(self, node: Node, at: Coordinates) -> Value:
         return self.integer(at[node.attrs.axis("axis")])

@@ -160,7 +160,8 @@ class Indices:
         rest, remainders = _remainders(a)
         for factor, x, m in remainders:
             parts.append(self._times(factor, f"{self._factor(x)} % {self._factor(m)}"))
-        for monomial, coefficient in sorted(rest.terms, key=lambda t: (t[0] == (), t)):
+        # long strides first: batch, row, column
+        for monomial, coefficient in sorted(rest.terms, key=_stride, reverse=True):
             sign = "-" if coefficient < 0 else ""
             parts.append(sign + self._product(monomial, abs(coefficient)))
         if not parts:
@@ -265,3 +266,9 @@ def _contains(a: Dim, part: Dim) -> bool:
     return all(
         have.get(m, 0) * c > 0 and abs(have.get(m, 0)) >= abs(c) for m, c in part.terms
     )
+
+
+def _stride(term: tuple[Monomial, int]) -> tuple[bool, int, int, Monomial]:
+    monomial, coefficient = term
+    sizes = sum(not atom.name.startswith("%") and not atom.args for atom in monomial)
+    return bool(monomial), sizes, coefficient, monomial

@@ -140,7 +140,10 @@ class Product:
 
     def is_bare(self, node: Node) -> bool:
         """Whether the row operand is that node itself, perhaps cast."""
-        return self.reducer.peeled(self.sides[0][0]).id == node.id
+        operand = self.sides[0][0]
+        while operand.op == "cast":
+            (operand,) = self.reducer.evaluator.region.operands(operand)
+        return operand.id == node.id
 
     def _dot(self, span: Span, accumulator: str) -> tuple[str, Scope]:
         left = self.reducer.dot_operand(self, 0, span, COLS)
@@ -419,8 +422,8 @@ class Reducer:
         return replace(value, text=f"{evaluator.named(value).text}.to({wanted})")
 
     def peeled(self, node: Node) -> Node:
-        """Below casts: raising a stored value changes nothing, for the accumulator is float32."""
-        while node.op == "cast":
+        """Below casts that raise: raising a value changes nothing where float32 accumulates."""
+        while node.op == "cast" and node.type.dtype != "float":
             (node,) = self.evaluator.region.operands(node)
         return node
 
