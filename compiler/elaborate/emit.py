@@ -101,6 +101,10 @@ class Emitter:
         if dtype != "bool" and partner in ("float", "f32", "f64"):
             dtype = partner
         plain = value.constant if isinstance(value, Dim) else value
+        if isinstance(value, Dim) and (free := value.symbols() - set(self.bindings)):
+            # `size(s)` is a node, which the proof of causality sees; a bare `s` would slip past it
+            span = self.place.spans[0] if self.place.spans else None
+            raise errors.RunTimeSize(axis=min(free), span=span)
         stored = value if plain is None else plain
         node = self.node("const", (), (TensorType(dtype),), value=stored, dtype=dtype)
         return Tensor(node, self.scope, (), dtype)

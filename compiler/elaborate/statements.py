@@ -234,7 +234,11 @@ def _weight(body: Body, statement: syntax.WeightStmt) -> None:
     if body.place.path == "" and not body.is_model:
         raise errors.WeightInFunction(name=statement.name, span=statement.span)
     groups = [brackets.axis_for(body, d) for d in statement.brackets]
-    flat = _distinct(body, [pair for group in groups for pair in group])
+    pairs = [pair for group in groups for pair in group]
+    labels = [label for label, _ in pairs]
+    if twice := next((k for k in labels if labels.count(k) > 1), None):
+        raise errors.AxisTwice(axis=twice.name, span=statement.span)
+    flat = _distinct(body, pairs)
     path = f"{body.place.path}.{statement.name}" if body.place.path else statement.name
     key = (id(body.place.scope), path)
     made = body.session.weights.get(key)
