@@ -109,8 +109,8 @@ class Model:
     ) -> Compiled:
         """Optimise for `level` (0 leaves the graph alone) and load the weights into a backend.
 
-        `inputs` names the inputs that calls will supply (default: all). `options` are the backend's,
-        such as `compile=True` for torch. Raises `NoWeights` when the model has none.
+        `inputs` names the inputs that calls will supply (default: all). `options` are the
+        backend's, such as `compile=True` for torch. Raises `NoWeights` when the model has none.
         """
         from .compiler.passes import optimise
 

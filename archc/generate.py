@@ -38,7 +38,8 @@ class Decoder:
     def next_logits(self, ids: Sequence[int]) -> Array:
         """float64[vocabulary] after the last of `ids`."""
         logits: Array = self.compiled(**{self.input: np.array([ids])})[self.output]
-        return logits[0, -1].astype(np.float64)
+        last: Array = logits[0, -1].astype(np.float64)
+        return last
 
 
 def decoder(model: Model, backend: str = "torch", dtype: ModelDType = "f32") -> Decoder:

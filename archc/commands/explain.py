@@ -14,7 +14,8 @@ from .options import FILE, open_model, sizes
 @sizes
 def command(file: Path, preset: str | None, settings: tuple[str, ...], model: str | None) -> None:
     """Show every place where a pass rewrote the model in FILE, or declined to."""
-    from ..compiler.passes import explain_text, optimise
+    from ..compiler.passes import optimise
+    from ..compiler.passes.explain import explain_text
 
     program = open_model(file, preset, settings, model).program
     click.echo(explain_text(optimise(program).sites, program.sizes))

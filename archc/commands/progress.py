@@ -32,7 +32,7 @@ class _Watched(Mapping[str, "Array"]):
 
 @contextmanager
 def shown(model: Model) -> Iterator[Model]:
-    """The model to load within. On a terminal a bar follows its weights and goes when it is done."""
+    """The model to load within. On a terminal a bar follows its weights until they are read."""
     if model.weights is None or not sys.stderr.isatty():
         yield model
         return
