@@ -27,7 +27,7 @@ from .values import (
     WeightPlace,
 )
 
-MAX_DEPTH = 100
+MAX_DEPTH = 40  # calls in calls; each takes some fifteen frames of the Python stack
 
 
 @dataclass(slots=True)
