@@ -1,7 +1,7 @@
 """PyTorch: `emit` writes a standalone, readable `model.py`; `load` runs it, eager or compiled.
 
-The text is an `nn.Module` per layer kind and one for the model, with no import of archc. What is run is
-always that text, so what a person reads is what was tested. Emitting needs no PyTorch.
+The text is an `nn.Module` per layer kind and one for the model, with no import of archc. What is
+run is always that text, so what a person reads is what was tested. Emitting needs no PyTorch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""dot(softmax(scale * dot(q, k) [+ bias] [, -inf where masked], t), v, t) as PyTorch's own attention.
+"""dot(softmax(scale * dot(q, k) [+ bias] [masked], t), v, t) as PyTorch's own attention.
 
-The formula is found from its end: the dot over the keys, the softmax below it, then masks, terms and
-factors peeled off the scores down to the product of queries and keys. Rows share keys across a group by
-`enable_gqa`; `is_causal` stands for a mask known to be slot(key) <= slot(query). A row that sees no key
-gives zeros there too. Any other body is written out as it is.
+The formula is found from its end: the dot over the keys, the softmax below it, then masks, terms
+and factors peeled off the scores down to the product of queries and keys. Rows share keys across a
+group by `enable_gqa`; `is_causal` stands for a mask known to be slot(key) <= slot(query). A row
+that sees no key gives zeros there too. Any other body is written out as it is.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _roles(function: Function, dot: Node, value: Node, key: Axis) -> Roles | Non
 
 
 def _query(rows: Group, key: Axis) -> Axis:
-    """The row axis of the key's timeline, else one with a timeline, else one that varies by call."""
+    """The row axis of the key's timeline, else one with a timeline, else one of the same size."""
     alike = [x for x in rows if key.time and key.time in (x.name, x.time)]
     timed = [x for x in rows if x.time is not None]
     return (alike or timed or [x for x in rows if x.size == key.size] or list(rows))[0]

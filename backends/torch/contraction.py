@@ -1,7 +1,7 @@
 """Contractions and nodes that run functions: dot, attention, fused regions, layers.
 
-A dot with a weight is `F.linear` on the weight as it is stored; any other is a matrix product where the
-operands lie that way, else an `einsum` whose result has the order a batched product gives.
+A dot with a weight is `F.linear` on the weight as it is stored; any other is a matrix product where
+the operands lie that way, else an `einsum` whose result has the order a batched product gives.
 """
 
 from __future__ import annotations

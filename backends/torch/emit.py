@@ -1,8 +1,8 @@
 """`model.py`: a program as standalone PyTorch.
 
-One class per layer kind and one for the model, tables as functions, sizes as constants at the top. A
-kind's class is written after all its callers, so that it knows what they agree on about what they pass
-(that a mask is causal, that positions are slots).
+One class per layer kind and one for the model, tables as functions, sizes as constants at the top.
+A kind's class is written after all its callers, so that it knows what they agree on about what they
+pass (that a mask is causal, that positions are slots).
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def emit_model(
 ) -> Emitted:
     """The text of `model.py`, and its class for each function.
 
-    With `train` derived parameters are recomputed in the forward pass, so gradients reach the weights;
-    with `taps` every value of the program is stored in TAPS[call path, node id].
+    With `train` derived parameters are recomputed in the forward pass, so gradients reach the
+    weights; with `taps` every value of the program is stored in TAPS[call path, node id].
     """
     file = File(program, train, taps)
     return Emitted(file.render(source, preset), file.classes)
@@ -133,7 +133,7 @@ class File:
         return ast.Name(self.tables[body.name][0])
 
     def called(self, node: Node, operands: Sequence[Value], names: Sequence[str]) -> None:
-        """Notes what one call knows of the values it passes, and their names. Carried ones change."""
+        """Notes what a call knows of the values it passes, and their names. Carried ones change."""
         carried = int(str(node.attrs.get("carried", len(node.types))))
         for kind in callees(node):
             inputs = self.program.function(kind).inputs
@@ -195,26 +195,11 @@ class File:
         return module.render(f"Layers `{plain(re.sub(r'[0-9]+]$', 'i]', path))}`.")
 
     def _head(self, source: str, preset: str) -> list[str]:
-        sizes = [
-            f"{name} = {value}"
-            for (_, value), name in zip(self.program.bindings, self.constants.values(), strict=True)
-        ]
-        origin = f", from {plain(source or self._source())}" if source or self._source() else ""
-        title = (
-            f"{plain(self.program.name)}{f', preset {plain(preset)}' if preset else ''}{origin}."
-        )
+        names = zip(self.constants.values(), self.program.bindings, strict=True)
+        sizes = [f"{name} = {value}" for name, (_, value) in names]
         taps = ["", "TAPS = {}  # (call path, node of the program): its value in the last run"]
         return [
-            f'"""{title}',
-            "",
-            "Written by archc. Weights are stored as matrices and named after the file's paths: each",
-            "class's PATHS maps its attributes to them, `weights(model)` lists them all.",
-            *(
-                ["After loading weights, call `prepare()` on every module that has it."]
-                if self._derives()
-                else []
-            ),
-            '"""',
+            *self._docstring(source or self._source(), preset),
             "",
             *(["from functools import cache", ""] if self.tables else []),
             "import torch",
@@ -223,6 +208,19 @@ class File:
             *(["", *sizes] if sizes else []),
             *(taps if self.taps else []),
         ]
+
+    def _docstring(self, source: str, preset: str) -> list[str]:
+        name = f"{self.program.name}, preset {preset}" if preset else self.program.name
+        title = f"{name}, from {source}" if source else name
+        lines = [
+            f'"""{plain(title)}.',
+            "",
+            "Written by archc. Weights are stored as matrices and named after the file's paths:",
+            "each class's PATHS maps its attributes to them, `weights(model)` lists them all.",
+        ]
+        if self._derives():
+            lines.append("After loading weights, call `prepare()` on every module that has it.")
+        return [*lines, '"""']
 
     def _derives(self) -> bool:
         nodes = (node for function in self._functions() for node in function.nodes)
@@ -257,7 +255,7 @@ def _agreed(calls: Iterable[Sequence[Value]]) -> list[Value]:
 
 
 def _summed(program: Program, function: Function, node_id: int) -> Group:
-    """The axes that the first dot reading a value sums, also inside the fused nodes that read it."""
+    """The axes that the first dot reading a value sums, be it inside a fused node."""
     for node in function.nodes:
         if node_id not in node.inputs:
             continue

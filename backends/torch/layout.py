@@ -1,9 +1,10 @@
 """How a value lies in a tensor, and the views that bring it to another layout.
 
 A layout is one group of axes per tensor dimension, each group row-major: a query of shape
-[b, s, heads * e] has the layout ((b,), (s,), (g, r, e)). An axis of a value's type that its layout lacks
-is broadcast: the value is the same all along it. So a split or merge is a view or nothing, a broadcast
-is nothing, and operands are aligned by the shortest chain of unflatten, permute, flatten and `None`.
+[b, s, heads * e] has the layout ((b,), (s,), (g, r, e)). An axis of a value's type that its layout
+lacks is broadcast: the value is the same all along it. So a split or merge is a view or nothing, a
+broadcast is nothing, and operands are aligned by the shortest chain of unflatten, permute, flatten
+and `None`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ast
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from ...compiler.ir.graph import Axis, DType
 from .source import expression, number
@@ -26,9 +28,9 @@ Entry = ast.expr | None  # of a subscript; None is `:`
 class Value:
     """A tensor expression, or a Python number (`literal`), which takes its operands' dtype.
 
-    `weight` marks parameters, which `F.linear` wants as they are stored; a value that is not `finite`
-    may have infinities that were written into it. `known` is a fact: `("slot", axis)` counts along
-    the axis from 0, `("causal", s, t)` is slot(t) <= slot(s).
+    `weight` marks parameters, which `F.linear` wants as they are stored; a value that is not
+    `finite` may have infinities that were written into it. `known` is a fact: `("slot", axis)`
+    counts along the axis from 0, `("causal", s, t)` is slot(t) <= slot(s).
     """
 
     expr: ast.expr
@@ -130,8 +132,8 @@ def flat_groups(parts: Iterable[Layout]) -> Layout:
 def joint(layouts: Sequence[Layout], preferred: Sequence[Axis]) -> Layout:
     """A layout to which all of `layouts` broadcast, without a permutation if there is one.
 
-    Groups that all operands share stay; the order is that of `preferred` where it permutes nothing, else
-    that of the operand with most axes, the others' axes put in front of what follows them there.
+    Groups that all operands share stay. The order is that of `preferred` where it permutes nothing,
+    else that of the operand with most axes, the others' axes put before what follows them there.
     """
     layouts = _compatible(layouts)
     groups = dict.fromkeys(group for layout in layouts for group in layout)
@@ -139,7 +141,8 @@ def joint(layouts: Sequence[Layout], preferred: Sequence[Axis]) -> Layout:
     order = sorted(groups, key=lambda group: rank.get(group[0], len(rank)))
     if all(_in_order(layout, order) for layout in layouts):
         return tuple(order)
-    base = list(max(layouts, key=len))
+    widest = max(layouts, key=len)
+    base = list(widest)
     for layout in layouts:
         for i, group in enumerate(layout):
             if group not in base:
@@ -166,7 +169,7 @@ def _in_order(layout: Layout, order: Sequence[Group]) -> bool:
 
 
 def _place(before: Layout, after: Layout, base: list[Group]) -> int:
-    """Where a new dimension goes: behind what precedes it, if anything of its operand follows it."""
+    """Where a new dimension goes: behind what precedes it, if anything in its operand follows."""
     if not any(group in base for group in after):
         return len(base)
     return max((base.index(group) + 1 for group in before if group in base), default=0)
@@ -206,7 +209,7 @@ def _parts(group: Group, pieces: Iterable[Group]) -> list[Group]:
 
 def _following(layout: Layout) -> dict[Axis, Axis]:
     """For each axis the one after it in its group."""
-    return {a: b for group in layout for a, b in zip(group, group[1:], strict=False)}
+    return {a: b for group in layout for a, b in pairwise(group)}
 
 
 def _joined(layout: Layout, to: Layout) -> Layout:
@@ -222,7 +225,7 @@ def _joined(layout: Layout, to: Layout) -> Layout:
 
 
 def _stays(run: Group, follows: dict[Axis, Axis]) -> bool:
-    return all(follows.get(a) == b for a, b in zip(run, run[1:], strict=False))
+    return all(follows.get(a) == b for a, b in pairwise(run))
 
 
 def _pieces(layout: Layout, to: Layout) -> list[list[Group]]:

@@ -1,8 +1,8 @@
 """What each op becomes in PyTorch: functions of a scope, a node and the operands' values.
 
 Pointwise ops read their expression from the op table. The rest are below, in the order of
-`compiler/ops`. A lowering returns an expression and the layout of its result; it permutes nothing that
-need not be permuted, since every reader aligns by axis.
+`compiler/ops`. A lowering returns an expression and the layout of its result; it permutes nothing
+that need not be permuted, since every reader aligns by axis.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _known(op: str, operands: Sequence[Value]) -> tuple[str | Axis, ...]:
 def _with_tensors(
     scope: Scope, op: str, operands: tuple[Value, ...], template: str
 ) -> tuple[tuple[Value, ...], str]:
-    """At least as many operands as tensors as PyTorch needs; `clamp` for a bound that is a number."""
+    """As many tensors among the operands as PyTorch needs; `clamp` for a bound that is a number."""
     if op in BOUNDS and operands[1].dtype != "bool" and operands[0].literal != operands[1].literal:
         return (operands[::-1] if operands[0].literal else operands), BOUNDS[op]
     if op == "where":
@@ -117,8 +117,8 @@ def _converted(
 ) -> tuple[Value, ...]:
     """Operands in the wanted kinds, by PyTorch's own promotion where that does the same.
 
-    It promotes by the widest float among tensors with dimensions; 0-d tensors and integers it treats
-    otherwise, so those cases are written out.
+    It promotes by the widest float among tensors with dimensions; 0-d tensors and integers it
+    treats otherwise, so those cases are written out.
     """
     widest = {x.dtype for x in operands if x.layout and not x.literal}
 

@@ -1,7 +1,7 @@
 """A function as an `nn.Module` class: its weights, tables and layers, and its forward pass.
 
-`Module` collects what lowering the function asks for and prints the class. Attributes are named after
-`.arch` paths (`attention.q.w` is `self.attention_q_w`); the class's PATHS table says which is which.
+`Module` collects what lowering the function asks for and prints the class. Attributes are named
+after `.arch` paths (`attention.q.w` is `self.attention_q_w`); the class's PATHS table has them all.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 
 # Attributes of nn.Module, and ours, that a weight must not hide.
 TAKEN = frozenset(
-    "T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double"
-    " dtype dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter"
-    " get_submodule half ipu load_state_dict modules mtia named_buffers named_children named_modules"
+    "T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda"
+    " double dtype dump_patches eval extra_repr float forward get_buffer get_extra_state"
+    " get_parameter get_submodule half ipu load_state_dict modules mtia named_buffers"
+    " named_children named_modules"
     " named_parameters parameters prefix prepare register_backward_hook register_buffer"
     " register_forward_hook register_forward_pre_hook register_full_backward_hook"
     " register_full_backward_pre_hook register_load_state_dict_post_hook"
     " register_load_state_dict_pre_hook register_module register_parameter"
     " register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state"
-    " set_submodule share_memory state_dict to to_empty train training type wide xpu zero_grad".split()
+    " set_submodule share_memory state_dict to to_empty train training type wide xpu"
+    " zero_grad".split()
 )
 WORDS: dict[DType, str] = {
     "float": "self.dtype",
@@ -169,7 +171,7 @@ class Module:
         return "_".join([*common, "packed" if len(paths) > 1 else "folded"])
 
     def layers(self, node: Node, operands: Sequence[Value]) -> Layers:
-        """A ModuleList with a module per iteration, and a buffer per scalar that differs by layer."""
+        """A ModuleList with a module per iteration, a buffer per scalar that differs by layer."""
         kinds, scalars = _tuple(node, "kinds"), _tuple(node, "scalars")
         path = node.attrs.string("path")
         attribute = self._attribute(path)
@@ -239,7 +241,7 @@ class Module:
         return [
             "    @torch.no_grad()",
             "    def prepare(self):",
-            '        """Computes what depends on weights alone; weights read only here are dropped."""',
+            '        """Computes what depends on weights alone, drops weights read only here."""',
             *lines[not lines[0] :],
             *self._dropped(),
             "",

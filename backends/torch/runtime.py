@@ -1,7 +1,7 @@
-"""Loading and running an emitted model: the file is written and imported, so tracebacks show its lines.
+"""Loading and running an emitted model: written and imported, so that tracebacks show its lines.
 
-Weights are given to the module one parameter at a time and share memory with the arrays they come from
-where dtype and layout allow, so a model is in memory once.
+Weights are given to the module one parameter at a time and share memory with the arrays they come
+from where dtype and layout allow, so a model is in memory once.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _serial = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to load: `train` keeps gradients, `compile` compiles each layer kind, `out` keeps the text."""
+    """`train` keeps gradients, `compile` compiles layer kinds, `out` is a folder for the text."""
 
     train: bool = False
     compile: bool = False
@@ -59,7 +59,7 @@ class TorchExecutable(Executable):
         emitted = self._emit(taps=False)
         file = self._import(emitted, "model.py")
         self.module: torch.nn.Module = file.Model(dtype=DTYPES[dtype], device="meta")
-        _assign(file, self.module, weights, options.train)
+        _assign(self.module, weights, options.train)
         if options.compile:
             _compile(file, emitted, program, self.module)
 
@@ -98,7 +98,7 @@ class TorchExecutable(Executable):
         )
 
     def _import(self, emitted: Emitted, name: str) -> ModuleType:
-        """The module of a text, written to the folder asked for or to one that lives as long as we."""
+        """The module of a text, written to the folder asked for or to one that lives as long."""
         if self.options.out is None and self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="archc-", ignore_cleanup_errors=True)
         folder = Path(self._folder.name if self._folder else str(self.options.out))
@@ -120,7 +120,7 @@ def _imported(path: Path) -> ModuleType:
 
 
 def to_torch(array: Array) -> torch.Tensor:
-    """A tensor that shares the array's memory where it can. Read-only arrays stay read-only in fact."""
+    """A tensor that shares the array's memory where it can, also when that must not be written."""
     array = np.ascontiguousarray(array) if any(s < 0 for s in array.strides) else array
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -136,15 +136,14 @@ def to_numpy(tensor: torch.Tensor) -> Array:
     return tensor.numpy()
 
 
-def _assign(
-    file: ModuleType, model: torch.nn.Module, weights: Mapping[str, Array], train: bool
-) -> None:
+def _assign(model: torch.nn.Module, weights: Mapping[str, Array], train: bool) -> None:
     """Module by module: its weights, then what is derived from them, so that few exist twice."""
     for module in model.modules():
         for attribute, path in getattr(module, "PATHS", {}).items():
             _assign_one(module, attribute, module.prefix + path, weights, train)
-        if hasattr(module, "prepare"):
-            module.prepare()
+        prepare = getattr(module, "prepare", None)
+        if prepare is not None:
+            prepare()
 
 
 def _assign_one(

@@ -1,7 +1,8 @@
 """Lowering of one function: nodes in order, each to a value that later nodes read.
 
-A scope knows what the text around its function offers: the parameters, the names of sizes, the words
-for dtypes, and the class that keeps weights, tables and layers. What an op becomes is in `lowering.py`.
+A scope knows what the text around its function offers: the parameters, the names of sizes, the
+words for dtypes, and the class that keeps weights, tables and layers. What an op becomes is in
+`lowering.py`.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ class Scope:
         return found if isinstance(found, Value) else found[0]
 
     def bind(self, node: Node, value: Value) -> Value:
-        """Gives an expression a statement. Names and attributes need none; literals stay literal."""
+        """Gives an expression a statement; names, attributes and literals need none."""
         if isinstance(value.expr, ast.Name):
             self.method.name(value.expr, self.hint(node))
         if value.literal or isinstance(value.expr, ast.Name | ast.Attribute):

@@ -1,9 +1,9 @@
-"""Python text of one function: statements in single-assignment form become code a person would write.
+"""Python text of one function: single assignments become code a person would write.
 
-Lowerings append statements whose operands are placeholders (`%7`). `Method.render` then puts a short
-expression that is used once into its user, gives every value the name it has in the `.arch` file (a
-name is free again after its last use), and prints with shapes and regions as comments. Expressions
-are `ast` nodes, so parentheses are Python's business and no text of a user is ever pasted.
+Lowerings append statements whose operands are placeholders (`%7`). `Method.render` then puts a
+short expression that is used once into its user, gives every value the name it has in the `.arch`
+file (a name is free again after its last use), and prints with shapes and regions as comments.
+Expressions are `ast` nodes, so parentheses are Python's business and no text of a user is pasted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Node = TypeVar("Node", bound=ast.AST)
 WIDTH = 100
 INLINE_WIDTH = 88  # an expression that would make its user longer gets a name
 RESERVED = frozenset(keyword.kwlist) | set(
-    "F PATHS TAPS cache device float int len max min nn range reversed self softmax super torch tuple zip".split()
+    "F PATHS TAPS cache delattr float int len max min nn range self softmax super torch zip".split()
 )
 
 
@@ -31,8 +31,8 @@ RESERVED = frozenset(keyword.kwlist) | set(
 class Statement:
     """`node` holds placeholders; `targets` are those it assigns.
 
-    `hint` is the name wanted, `region` and `place` say where it came from, `note` is a comment on its
-    shape. A statement that is not `movable` stays where it is (loops, taps, results).
+    `hints` are the names wanted, `region` and `place` say where it came from, `note` is a comment
+    on its shape. A statement that is not `movable` stays where it is (loops, taps, named values).
     """
 
     node: ast.stmt
@@ -133,7 +133,8 @@ class _Replace(ast.NodeTransformer):
 
 
 def replaced(node: Node, names: Mapping[str, ast.expr]) -> Node:
-    return _Replace(names).visit(node)
+    changed: Node = _Replace(names).visit(node)
+    return changed
 
 
 def number(value: float | int | bool) -> ast.expr:
@@ -170,7 +171,7 @@ def _uses(node: ast.AST) -> Iterator[str]:
 
 
 def _reads(statement: Statement) -> Counter[str]:
-    """Placeholders a statement reads, with multiplicity. A loop's own variables are not among them."""
+    """Placeholders a statement reads, with multiplicity. An assignment's targets are not read."""
     reads = Counter(_uses(statement.node))
     if isinstance(statement.node, ast.Assign):
         reads.subtract(statement.targets)
@@ -185,25 +186,27 @@ def _inlined(statements: list[Statement], fixed: Mapping[str, str]) -> list[Stat
     total = sum(live.values(), Counter[str]())
     users = {name: i for i, read in live.items() for name in read}
     hints = {t: h for s in statements for t, h in zip(s.targets, s.hints, strict=True)}
-    hints |= fixed
-    lengths = [_length(s.node, hints) for s in statements]
-    for i, statement in enumerate(statements):
-        name = statement.targets[0] if statement.targets else ""
-        if i in gone or total[name] != 1:
+    lengths = [_length(s.node, {**hints, **fixed}) for s in statements]
+    for i in sorted(live):
+        name = statements[i].targets[0] if len(statements[i].targets) == 1 else ""
+        if total[name] != 1:
             continue
         j = users[name]
-        if not statement.movable and not _continues(statement, statements[j]):
-            continue
         joined = lengths[i] + lengths[j] - len(f"{hints[name]} = {hints[name]}")
-        if _joins(statement, statements[j]) and joined <= INLINE_WIDTH:
-            assert isinstance(statement.node, ast.Assign)
-            replaced(statements[j].node, {name: statement.node.value})
+        if joined <= INLINE_WIDTH and _joins(statements[i], statements[j]):
+            _join(statements[i], statements[j])
             lengths[j] = joined
-            users |= {read: j for read in reads[i]}
+            users |= dict.fromkeys(reads[i], j)
             gone.add(i)
-            if not statement.movable and statements[j].movable:
-                statements[j].hints, statements[j].movable = statement.hints, False
     return [s for i, s in enumerate(statements) if i not in gone]
+
+
+def _join(part: Statement, user: Statement) -> None:
+    """Puts the expression of `part` into `user`, which keeps the name that the text knows."""
+    assert isinstance(part.node, ast.Assign)
+    replaced(user.node, {part.targets[0]: part.node.value})
+    if user.movable and not part.movable:
+        user.hints, user.movable = part.hints, False
 
 
 def _length(node: ast.stmt, hints: Mapping[str, str]) -> int:
@@ -225,7 +228,7 @@ def _unread(statements: list[Statement], reads: list[Counter[str]]) -> set[int]:
 
 
 def _continues(part: Statement, user: Statement) -> bool:
-    """Whether `user` only adds or multiplies a parameter to `part`: `y = linear(x)`, `y = y + b`."""
+    """Whether `user` only applies a parameter to `part`: `y = linear(x)`, then `y = y + b`."""
     if not (isinstance(user.node, ast.Assign) and isinstance(user.node.value, ast.BinOp)):
         return False
     sides = [user.node.value.left, user.node.value.right]
@@ -234,7 +237,9 @@ def _continues(part: Statement, user: Statement) -> bool:
 
 
 def _joins(part: Statement, user: Statement) -> bool:
-    """Expressions stay in their region, and out of loops."""
+    """Expressions stay in their region and out of loops, and named ones mostly by themselves."""
+    if not (part.movable or _continues(part, user)):
+        return False
     if isinstance(user.node, ast.Return):
         return True
     return isinstance(user.node, ast.Assign) and _section(part) == _section(user)
