@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .files import write_directory
+from ..dsl.diagnostics import InternalError
+from .files import files_in, new_directory
 from .options import BACKENDS, FILE, WEIGHTS, open_model, sizes
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from ..compiler.ir.graph import Program
     from ..compiler.passes import Optimised
     from ..compiler.rewrite import Site
+
+DEFAULT_TARGETS = ("sm_90", "gfx942")  # the present one of each maker
 
 
 @click.command("compile")
@@ -38,9 +41,7 @@ if TYPE_CHECKING:
 @click.option(
     "--verify", is_flag=True, help="Run the graph before and after each pass, in float64."
 )
-@click.pass_context
 def command(
-    ctx: click.Context,
     file: Path,
     backend: str,
     target: str | None,
@@ -55,21 +56,21 @@ def command(
     """Compile the model in FILE to a directory of files.
 
     The numpy backend runs the graph itself, so its source is the graph. A checkpoint given by
-    --weights sets the sizes.
+    --weights sets the sizes. Kernels are compiled for each target, which needs no GPU.
     """
     from ..compiler.passes import optimise
 
-    if target is not None and backend != "triton":
-        raise click.BadParameter("only the triton backend has targets", ctx, param_hint="--target")
+    targets = _targets(backend, target)
     program = open_model(file, preset, settings, model, weights).program
     optimised = optimise(program, verify=_evaluate if verify else None)
-    if emit == "ir" or backend == "numpy":
-        files, report = _graphs(program, optimised), ""
-    else:
-        files, report = _sources(backend, optimised.program, target)
-    write_directory(output, files)
-    for name, content in files.items():
-        click.echo(f"wrote {output / name} ({len(content):,} bytes)")
+    report = ""
+    with new_directory(output) as folder:
+        for name, text in _texts(backend, emit, program, optimised).items():
+            (folder / name).write_text(text, encoding="utf-8")
+        if targets and emit == "source":
+            report = _kernels(optimised.program, targets, folder)
+        written = _listing(folder, output)
+    click.echo(written)
     if report:
         click.echo(f"\n{report}")
     click.echo(f"\n{passes_table(optimised.sites)}")
@@ -85,19 +86,58 @@ def _evaluate(
     return NumpyBackend().load(program, weights, dtype="f64").run(inputs)
 
 
-def _graphs(program: Program, optimised: Optimised) -> dict[str, str | bytes]:
+def _texts(backend: str, emit: str, program: Program, optimised: Optimised) -> Mapping[str, str]:
+    """Files to write, by name."""
+    from ..api import backend as backend_called
     from ..compiler.ir.text import show
 
-    return {"before.ir": show(program), "after.ir": show(optimised.program)}
+    if emit == "ir" or backend == "numpy":
+        return {"before.ir": show(program), "after.ir": show(optimised.program)}
+    return backend_called(backend).emit(optimised.program)
 
 
-def _sources(
-    backend: str, program: Program, target: str | None
-) -> tuple[dict[str, str | bytes], str]:
-    """Files by name, and what is to be said about them."""
-    from ..api import backend as backend_called
+def _targets(backend: str, named: str | None) -> tuple[str, ...]:
+    """The targets to compile for: none but for triton."""
+    if backend != "triton":
+        if named is not None:
+            raise click.BadParameter("only triton has targets", param_hint="--target")
+        return ()
+    from ..backends.triton.aot import TARGETS
 
-    return dict(backend_called(backend).emit(program)), ""
+    targets = DEFAULT_TARGETS if named is None else tuple(dict.fromkeys(named.split(",")))
+    unknown = [t for t in targets if t not in TARGETS]
+    if unknown:
+        reason = f"there is no target {unknown[0]!r}; there are {', '.join(TARGETS)}"
+        raise click.BadParameter(reason, param_hint="--target")
+    return targets
+
+
+def _kernels(program: Program, targets: Sequence[str], folder: Path) -> str:
+    """Compile every kernel into `folder`; a line for each with its resources."""
+    from ..backends.triton.aot import compile_program, table
+
+    results = compile_program(program, targets, out=folder)
+    broken = next((r for r in results if r.error), None)
+    if broken is not None:
+        raise InternalError(f"{broken.kernel} for {broken.target}: {broken.error}")
+    return table(results)
+
+
+def _listing(folder: Path, output: Path) -> str:
+    """A line per file at the top, and per folder of machine code."""
+    groups: dict[Path, list[Path]] = {}
+    for path in files_in(folder):
+        within = path.relative_to(folder)
+        key = within if within.parent == Path() else within.parent / "*"
+        groups.setdefault(key, []).append(path)
+    lines = []
+    for key, paths in groups.items():
+        kinds = ", ".join(sorted({p.suffix for p in paths}))
+        count = f"{len(paths)} files {kinds}, " if len(paths) > 1 else ""
+        lines.append(
+            f"wrote {output / key} ({count}{sum(p.stat().st_size for p in paths):,} bytes)"
+        )
+    return "\n".join(lines)
 
 
 def passes_table(sites: Sequence[Site]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..dsl.errors import Unwritable
@@ -26,38 +27,38 @@ def write_file(path: Path, content: bytes) -> None:
         raise Unwritable(path=str(path), reason=reason_of(error)) from None
 
 
-def write_directory(directory: Path, files: Mapping[str, str | bytes]) -> None:
-    """Put `files` (by path relative to `directory`) there. What else the directory holds stays.
+@contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """A directory to fill; afterwards its files are at `directory`. What else is there stays.
 
-    They are first written to a directory of their own next to it. Raises `Unwritable`.
+    Nothing appears when the body raises. Raises `Unwritable`.
     """
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         try:
-            for name, content in files.items():
-                _write(made / name, content)
-            _move(made, directory, files)
+            yield made
+            _move(made, directory)
         finally:
             shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
         raise Unwritable(path=str(directory), reason=reason_of(error)) from None
 
 
-def _write(path: Path, content: str | bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-def _move(made: Path, directory: Path, files: Mapping[str, str | bytes]) -> None:
+def _move(made: Path, directory: Path) -> None:
     """One rename for a new directory, a rename per file for one that is there."""
     made.chmod(0o777 & ~_umask())  # mkdtemp makes it private
     if not directory.exists():
         made.rename(directory)
         return
-    for name in files:
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (made / name).replace(directory / name)
+    for path in files_in(made):
+        target = directory / path.relative_to(made)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+
+
+def files_in(directory: Path) -> list[Path]:
+    return sorted(p for p in directory.rglob("*") if p.is_file())
 
 
 def _umask() -> int:
