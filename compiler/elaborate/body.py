@@ -162,4 +162,3 @@ class Body:
             yield
         finally:
             emitter.place = old
-

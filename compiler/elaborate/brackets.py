@@ -52,7 +52,9 @@ def _rename(body: Body, value: Tensor, items: list[syntax.Relabel]) -> Tensor:
     mapping: dict[Label, Label] = {}
     for item in items:
         old = carried(body, value, item.source.names[0], item.source.span)
-        mapping[old] = _relabel_target(body, item.target.names[0], item.target.span, value.axis(old))
+        mapping[old] = _relabel_target(
+            body, item.target.names[0], item.target.span, value.axis(old)
+        )
     result = value.relabelled(lambda label: mapping.get(label, label))
     _no_duplicates(result, items[0].span)
     return result
@@ -301,9 +303,7 @@ def annotate(body: Body, value: Tensor, brackets: syntax.Brackets, span: Span) -
     before, after, is_open = _written_labels(body, value, brackets, span)
     rest = [k for k in value.labels if k not in before and k not in after]
     if rest and not is_open:
-        raise errors.ExtraAxes(
-            axes=value.names, extra=", ".join(k.name for k in rest), span=span
-        )
+        raise errors.ExtraAxes(axes=value.names, extra=", ".join(k.name for k in rest), span=span)
     middle, middle_known = _open_part(body, value, rest)
     order = [*before, *middle, *after]
     known = len(order) if middle_known else len(after)

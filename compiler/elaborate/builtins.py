@@ -377,9 +377,7 @@ def _stack(body: Body, _: str, given: Given) -> Tensor:
         axis = brackets._unused(body, None, new.label.name, one, [a for _, a in tensor.axes])
         node = body.emitter.node("broadcast", (body.emitter.use(tensor),), axes=(axis,))
         axes = ((new.label, axis), *tensor.axes)
-        values.append(
-            Tensor(node, body.emitter.scope, axes, tensor.dtype, tensor.known, len(axes))
-        )
+        values.append(Tensor(node, body.emitter.scope, axes, tensor.dtype, tensor.known, len(axes)))
     return join(body, values, new.label, given.span)
 
 

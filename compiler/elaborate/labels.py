@@ -89,9 +89,7 @@ class Frame:
         """The label called `name` here or in an enclosing body; a new one of this body otherwise."""
         return self.find(name) or self.declare(name)
 
-    def declare(
-        self, name: str, axis: Axis | None = None, span: Span | None = None
-    ) -> Label:
+    def declare(self, name: str, axis: Axis | None = None, span: Span | None = None) -> Label:
         """Declare `name` in this body (again, perhaps with another size: it is then ambiguous)."""
         label = self.labels.get(name)
         if label is None:

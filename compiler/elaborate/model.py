@@ -247,7 +247,9 @@ class _ModelElaborator:
             default = expressions.evaluate(body, statement.default)
             if not isinstance(default, bool | float | Dim):
                 raise errors.InputDefault(name=statement.name, span=statement.default.span)
-            attrs["default"] = default.evaluate(body.bindings) if isinstance(default, Dim) else default
+            attrs["default"] = (
+                default.evaluate(body.bindings) if isinstance(default, Dim) else default
+            )
             attrs["optional"] = True
         return attrs
 

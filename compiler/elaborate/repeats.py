@@ -67,7 +67,10 @@ def _carried(body: Body, statement: syntax.RepeatStmt) -> dict[str, Tensor]:
 
 
 def _kinds(
-    body: Body, statement: syntax.RepeatStmt, carried: dict[str, Tensor], iterations: tuple[int, ...]
+    body: Body,
+    statement: syntax.RepeatStmt,
+    carried: dict[str, Tensor],
+    iterations: tuple[int, ...],
 ) -> list[Kind]:
     """Elaborate the body for `iterations`, on smaller groups where structure differs."""
     mistakes = len(body.session.errors)
@@ -81,7 +84,10 @@ def _kinds(
 
 
 def _kind(
-    body: Body, statement: syntax.RepeatStmt, carried: dict[str, Tensor], iterations: tuple[int, ...]
+    body: Body,
+    statement: syntax.RepeatStmt,
+    carried: dict[str, Tensor],
+    iterations: tuple[int, ...],
 ) -> Kind:
     scope = GraphScope(Builder("kind"), body.emitter.scope)
     inner = replace(
@@ -109,9 +115,7 @@ def _carried_inputs(scope: GraphScope, carried: dict[str, Tensor], body: Body) -
     found = {}
     for name, value in carried.items():
         kind = value.scope.builder[value.node].type
-        node = scope.builder.add(
-            "input", (), {"name": name}, (kind,), body.emitter.origin(), name
-        )
+        node = scope.builder.add("input", (), {"name": name}, (kind,), body.emitter.origin(), name)
         found[name] = replace(value, node=node, scope=scope)
     return found
 
@@ -219,9 +223,7 @@ def _finish(
     scope = kind.scope
     name = body.session.function_name(_path(body, statement.path))
     by_source = {source: inner for inner, source in scope.captured.items()}
-    captured = [
-        by_source[s] if s in by_source else scope.import_node(s[0], s[1]) for s in sources
-    ]
+    captured = [by_source[s] if s in by_source else scope.import_node(s[0], s[1]) for s in sources]
     function = scope.builder.finish(kind.outputs)
     inner_inputs = [i for i in function.inputs if i not in scope.captured]
     carried = [i for i in inner_inputs if i not in scope.scalar_inputs]

@@ -54,7 +54,12 @@ class GraphScope:
                 return inner
         kind = self.parent.builder[outer]
         inner = self.builder.add(
-            "input", (), {"name": f"captured.{len(self.captured)}"}, kind.types, kind.origins, kind.hint
+            "input",
+            (),
+            {"name": f"captured.{len(self.captured)}"},
+            kind.types,
+            kind.origins,
+            kind.hint,
         )
         self.captured[inner] = (self.parent, outer)
         return inner
