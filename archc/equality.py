@@ -5,10 +5,9 @@ casts; a candidate passes when
 
     rms(candidate - gold) <= k rms(base - gold) + c eps rms(gold)
 
-and the same holds for the greatest difference with 2k in place of k. eps is that of the value's own
-dtype: a float32 statistic in a bfloat16 run is held to float32. A cap bounds the right side, since
-a bad base must not excuse a bad candidate. What must be exact is compared first: shapes, dtypes,
-integers and booleans, and where NaN and the infinities are.
+and the same holds for the greatest difference with 2k in place of k. A cap bounds the right side,
+since a bad base must not excuse a bad candidate. What must be exact is compared first: shapes,
+dtypes, integers and booleans, and where NaN and the infinities are.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,20 +25,21 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """k, c and the cap of the inequality. The cap counts as c does not: it ignores eps."""
+    """The constants of the inequality; `cap` is relative to gold, or to 1 where gold is smaller."""
 
     k: float
     c: float
+    eps: float
     cap: float
 
 
 # In float64 base is gold, so c alone allows for another order of summation through a whole model.
 # Half formats round once per value, base and candidate alike: what c must allow is little.
 RULES: dict[ModelDType, Rule] = {
-    "f64": Rule(k=2, c=4096, cap=1e-9),
-    "f32": Rule(k=2, c=6, cap=1e-3),
-    "f16": Rule(k=3, c=0.5, cap=0.05),
-    "bf16": Rule(k=3, c=0.5, cap=0.25),
+    "f64": Rule(k=2, c=4096, eps=2.0**-52, cap=1e-9),
+    "f32": Rule(k=2, c=6, eps=2.0**-23, cap=1e-3),
+    "f16": Rule(k=3, c=0.5, eps=2.0**-10, cap=0.05),
+    "bf16": Rule(k=3, c=0.5, eps=2.0**-7, cap=0.25),
 }
 FEW = 8.0  # the rms of n errors is itself uncertain by 1/sqrt(n): c grows by this share of it
 
@@ -59,7 +58,10 @@ class Comparison:
 
 
 def compare(candidate: Array, gold: Array, base: Array, dtype: ModelDType) -> Comparison:
-    """Judges `candidate`, a value of a run whose model dtype is `dtype`."""
+    """Judges `candidate` by the rule of `dtype`, in which its errors arose.
+
+    That is the dtype of the run, or, for a node run on its own, the one its value is stored in.
+    """
     mismatch = exact_mismatch(candidate, gold, base)
     if mismatch:
         return Comparison(False, float("inf"), 0.0, mismatch)
@@ -69,14 +71,14 @@ def compare(candidate: Array, gold: Array, base: Array, dtype: ModelDType) -> Co
     exact = gold[finite].astype(np.float64)
     ours = np.abs(candidate[finite].astype(np.float64) - exact)
     theirs = np.abs(base[finite].astype(np.float64) - exact)
-    return _judge(ours, theirs, np.abs(exact), RULES[dtype], ml_dtypes.finfo(base.dtype).eps)
+    return _judge(ours, theirs, np.abs(exact), RULES[dtype])
 
 
-def _judge(ours: Array, theirs: Array, gold: Array, rule: Rule, eps: float) -> Comparison:
+def _judge(ours: Array, theirs: Array, gold: Array, rule: Rule) -> Comparison:
     if ours.size == 0:
         return Comparison(True)
     scale, cap = rms(gold), rule.cap * max(rms(gold), 1.0)
-    slack = rule.c * float(eps) * (1 + FEW / ours.size**0.5)
+    slack = rule.c * rule.eps * (1 + FEW / ours.size**0.5)
     allowed = min(rule.k * rms(theirs) + slack * scale, cap)
     furthest = min(2 * rule.k * theirs.max() + slack * gold.max(), cap * ours.size**0.5)
     error = rms(ours)

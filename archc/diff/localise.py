@@ -10,16 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from ..backends.base import Array, Backend, ValueKey
 from ..compiler.extract import Extract, islands, opened, regrouped
 from ..compiler.ir.graph import Function, Node, Program
-from ..compiler.ops import FUSED, ModelDType
+from ..compiler.ops import FORMATS, FUSED, ModelDType, Precision
 from ..dsl.diagnostics import ArchError
-from ..equality import Comparison, compare
+from ..equality import RULES, Comparison, compare
 from .reference import Reference, Truth
 from .regions import UNPLACED
 from .values import Values
+
+STORED: dict[np.dtype[Any], ModelDType] = {FORMATS[dtype]: dtype for dtype in RULES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +45,23 @@ class Bench:
         inputs = reference.rounded(_fed(extract, exact))
         truth = reference.truth(inputs)
         loaded = self.backend.load(extract.program, self.weights, dtype=self.dtype)
-        got = loaded.run(inputs)
+        got, main = loaded.run(inputs), extract.program.main
+        rules = {name: self._dtype(main, i) for name, i in main.outputs}
+        gold, base = truth.gold.outputs, truth.base.outputs
         return {
-            node_id: compare(
-                got[name], truth.gold.outputs[name], truth.base.outputs[name], self.dtype
-            )
+            node_id: compare(got[name], gold[name], base[name], rules[name])
             for name, node_id in extract.results.items()
         }
+
+    def _dtype(self, main: Function, node_id: int) -> ModelDType:
+        """The dtype that rounds a value computed from exact operands.
+
+        It is the one that stores the value, or the model's when other values come between.
+        """
+        node = main[node_id]
+        if node.op == "result" or "body" in node.attrs:
+            return self.dtype
+        return STORED.get(Precision(self.dtype).storage(node.type.dtype), self.dtype)
 
 
 def _fed(extract: Extract, exact: Mapping[int, Array]) -> dict[str, Array]:
