@@ -1,0 +1,142 @@
+"""Every snippet of the documentation does what the text beside it says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import snippets
+from archc.compiler.checkpoint import (
+    bind,
+    checkpoint_block,
+    evaluate_config,
+    open_checkpoint,
+    save,
+)
+from archc.compiler.elaborate import Request, builtins, elaborate, hyperparameters
+from archc.compiler.elaborate.module import standard_library
+from archc.compiler.weights import random_weights
+from archc.dsl.syntax import CallableDef
+from snippets import FENCE, Snippet
+
+ROOT = Path(__file__).parent.parent
+LANGUAGE = ROOT / "docs" / "language.md"
+PAGES = [LANGUAGE, ROOT / "README.md"]
+SNIPPETS = [snippet for page in PAGES for snippet in snippets.snippets(page)]
+RIGHT = [s for s in SNIPPETS if not s.error]
+WRONG = [s for s in SNIPPETS if s.error]
+
+
+@pytest.mark.parametrize("snippet", RIGHT, ids=str)
+def test_snippet_runs(snippet: Snippet) -> None:
+    source = snippet.source
+    found = snippets.run(source)
+    traces = {name: snippets.execute(p) for name, p in found.programs.items()}
+    for line, remark in snippets.remarks(source):
+        seen = {
+            snippets.described(value, program, traces[program.name], remark)
+            for at, value, program in found.named
+            if at == line
+        }
+        assert snippets.normal(remark) in seen, source.line(line)
+    made = {p.path for program in found.programs.values() for p in program.parameters}
+    for promised in snippets.MAKES.findall(source.text):
+        assert set(promised.split(", ")) <= made
+
+
+@pytest.mark.parametrize("snippet", WRONG, ids=str)
+def test_snippet_gives_the_error_it_shows(snippet: Snippet, accept: bool) -> None:
+    errors = snippets.mistakes(snippet.source)
+    assert [e.id for e in errors] == [snippet.error]
+    if snippet.shown is None:
+        return
+    if accept:
+        snippets.rewrite(snippet.shown, snippets.brief(errors[0]))
+    else:
+        assert snippet.shown.text == snippets.brief(errors[0])
+
+
+@pytest.mark.parametrize("snippet", [s for s in RIGHT if s.config], ids=str)
+def test_checkpoint_block_reads_what_it_writes(snippet: Snippet, tmp_path: Path) -> None:
+    """Random weights, written by the block's lines, come back by the same lines."""
+    module = snippets.run(snippet.source).module
+    config = json.loads(snippet.config)
+    (block,) = (b for b in module.checkpoints if config["architectures"][0] in b.class_names)
+    model = module.models[block.model]
+    values = evaluate_config(block, config, hyperparameters(model))
+    program = elaborate(module, model, Request(values))
+    weights = random_weights(program)
+    save(program, weights, block, tmp_path, config)
+    opened = open_checkpoint(tmp_path)
+    assert checkpoint_block(module.file, "model.arch", opened) is block
+    found = bind(block, opened, program)
+    assert set(found) == set(weights)
+    for path, value in weights.items():
+        np.testing.assert_array_equal(found[path], value)
+
+
+# ------------------------------------------------------------------------------ tables
+
+
+def between(page: str, name: str) -> str:
+    return page.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- end of {name} -->")[0]
+
+
+def signature(definition: CallableDef) -> str:
+    """The text up to the body, on one line."""
+    text, depth = definition.span.text, 0
+    for at, character in enumerate(text):
+        depth += (character in "([") - (character in ")]")
+        if depth == 0 and (character == "{" or text[at : at + 3] == " = "):
+            return re.sub(r"\s+", " ", text[:at]).strip()
+    raise AssertionError(text)
+
+
+def meaning(definition: CallableDef) -> str:
+    """The first sentence of the docstring, else the expression of a one-line `fn`."""
+    if definition.doc:
+        return definition.doc.split("\n")[0]
+    return f"`{definition.span.text.rpartition(' = ')[2].strip()}`"
+
+
+def std_table() -> str:
+    rows = ["| definition | meaning |", "|---|---|"]
+    for definition in standard_library().values():
+        cell = signature(definition).replace("|", "\\|")
+        rows.append(f"| `{cell}` | {meaning(definition).replace('|', chr(92) + '|')} |")
+    return "\n".join(rows) + "\n"
+
+
+def test_the_table_of_the_standard_library_is_fresh(accept: bool) -> None:
+    page = LANGUAGE.read_text(encoding="utf-8")
+    if accept:
+        head, mark, rest = page.partition("<!-- std -->\n")
+        tail = rest[rest.index("<!-- end of std -->") :]
+        LANGUAGE.write_text(head + mark + std_table() + tail, encoding="utf-8")
+    else:
+        assert between(page, "std") == std_table()
+
+
+def test_every_built_in_function_is_in_its_table() -> None:
+    section = LANGUAGE.read_text(encoding="utf-8").partition("## Built-in functions\n")[2]
+    cells = re.findall(r"`(\w+)[(`]", section.partition("\n## ")[0])
+    assert set(cells) >= builtins.NAMES
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text)):
+            name, _, anchor = target.partition("#")
+            if not name.startswith("http"):
+                assert not name or (page.parent / name).exists(), f"{page.name}: {target}"
+                assert name or anchor in anchors(text), f"{page.name}: #{anchor}"
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
