@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Literal
 
 from .span import Span
@@ -483,8 +484,14 @@ def walk(node: object) -> Iterator[Node]:
     """Every syntax node under (and including) `node`, in text order."""
     if isinstance(node, Node):
         yield node
-        for f in fields(node):
-            yield from walk(getattr(node, f.name))
+        for name in _parts(type(node)):
+            yield from walk(getattr(node, name))
     elif isinstance(node, tuple):
         for item in node:
             yield from walk(item)
+
+
+@cache
+def _parts(kind: type[Node]) -> tuple[str, ...]:
+    """The fields that can hold nodes."""
+    return tuple(f.name for f in fields(kind) if f.name != "span" and f.type not in ("str", "bool"))
