@@ -34,6 +34,7 @@ TRITON_TYPES: dict[DType, str] = {
     "f32": "tl.float32",
 }
 FORMATS = {
+    "f64": "tl.float32",  # what computes in float32 is a float64 already
     "f32": "tl.float32",
     "bf16": "tl.bfloat16",
     "f16": "tl.float16",
@@ -80,7 +81,7 @@ class Evaluator:
 
     region: Region
     indices: Indices
-    body: Scope
+    body: Scope = field(repr=False)
     reducer: Reducer = field(init=False)
     pointers: dict[int, str] = field(default_factory=dict)
     known: dict[tuple[object, ...], Value] = field(default_factory=dict)
@@ -215,8 +216,8 @@ class Evaluator:
         template = OPS[node.op].template("triton", kind)
         words = {"dtype": TRITON_TYPES[node.type.dtype]}
         if "format" in node.attrs:
-            words["format"] = FORMATS.get(node.attrs.string("format"), "")
-        if template is None or words.get("format") == "":
+            words["format"] = FORMATS[node.attrs.string("format")]
+        if template is None:
             raise refuse(node)
         scope = deepest(a.scope for a in args)
         ready = [
@@ -372,6 +373,7 @@ RULES: dict[str, Rule] = {
     "take": Evaluator._take,
     "sum": lambda e, node, at: e.reducer.sum(node, at),
     "amax": lambda e, node, at: e.reducer.amax(node, at),
+    "cumsum": lambda e, node, at: e.reducer.cumsum(node, at),
     "softmax": lambda e, node, at: e.reducer.softmax(node, at),
     "dot": lambda e, node, at: e.reducer.dot(node, at),
 }

@@ -80,6 +80,7 @@ class _Builder:
     body: Scope = field(default_factory=lambda: Scope(ROOT))
     evaluator: Evaluator = field(init=False)
     columns: Scope = field(init=False)
+    row: Dim = field(default_factory=Dim)
     header: str = ""
 
     def __post_init__(self) -> None:
@@ -125,6 +126,7 @@ class _Builder:
             "tl.program_id(0) * BLOCK_M",
         )  # fmt: skip
         self.evaluator.reducer.blocks.add("BLOCK_M")
+        self.row = Dim.symbol(var.symbol)
         return self._bind(self.space.rows, var) if self.space.rows else {}
 
     def _batch(self) -> dict[str, int | Dim]:
@@ -205,7 +207,7 @@ class _Builder:
         address = join([at[a] for a in node.axes], [self.region.size(a) for a in node.axes])
         address = self.indices.expand(address)
         if not self.indices.tiles(address):
-            address = address + Dim.symbol("%rows")  # of length 1 then
+            address = address + self.row  # of length 1 then
         masks = sorted(self.indices.masks(address))
         mask = f", mask={' & '.join(masks)}" if masks else ""
         scope = self.columns if COLS in {s for s, _ in self.indices.tiles(address)} else self.body

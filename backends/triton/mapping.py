@@ -109,4 +109,4 @@ def reached(
 
 def reduced_axes(node: Node) -> tuple[Axis, ...]:
     """The axes over which a reduction op runs."""
-    return (node.attrs.axis("axis"),) if node.op == "softmax" else node.attrs.axes("axes")
+    return (node.attrs.axis("axis"),) if "axis" in node.attrs else node.attrs.axes("axes")

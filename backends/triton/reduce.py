@@ -180,6 +180,24 @@ class Reducer:
             return found
         return replace(found, text=f"({found.text} != 0)", dtype="bool")
 
+    def cumsum(self, node: Node, at: Coordinates) -> Value:
+        """The sum of what stands at or before the coordinate: any coordinate, any order."""
+        evaluator, (x,) = self.evaluator, self.evaluator.region.operands(node)
+        axis, zero = node.attrs.axis("axis"), literal(0 if node.type.dtype == "int" else 0.0)
+        last = evaluator.integer(at[axis])
+
+        def operand(reduced: Mapping[Axis, Dim]) -> Value:
+            here = evaluator.integer(reduced[axis])
+            value = evaluator.value(x.id, restrict({**at, **reduced}, x.axes))
+            value = evaluator.convert(value, node.type.dtype)
+            tiles, scope = value.tiles | last.tiles, deepest((value.scope, last.scope))
+            chosen = evaluator.masked(value, [f"({here.text} <= {last.text})"], zero)
+            return replace(chosen, tiles=tiles, scope=scope)
+
+        part = self._folding(SUM, node.type.dtype, node, at, x)
+        part.operand = operand
+        return self._run(node, at, part)
+
     def softmax(self, node: Node, at: Coordinates) -> Value:
         """exp(x - max) / sum, where a row without a finite entry gives zeros."""
         evaluator, (x,) = self.evaluator, self.evaluator.region.operands(node)

@@ -1,8 +1,8 @@
-"""Repairs of Triton's interpreter, which is silently wrong for bfloat16.
+"""Repairs of Triton's interpreter, which is silently wrong for bfloat16 and rounds float8 half up.
 
-It keeps bf16 as raw uint16 bits: conversion from float32 truncates, `tl.dot` and arithmetic use the
-bits as integers. Here bf16 operands are widened to float32, the original runs, and a result that is
-bf16 is rounded to nearest even. `apply()` once per process; only where TRITON_INTERPRET is set.
+It keeps these formats as raw bits: conversion from float32 truncates, `tl.dot` and arithmetic use the
+bits of bf16 as integers. Here bf16 operands are widened to float32, the original runs, and results are
+rounded to nearest even. `apply()` once per process; only where TRITON_INTERPRET is set.
 """
 
 from __future__ import annotations
@@ -11,26 +11,29 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-Bits = NDArray[np.uint16]
 Handle = Any  # triton.runtime.interpreter.TensorHandle
 
+# Formats kept as bits, by Triton's name.
+FORMATS: dict[str, np.dtype[Any]] = {
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+    "fp8e4nv": np.dtype(ml_dtypes.float8_e4m3fn),
+    "fp8e5": np.dtype(ml_dtypes.float8_e5m2),
+}
 
-def widen_bits(bits: Bits) -> NDArray[np.float32]:
-    """bf16 bits as float32, exactly."""
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+def widen_bits(bits: NDArray[Any], name: str = "bf16") -> NDArray[np.float32]:
+    """Bits of a format as float32, exactly."""
+    return np.ascontiguousarray(bits).view(FORMATS[name]).astype(np.float32)
 
 
-def round_bits(x: NDArray[np.float32]) -> Bits:
-    """float32 to bf16 bits, to nearest even; NaN stays NaN."""
-    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
-    bias = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    with np.errstate(over="ignore"):
-        rounded = ((bits + bias) >> np.uint32(16)).astype(np.uint16)
-    quiet = ((bits >> np.uint32(16)) | np.uint32(0x40)).astype(np.uint16)
-    return np.where(np.isnan(x), quiet, rounded).reshape(np.shape(x))
+def round_bits(x: NDArray[Any], name: str = "bf16") -> NDArray[Any]:
+    """float32 to the bits of a format, to nearest even."""
+    rounded = np.asarray(x, np.float32).astype(FORMATS[name])
+    return rounded.view(np.uint16 if rounded.dtype.itemsize == 2 else np.uint8)
 
 
 def apply() -> None:
@@ -46,39 +49,40 @@ def apply() -> None:
     interpreter.ReduceOps.apply_impl = _reducing(interpreter.ReduceOps.apply_impl)
 
 
-def _is_bf16(handle: object) -> bool:
-    import triton.language as tl
+def _format(kind: Any) -> str:
+    """The name of a Triton type, or of its elements."""
+    return str(getattr(kind, "scalar", kind))
 
-    kind = getattr(handle, "dtype", None)
-    return getattr(kind, "scalar", kind) == tl.bfloat16
+
+def _is_bf16(operand: object) -> bool:
+    return _format(getattr(operand, "dtype", None)) == "bf16"
 
 
 def _widened(handle: Handle) -> Handle:
     import triton.language as tl
     from triton.runtime.interpreter import TensorHandle
 
-    return TensorHandle(widen_bits(handle.data), tl.float32) if _is_bf16(handle) else handle
+    name = _format(getattr(handle, "dtype", None))
+    return TensorHandle(widen_bits(handle.data, name), tl.float32) if name in FORMATS else handle
 
 
-def _rounded(handle: Handle) -> Handle:
-    import triton.language as tl
+def _rounded(handle: Handle, kind: Any) -> Handle:
     from triton.runtime.interpreter import TensorHandle
 
-    return TensorHandle(round_bits(handle.data.astype(np.float32)), tl.bfloat16)
+    return TensorHandle(round_bits(handle.data, _format(kind)), kind.scalar)
 
 
 def _converting(original: Callable[..., Handle]) -> Callable[..., Handle]:
-    """A conversion: through float32 where either side is bf16."""
+    """A conversion: through float32 where either side is kept as bits."""
     import triton.language as tl
 
     @wraps(original)
     def convert(self: Any, source: Handle, target: Any, *rest: Any) -> Handle:
-        to_bf16 = target.scalar == tl.bfloat16
-        if not to_bf16 and not _is_bf16(source):
+        if FORMATS.keys().isdisjoint((_format(source.dtype), _format(target))):
             return original(self, source, target, *rest)
         source = _widened(source)
-        if to_bf16:
-            return _rounded(source)
+        if _format(target) in FORMATS:
+            return _rounded(source, target)
         return source if target.scalar == tl.float32 else self.cast_impl(source, target)
 
     return convert
@@ -87,6 +91,8 @@ def _converting(original: Callable[..., Handle]) -> Callable[..., Handle]:
 def _in_float32(original: Callable[..., Handle]) -> Callable[..., Handle]:
     """Arithmetic: bf16 operands widened, a bf16 result rounded. Comparisons stay bool."""
 
+    import triton.language as tl
+
     @wraps(original)
     def compute(self: Any, *operands: Any) -> Handle:
         if not any(map(_is_bf16, operands)):
@@ -94,7 +100,7 @@ def _in_float32(original: Callable[..., Handle]) -> Callable[..., Handle]:
         handles = [o for o in operands if hasattr(o, "dtype")]
         result = original(self, *map(_widened, operands))
         floats = result.data.dtype == np.float32 and _is_bf16(handles[-1])
-        return _rounded(result) if floats else result
+        return _rounded(result, tl.bfloat16) if floats else result
 
     return compute
 
@@ -120,7 +126,7 @@ def _reducing(original: Callable[..., Any]) -> Callable[..., Any]:
                      for o in operands)  # fmt: skip
         found = original(self, wide)
         results = found if isinstance(found, (list, tuple)) else [found]
-        return [tl.core.tensor(_rounded(r.handle), r.type.with_element_ty(tl.bfloat16))
+        return [tl.core.tensor(_rounded(r.handle, tl.bfloat16), r.type.with_element_ty(tl.bfloat16))
                 if r.dtype == tl.float32 else r for r in results]  # fmt: skip
 
     return reduce
