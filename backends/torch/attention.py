@@ -51,10 +51,10 @@ class Roles:
 
 
 def scaled_dot_product(
-    scope: Scope, body: Function, operands: Sequence[Value]
+    scope: Scope, body: Function, operands: Sequence[Value], call: Node
 ) -> tuple[Value, ...] | None:
     """The body's outputs with its attention as one call, or None where it is not the formula."""
-    inner = replace(scope, function=body, inputs=tuple(operands), values={}, parts={}, labels={})
+    inner = scope.inside(body, operands, call)
     for node in body.nodes:
         found = _formula(inner, node)
         if found is not None:

@@ -87,7 +87,7 @@ def _equation(operands: Sequence[Group], result: Group) -> str:
 @lowers("attend")
 def attend(scope: Scope, node: Node, *operands: Value) -> Result:
     """PyTorch's attention where the body is its formula, else the body as it is."""
-    results = scaled_dot_product(scope, scope.module.program.body(node), operands)
+    results = scaled_dot_product(scope, scope.module.program.body(node), operands, node)
     if results is None:
         return region(scope, node, *operands)
     return results[0] if len(results) == 1 else results
@@ -96,7 +96,7 @@ def attend(scope: Scope, node: Node, *operands: Value) -> Result:
 @lowers("pointwise", "linear")
 def region(scope: Scope, node: Node, *operands: Value) -> Result:
     """A region is written out; fusing it is the compiler's work."""
-    results = scope.inline(scope.module.program.body(node), operands)
+    results = scope.inline(scope.module.program.body(node), operands, node)
     return results[0] if len(results) == 1 else results
 
 

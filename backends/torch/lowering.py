@@ -27,7 +27,8 @@ from .layout import (
     single,
     ungrouped,
 )
-from .scope import Result, Scope, hint_of, labels_of
+from .packing import split_off
+from .scope import Result, Scope
 from .source import expression, number
 
 Lower = Callable[..., Result]
@@ -248,9 +249,9 @@ def slice_(scope: Scope, node: Node, x: Value) -> Value:
     axis, into = node.attrs.axis("axis"), node.attrs.axis("into")
     if axis not in x.axes:
         return x
-    parts = _parts(scope, node)
-    if parts:
-        return _split_off(scope, node, x, parts)
+    part = split_off(scope, node, x)
+    if part is not None:
+        return _substituted(part, axis, (into,))
     start, step = node.attrs.dim("start"), node.attrs.integer("step")
     x = _substituted(ungrouped(x, (axis,), scope.size), axis, (into,))
     stop = start + (into.size - 1) * step
@@ -274,52 +275,6 @@ def _sliced(x: Value, axis: Axis, bounds: ast.Slice, length: ast.expr) -> ast.ex
         dim = number(x.dim(axis))
         return expression("{0}.narrow({1}, {2}, {3})", x.expr, dim, bounds.lower, length)
     return along(x, axis, bounds)
-
-
-def _parts(scope: Scope, node: Node) -> list[Node]:
-    """The slices of the same value that cover the axis piece by piece, in order; or nothing."""
-    alike = {"op": node.op, "inputs": node.inputs, "axis": node.attrs["axis"]}
-    parts = [
-        n
-        for n in scope.function.nodes
-        if {"op": n.op, "inputs": n.inputs, "axis": n.attrs.get("axis")} == alike
-    ]
-    sizes, ordered, end = scope.module.program.sizes, [], Dim()
-    while parts:
-        following = [n for n in parts if n.attrs["step"] == 1 and n.attrs.dim("start") == end]
-        if len(following) != 1:
-            return []
-        ordered += following
-        parts.remove(following[0])
-        end += following[0].attrs.axis("into").size
-    whole = (end - node.attrs.axis("axis").size).substitute(sizes).constant == 0
-    return ordered if whole and len(ordered) > 1 else []
-
-
-def _split_off(scope: Scope, node: Node, x: Value, parts: Sequence[Node]) -> Value:
-    """One `split` for all of them, where the first is lowered."""
-    axis = node.attrs.axis("axis")
-    if node.id not in scope.parts:
-        x = ungrouped(x, (axis,), scope.size)
-        lengths = ast.List([scope.size(part.attrs.axis("into")) for part in parts])
-        dim = number(x.dim(axis))
-        call = expression("{0}.split({1}, {2})", x.expr, lengths, dim)
-        names = scope.assign_all(call, node, _names(scope, parts))
-        for part, name in zip(parts, names, strict=True):
-            piece = _substituted(replace(x, expr=name), axis, (part.attrs.axis("into"),))
-            scope.parts[part.id] = replace(piece, weight=False)
-    return scope.parts[node.id]
-
-
-def _names(scope: Scope, parts: Sequence[Node]) -> list[str]:
-    """What the parts and their only readers are called: packed values keep their own labels."""
-    labels = labels_of(parts[0])
-    labels = labels if len(labels) == len(parts) else [hint_of(part) or "part" for part in parts]
-    for part, label in zip(parts, labels, strict=True):
-        readers = [n.id for n in scope.function.nodes if part.id in n.inputs]
-        if len(readers) == 1 and scope.function[readers[0]].op == "split":
-            scope.labels[readers[0]] = label
-    return labels
 
 
 @lowers("pick")

@@ -150,10 +150,10 @@ class Module:
         """Computed by `prepare` when the weights are there, or here where gradients must flow."""
         body = self.program.body(node)
         if self.file.train:
-            return scope.inline(body, operands)[0]
+            return scope.inline(body, operands, node)[0]
         if self.preparation is None:
-            self.preparation = Scope(self, body, Method({"self"}))
-        made = self.preparation.inline(body, operands)[0]
+            self.preparation = Scope(self, self.function, Method({"self"}))
+        made = self.preparation.inline(body, operands, node)[0]
         groups = self.file.used_as(self.function, node)
         attribute = self._attribute(self._derived_name(node))
         stored = self.preparation.arranged(made, groups)

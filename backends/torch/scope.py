@@ -78,8 +78,9 @@ class Scope:
     extents: dict[Dim, Extent] = field(default_factory=dict)
     used: dict[Dim, Extent] = field(default_factory=dict)
     values: dict[int, Result] = field(default_factory=dict)
-    parts: dict[int, Value] = field(default_factory=dict)  # slices that one split has made
-    labels: dict[int, str] = field(default_factory=dict)  # better hints, of those
+    caller: tuple[Scope, Node] | None = None  # of a body written out in another function
+    splits: dict[tuple[int, Axis], dict[Dim, Value]] = field(default_factory=dict)
+    labels: dict[int, str] = field(default_factory=dict)  # better hints of some nodes
 
     def lower_all(self) -> None:
         """Lowers every node, each followed by its tap where the file has taps."""
@@ -91,12 +92,31 @@ class Scope:
                     Statement(self.module.tap(node, self.full(value, node.axes).expr))
                 )
 
-    def inline(self, body: Function, operands: Sequence[Value]) -> tuple[Value, ...]:
+    def inside(self, body: Function, operands: Sequence[Value], call: Node) -> Scope:
+        """The scope of `body`, whose code is written here in place of `call`."""
+        return replace(
+            self,
+            function=body,
+            inputs=tuple(operands),
+            values={},
+            splits={},
+            labels={},
+            caller=(self, call),
+        )
+
+    def inline(self, body: Function, operands: Sequence[Value], call: Node) -> tuple[Value, ...]:
         """The values of `body`'s outputs, its code written here."""
-        inner = replace(self, function=body, inputs=tuple(operands), values={}, parts={}, labels={})
+        inner = self.inside(body, operands, call)
         for node in body.nodes:
             inner.lower(node)
         return tuple(inner.value(i) for i in body.output_ids)
+
+    def rooted(self, node_id: int) -> tuple[Scope, int]:
+        """The value a body's input stands for, with the scope that computes it."""
+        if self.caller is None or node_id not in self.function.inputs:
+            return self, node_id
+        outer, call = self.caller
+        return outer.rooted(call.inputs[self.function.inputs.index(node_id)])
 
     def lower(self, node: Node) -> Result:
         result = self._lowered(node)
