@@ -74,6 +74,8 @@ def direct_call(body: Body, expr: syntax.Call) -> Any:
         only_hypers = own_name and callee.definition.hypers is not None
         if only_hypers or _configures(callee, given):
             return configure(callee, given)
+        if callee.definition.hypers is not None:
+            given, callee = _divided(callee, given, own_name)
     return apply(body, callee, given, None)
 
 
@@ -92,10 +94,9 @@ def stage(body: Body, value: Any, item: syntax.Stage) -> Any:
     own_name = own_definition(body, function)
     callee = body.settled(expressions.evaluate(body, function))
     given = evaluate_arguments(body, arguments, call.span)
-    if own_name and isinstance(callee, Template) and callee.definition.hypers is not None:
-        inputs, callee = _stage_configure(callee, given)
-    else:
-        inputs = given
+    inputs = given
+    if isinstance(callee, Template) and callee.definition.hypers is not None:
+        inputs, callee = _divided(callee, given, own_name)
     piped = replace_positional(inputs, [(value, item.span), *inputs.positional])
     if isinstance(callee, Builtin):
         return builtins.call(body, callee.name, piped)
@@ -113,12 +114,17 @@ def own_definition(body: Body, function: syntax.Expr) -> bool:
     return function.name in body.session.module.definitions
 
 
-def _stage_configure(callee: Template, given: Given) -> tuple[Given, Template]:
+def _divided(callee: Template, given: Given, own_name: bool) -> tuple[Given, Template]:
+    """What of the arguments are inputs, and the callee with the hyperparameters among them set.
+
+    Keywords name either; by position they are hyperparameters only after a definition's own name.
+    """
     input_names = {p.name for p in callee.definition.inputs}
     inputs = {k: v for k, v in given.keywords.items() if k in input_names}
     hypers = {k: v for k, v in given.keywords.items() if k not in input_names}
-    configured = configure(callee, Given(given.span, given.positional, hypers, given.axes))
-    return Given(given.span, [], inputs), configured
+    first, rest = (given.positional, []) if own_name else ([], given.positional)
+    configured = configure(callee, Given(given.span, first, hypers, given.axes))
+    return Given(given.span, rest, inputs), configured
 
 
 def _configures(callee: Template, given: Given) -> bool:
