@@ -1,4 +1,4 @@
-"""Small programs built by hand, for tests of passes: a value knows its builder and does arithmetic."""
+"""Small programs built by hand, for tests of passes: a value knows its builder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from archc.backends.numpy import NumpyBackend
-from archc.compiler.ir.graph import Axis, Builder, Constraint, Origin, Parameter, Program, TensorType
+from archc.compiler.ir.graph import (
+    Axis,
+    Builder,
+    Constraint,
+    Origin,
+    Parameter,
+    Program,
+    TensorType,
+)
 from archc.dsl.dims import Dim
 from archc.dsl.span import Source, Span
 
@@ -16,6 +24,7 @@ b, s = Axis("b", Dim.symbol("b")), Axis("s", Dim.symbol("s"))
 t = Axis("t", Dim.symbol("s"), time="s")
 vocab, d, g, r, e, hidden = (Axis(name, Dim.symbol(name)) for name in SIZES)
 heads = Axis("heads", g.size * r.size)
+RELATIONS = (Constraint(d.size, "==", r.size * e.size),)
 h = Axis("h", g.size * r.size * e.size)
 
 
@@ -103,10 +112,10 @@ class Model:
     def where(self, condition: Value, yes: Value | float, no: Value | float) -> Value:
         return condition.op("where", self.value(yes), self.value(no))
 
-    def program(self, *, constraints: tuple[Constraint, ...] = (), **outputs: Value) -> Program:
+    def program(self, **outputs: Value) -> Program:
         main = self.builder.finish((name, v.id) for name, v in outputs.items())
         bindings = tuple(SIZES.items())
-        return Program("Hand", (main,), bindings, tuple(self.parameters.values()), constraints)
+        return Program("Hand", (main,), bindings, tuple(self.parameters.values()), RELATIONS)
 
 
 def rmsnorm(x: Value, gain: Value, axis: Axis = d, eps: float = 1e-5) -> Value:

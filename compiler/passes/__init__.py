@@ -23,11 +23,13 @@ from .fuse_norm_linear import FUSE_NORM_LINEAR
 from .fuse_pointwise import FUSE_POINTWISE
 from .pack_projections import PACK_PROJECTIONS
 from .parameters import DERIVE_PARAMETERS
+from .sink_merges import SINK_MERGES
 from .tile_attention import TILE_ATTENTION
 from .verify import Evaluate, verify_pass
 
 PIPELINE: tuple[Pass, ...] = (
     CANONICALIZE,
+    SINK_MERGES,
     TILE_ATTENTION,
     PACK_PROJECTIONS,
     FUSE_NORM_LINEAR,

@@ -2,7 +2,7 @@
 
     f(c, c') -> a constant      x + 0, x * 1, x / 1 -> x      c + x -> x + c
     rename, split and merge, transpose and cast chains -> the shortest one
-    split(f(merge(x))) -> f(x)          equal nodes -> one node
+    split(merge(x)) -> x        equal nodes -> one node
 
 Legal everywhere: each rule is an identity of the op table. Casts are floors, so raising and
 lowering a value with nothing in between is nothing; `round_to` changes values and is never
@@ -48,7 +48,8 @@ def fold_constants(edit: Edit, node: Node) -> Outcome:
     if any(isinstance(v, Dim) for v in values):
         return _fold_sizes(edit, node, values)
     call = Call(node.attrs, tuple(o.type for o in operands), node.types, {}, Precision("f64"))
-    (result,) = evaluate(node.op, call, [np.asarray(v) for v in values])
+    with np.errstate(all="ignore"):
+        (result,) = evaluate(node.op, call, [np.asarray(v) for v in values])
     return _constant(edit, result.item(), node.type)
 
 
@@ -196,47 +197,6 @@ def empty_broadcast(edit: Edit, node: Node) -> Outcome:
     return None if node.attrs["axes"] else node.inputs[0]
 
 
-def sink_merge(edit: Edit, node: Node) -> Outcome:
-    """f(merge(x), y) -> merge(f(x, split(y))) where a split of the merged axis lies below f."""
-    for operand in edit.operands(node):
-        if operand.op == "merge" and _acts_alongside(node, operand.attrs.axis("into")):
-            axis, parts = operand.attrs.axis("into"), operand.attrs.axes("axes")
-            if _is_split_below(edit, node, axis, parts) and not set(parts) & set(node.axes):
-                return _sunk(edit, node, axis, parts)
-    return None
-
-
-def _acts_alongside(node: Node, axis: Axis) -> bool:
-    """Whether a node treats all positions of `axis` alike, and keeps the axis."""
-    return is_elementwise(node) or (node.op == "softmax" and node.attrs["axis"] != axis)
-
-
-def _is_split_below(edit: Edit, node: Node, axis: Axis, parts: tuple[Axis, ...]) -> bool:
-    todo, seen = [node.id], {node.id}
-    while todo:
-        for user in edit.users(todo.pop()):
-            if user.op == "split" and user.attrs["axis"] == axis and user.attrs["into"] == parts:
-                return True
-            if user.id not in seen and _acts_alongside(user, axis):
-                seen.add(user.id)
-                todo.append(user.id)
-    return False
-
-
-def _sunk(edit: Edit, node: Node, axis: Axis, parts: tuple[Axis, ...]) -> int:
-    inputs = tuple(_opened(edit, o, axis, parts) for o in edit.operands(node))
-    inner = edit.add(node.op, inputs, node.attrs)
-    return edit.add("merge", (inner,), {"axes": parts, "into": axis})
-
-
-def _opened(edit: Edit, operand: Node, axis: Axis, parts: tuple[Axis, ...]) -> int:
-    if axis not in operand.axes:
-        return operand.id
-    if operand.op == "merge" and operand.attrs["axes"] == parts:
-        return operand.inputs[0]
-    return edit.add("split", (operand.id,), {"axis": axis, "into": parts})
-
-
 def share_equal(edit: Edit, node: Node) -> Outcome:
     """Two nodes of one op, operands and attributes are one value; the earlier one stays."""
     if node.op in ("input", "repeat"):
@@ -264,6 +224,8 @@ TIDY = (
     Rule("share-equal", share_equal),
 )
 
+CANCEL_RELABEL = Rule("cancel-relabel", cancel_relabel, ("split", "merge"))
+
 CANONICALIZE = Pass(
     "canonicalize",
     "x + 0 = x, f(c) = c', split(merge(x)) = x, equal nodes are one node",
@@ -276,10 +238,9 @@ CANONICALIZE = Pass(
         Rule("shorten-rename", shorten_rename, ("rename",)),
         Rule("rename-sources", rename_sources, ("rename",)),
         Rule("whole-slice", whole_slice, ("slice",)),
-        Rule("cancel-relabel", cancel_relabel, ("split", "merge")),
+        CANCEL_RELABEL,
         Rule("one-part", one_part, ("concat",)),
         Rule("empty-broadcast", empty_broadcast, ("broadcast",)),
-        Rule("sink-merge", sink_merge),
         *TIDY,
     ),
 )

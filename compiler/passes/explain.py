@@ -14,9 +14,11 @@ from typing import Any
 from ...dsl.dims import Dim
 from ..ir.graph import Origin
 from ..rewrite import Site
+from .canonicalize import CANONICALIZE
+from .sink_merges import SINK_MERGES
 
-# Canonicalisation is bookkeeping: it is counted, not listed.
-QUIET = frozenset({"canonicalize"})
+# Canonicalisation is bookkeeping, in whichever pass: it is counted, not listed.
+QUIET = frozenset(rule.name for made in (CANONICALIZE, SINK_MERGES) for rule in made.rules)
 
 
 def places(origins: Sequence[Origin]) -> list[str]:
@@ -61,15 +63,15 @@ def _count(size: Dim | None, sizes: Mapping[str, int]) -> int | str | None:
 
 
 def explain_json(sites: Sequence[Site], sizes: Mapping[str, int]) -> list[dict[str, Any]]:
-    return [entry(s, sizes) for s in sites if s.pass_name not in QUIET]
+    return [entry(s, sizes) for s in sites if s.rule not in QUIET]
 
 
 def explain_text(sites: Sequence[Site], sizes: Mapping[str, int]) -> str:
-    """A line per site, grouped by pass and function; quiet passes as a count of rules."""
+    """A line per site, grouped by pass and function; quiet rules as counts per pass."""
     lines: list[str] = []
     heading = None
     for site in sites:
-        if site.pass_name in QUIET:
+        if site.rule in QUIET:
             continue
         if heading != (site.pass_name, site.function):
             heading = (site.pass_name, site.function)
@@ -107,7 +109,7 @@ def _human(count: int | str | None) -> str:
 
 
 def _quiet(sites: Sequence[Site]) -> list[str]:
-    counts = Counter((s.pass_name, s.rule) for s in sites if s.pass_name in QUIET and s.fired)
+    counts = Counter((s.pass_name, s.rule) for s in sites if s.rule in QUIET and s.fired)
     names = dict.fromkeys(name for name, _ in counts)
     return [
         f"{name}: " + ", ".join(f"{r} x{n}" for (p, r), n in sorted(counts.items()) if p == name)

@@ -17,15 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...dsl.diagnostics import InternalError
-from ..ir.graph import Attrs, Axis, Function, Node, Parameter, Program
+from ...dsl.dims import Dim
+from ..ir.graph import Attrs, Axis, Constraint, Function, Node, Parameter, Program
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 Evaluate = Callable[[Program, Arrays, Arrays], Arrays]  # program, inputs, weights -> outputs
 
 TOLERANCE = 1e-10
-SMALL = (*range(1, 17), 18, 20, 24, 28, 32, 36, 40, 48, 64)  # sizes tried, in this order
-SEARCH_LIMIT = 200_000
+# Sizes tried, in this order. An axis of size 1 hides mistakes, so 1 is a last resort.
+DISTINCT = (*range(2, 17), 18, 20, 24, 28, 30, 32, 36, 40, 48, 64, 1)
+EQUAL = (2, 4, 6, 8, 12, 16, 1, *DISTINCT)
+SEARCH_LIMIT = 20_000
 RUN_TIME = (2, 7, 5, 11, 3, 13)  # sizes of run-time axes when distinct: past small windows
 COLLISION = 6
 
@@ -90,8 +93,13 @@ def smallest(
 ) -> tuple[tuple[str, int], ...]:
     """The first bindings, smallest sizes first, under which every constraint and axis holds."""
     search = _Search(program, dict(run_time), distinct)
-    found = search.extend({}, [name for name, _ in program.bindings])
-    return tuple(found.items()) if found is not None else program.bindings
+    found = search.extend({}, search.order())
+    if found is None:
+        return program.bindings
+    return tuple((name, found[name]) for name, _ in program.bindings)
+
+
+Condition = Callable[[Mapping[str, int]], bool]
 
 
 class _Search:
@@ -99,17 +107,35 @@ class _Search:
 
     def __init__(self, program: Program, run_time: dict[str, int], distinct: bool) -> None:
         self.program, self.run_time, self.distinct = program, run_time, distinct
-        self.steps = 0  # a table must have a row for every slot
+        self.steps = 0
+        self.conditions: list[tuple[frozenset[str], Condition]] = []
         nodes = [n for f in program.functions for n in f.nodes]
-        self.sizes = {a.size for n in nodes for a in _axes(n)}
         unfilled = [n for n in nodes if n.op == "take" and n.attrs["fill"] is None]
-        self.looked_up = {n.attrs.axis("axis").size for n in unfilled}
+        tables = {n.attrs.axis("axis").size for n in unfilled}
+        slots = max(run_time.values(), default=1)
+        for size in {a.size for n in nodes for a in _axes(n)}:
+            least = slots if size in tables else 1  # a table must have a row for every slot
+            self._require(size.symbols(), _at_least(size, least))
+        for relation in program.constraints:
+            self._require(relation.left.symbols() | relation.right.symbols(), relation.holds)
+
+    def _require(self, symbols: frozenset[str], condition: Condition) -> None:
+        self.conditions.append((symbols - self.run_time.keys(), condition))
+
+    def order(self) -> list[str]:
+        """Symbols that a constraint gives by the others come after them, free ones last."""
+        relations = [c for c in self.program.constraints if c.op == "=="]
+        bound = {s for c in relations for s in c.left.symbols() | c.right.symbols()}
+        given = {s for c in relations for s in _given(c)}
+        names = [name for name, _ in self.program.bindings]
+        return sorted(names, key=lambda n: (n not in bound, n in given))
 
     def extend(self, chosen: dict[str, int], left: list[str]) -> dict[str, int] | None:
         if not left:
             return chosen
         name, rest = left[0], left[1:]
-        for size in (*SMALL, self.program.sizes[name]):
+        tried = DISTINCT if self.distinct else EQUAL
+        for size in (*tried, self.program.sizes[name]):
             self.steps += 1
             if self.steps > SEARCH_LIMIT:
                 return None
@@ -122,15 +148,24 @@ class _Search:
 
     def _holds(self, chosen: dict[str, int], name: str) -> bool:
         known = self.run_time | chosen
-        for size in self.sizes:
-            least = max(self.run_time.values(), default=1) if size in self.looked_up else 1
-            if name in size.symbols() <= known.keys() and size.evaluate(known) < least:
-                return False
-        for relation in self.program.constraints:
-            symbols = relation.left.symbols() | relation.right.symbols()
-            if name in symbols <= known.keys() and not relation.holds(known):
-                return False
-        return True
+        return all(
+            condition(known)
+            for symbols, condition in self.conditions
+            if name in symbols and symbols <= chosen.keys()
+        )
+
+
+def _at_least(size: Dim, least: int) -> Condition:
+    return lambda known: size.evaluate(known) >= least
+
+
+def _given(relation: Constraint) -> frozenset[str]:
+    """The symbol that stands alone on one side of an equation and not on the other."""
+    for one, other in ((relation.left, relation.right), (relation.right, relation.left)):
+        alone = one.symbols()
+        if len(alone) == 1 and alone.isdisjoint(other.symbols()):
+            return alone
+    return frozenset()
 
 
 def _axes(node: Node) -> Iterator[Axis]:

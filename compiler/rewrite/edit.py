@@ -40,7 +40,11 @@ class Edit:
     """A function being rewritten. Read by id; change through `add` and `replace`."""
 
     def __init__(
-        self, program: Program, function: Function, axis: Callable[[str, Dim], Axis]
+        self,
+        program: Program,
+        function: Function,
+        axis: Callable[[str, Dim], Axis],
+        first_id: int = 0,
     ) -> None:
         self.program = program
         self.function = function
@@ -54,7 +58,7 @@ class Edit:
             n.id: (i, 0) for i, n in enumerate(function.nodes)
         }
         self._users: dict[int, list[int]] = function.users()
-        self._next = max(self._nodes, default=-1) + 1
+        self.next_id = max([first_id, *(i + 1 for i in self._nodes)])
 
     def __getitem__(self, node_id: int) -> Node:
         return self._nodes[node_id]
@@ -104,9 +108,9 @@ class Edit:
         if types is None:
             types = infer(op, frozen, operand_types(op, [self._nodes[i] for i in inputs]))
         origins = self.anchor.origins if self.anchor else ()
-        node = Node(self._next, op, inputs, frozen, types, origins, hint)
+        node = Node(self.next_id, op, inputs, frozen, types, origins, hint)
         rank = self._rank[self.anchor.id][0] if self.anchor else -1
-        self._next += 1
+        self.next_id += 1
         self._nodes[node.id] = node
         self._rank[node.id] = (rank, node.id)
         self._users[node.id] = []
@@ -128,10 +132,10 @@ class Edit:
         self._unite(old, new_id)
         self.sweep(old)
 
-    def mark_inside(self, old: int, fused: int) -> None:
-        """Record that a value which vanished is computed inside the node `fused`."""
+    def record(self, old: int, new: int, *, inside: bool = False) -> None:
+        """Note where a value that was swept away is now."""
         if old not in self._nodes:
-            self.moved.setdefault(old, Moved(fused, inside=True))
+            self.moved[old] = Moved(new, inside)
 
     def set_origins(self, node_id: int, origins: tuple[Origin, ...]) -> None:
         self._nodes[node_id] = replace(self._nodes[node_id], origins=origins)
@@ -147,6 +151,8 @@ class Edit:
                 continue
             node = self._nodes.pop(dead)
             del self._users[dead]
+            if len(node.inputs) == 1:  # a view or cast that became superfluous
+                self.moved.setdefault(dead, Moved(node.inputs[0], inside=True))
             for source in dict.fromkeys(node.inputs):
                 self._users[source] = [u for u in self._users[source] if u != dead]
                 todo.append(source)

@@ -93,6 +93,7 @@ class Session:
     sites: list[Site] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
     axes: set[str] = field(default_factory=set)
+    next_ids: dict[str, int] = field(default_factory=dict)  # an id never means two values
 
     @property
     def exhausted(self) -> bool:
@@ -129,8 +130,10 @@ def run_pass(
     changed: list[Function] = []
     moved: dict[tuple[str, int], Moved] = {}
     for function in code(program):
-        worker = Worker(made, Edit(program, function, session.axis), session)
+        edit = Edit(program, function, session.axis, session.next_ids.get(function.name, 0))
+        worker = Worker(made, edit, session)
         worker.run()
+        session.next_ids[function.name] = edit.next_id
         changed += [worker.edit.finish(), *worker.bodies]
         moved |= {(function.name, old): to for old, to in worker.edit.moved.items()}
     return program.with_functions(changed), moved
@@ -197,7 +200,7 @@ class Worker:
         self.session.fired += 1
         self.budget -= 1
         if self.budget < 0:
-            names = ", ".join(dict.fromkeys(self.recent))
+            names = ", ".join(sorted(set(self.recent)))
             where = f"{self.made.name} in {self.edit.function.name}"
             raise InternalError(f"{where} does not come to rest; rules that alternate: {names}")
 
@@ -210,7 +213,10 @@ class Worker:
             if made in self.edit:
                 self.edit.set_origins(made, origins)
         for old, new in values.items():
-            self.edit.replace(old, new)
+            if old in self.edit:
+                self.edit.replace(old, new)
+            else:
+                self.edit.record(old, new)
         return origins
 
     def _fuse(self, fuse: Fuse) -> tuple[Origin, ...]:
@@ -229,8 +235,8 @@ class Worker:
                 fused if single else edit.add("result", (fused,), {"index": index}, (types[index],))
             )
             edit.replace(old, new)
-        for old in region.nodes:
-            edit.mark_inside(old, fused)
+        for old in set(region.nodes) - set(region.outputs):
+            edit.record(old, fused, inside=True)
         return origins
 
     def _forget_fresh(self) -> None:

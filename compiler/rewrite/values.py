@@ -31,8 +31,7 @@ class ValueMap:
         """The value's place now: equal to a value, inside a fused one, or None (not computed)."""
         place = Moved(node_id)
         for step in self.steps:
-            move = step.get((function, place.id))
-            if move is not None:
+            while (move := step.get((function, place.id))) is not None:
                 place = Moved(move.id, place.inside or move.inside)
         present = any(f.name == function and place.id in f for f in self.after.functions)
         return place if present else None

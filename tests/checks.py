@@ -1,0 +1,64 @@
+"""What tests of passes ask of a run: equal results, a second run that changes nothing, sites."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+
+from archc.compiler.ir.graph import Program
+from archc.compiler.passes import PIPELINE, Optimised, optimise
+from archc.compiler.passes.verify import RandomWeights, cases, random_inputs, relative_error
+from archc.compiler.rewrite import Site
+from graphs import Model, Value, b, d, e, evaluate, g, r, s
+
+NAMES = [p.name for p in PIPELINE]
+
+
+def same(before: Program, after: Program, tolerance: float = 1e-12) -> None:
+    """Both programs give the same outputs, at distinct and at equal sizes."""
+    for case in cases(before):
+        first, second = case.applied(before), case.applied(after)
+        inputs, weights = random_inputs(first, case), RandomWeights(first)
+        expected, got = evaluate(first, inputs, weights), evaluate(second, inputs, weights)
+        for name, value in expected.items():
+            assert relative_error(got[name], value) <= tolerance, (name, str(case))
+
+
+def ran(program: Program, **options: object) -> Optimised:
+    """Optimised, with the results compared and a second run changing nothing."""
+    done = optimise(program, **options)
+    same(program, done.program)
+    assert optimise(done.program, **options).program == done.program
+    return done
+
+
+def only(name: str) -> list[str]:
+    return [n for n in NAMES if n not in ("canonicalize", "sink-merges", name)]
+
+
+def sites(done: Optimised, name: str, rule: str | None = None) -> list[Site]:
+    return [x for x in done.sites if x.pass_name == name and rule in (None, x.rule)]
+
+
+def ops(program: Program) -> Counter[str]:
+    return Counter(n.op for n in program.main.nodes)
+
+
+def reason(done: Optimised, name: str) -> str:
+    (site,) = [x for x in sites(done, name) if not x.fired]
+    return re.sub(r"hand.arch:\d+", "LINE", site.reason)
+
+
+def model_of(build: Callable[[Model, Value], Value]) -> Program:
+    """A program with input x[b, s, d] and output y."""
+    m = Model()
+    return m.program(y=build(m, m.input("x", b, s, d)))
+
+
+def heads_of(m: Model, x: Value) -> tuple[Value, Value, Value]:
+    return (
+        x.dot(m.weight("q", g, r, e, d), d),
+        x.dot(m.weight("k", g, e, d), d),
+        x.dot(m.weight("v", g, e, d), d),
+    )
