@@ -19,6 +19,7 @@ from ..compiler.ops import FORMATS, ModelDType, Precision
 from ..dsl.dims import Dim
 from ..dsl.errors import InputDtype, InputRange, InputShape, MissingInput, UnknownInput
 from ..dsl.span import Span
+from .lookups import check_lookups
 
 Array = NDArray[Any]
 ValueKey = tuple[str, int]  # (call path: "" in main, `layers[3]` inside a repeat; node id)
@@ -68,7 +69,7 @@ class BoundInputs:
 def bind_inputs(program: Program, inputs: Mapping[str, Array], precision: Precision) -> BoundInputs:
     """Checks `inputs` against the program's input nodes and binds the sizes of run-time axes.
 
-    Raises MissingInput, UnknownInput, InputDtype, InputShape, InputRange.
+    Raises MissingInput, UnknownInput, InputDtype, InputShape, InputRange, IndexOutOfRange.
     """
     nodes = {node_name(n): n for n in (program.main[i] for i in program.main.inputs)}
     for name in inputs:
@@ -85,6 +86,7 @@ def bind_inputs(program: Program, inputs: Mapping[str, Array], precision: Precis
     sizes = _bind_sizes(program, nodes, given)
     for name, array in given.items():
         _check_range(nodes[name], array, sizes)
+    check_lookups(program, sizes)
     left_out = {n: _default(node, sizes, precision) for n, node in nodes.items() if n not in given}
     return BoundInputs({**given, **left_out}, sizes)
 
