@@ -1,7 +1,7 @@
 """Tables that are read by position must have a row for every position of a run.
 
-NumPy notices a row that is not there; on a GPU the read is undefined. So it is checked beforehand, for
-the indices that follow from sizes alone: slots of an axis, with constants added.
+NumPy notices a row that is not there; on a GPU the read is undefined. So it is checked beforehand,
+for the indices that follow from sizes alone: slots of an axis, with constants added.
 """
 
 from __future__ import annotations
