@@ -15,7 +15,7 @@ from archc.compiler.ir.graph import Axis, Builder, Function, Parameter, Program,
 from archc.compiler.ops import OPS, Sample
 from archc.compiler.ops.registry import SAMPLE_SIZES
 from archc.dsl.dims import Dim
-from archc.dsl.errors import MissingPackage, MissingWeight, NoLowering, WeightShape
+from archc.dsl.errors import IndexOutOfRange, MissingPackage, MissingWeight, NoLowering, WeightShape
 
 torch = pytest.importorskip("torch")
 
@@ -379,17 +379,23 @@ def test_optimised_programs_with_derived_weights(train):
 # -------------------------------------------------------------------------------------- compiling
 
 
-def test_each_layer_kind_is_compiled_once_for_all_layers_and_sizes():
+@pytest.fixture(scope="session")
+def compiled():
+    """Eight layers of two kinds: the program, eager and compiled. Made once, as it takes long."""
     program = layered(("plain", "square") + ("plain",) * 6)
     weights = draw_weights(program)
-    eager = TorchBackend().load(program, weights)
-    compiled = TorchBackend().load(program, weights, compile=True)
+    backend = TorchBackend()
+    return program, backend.load(program, weights), backend.load(program, weights, compile=True)
+
+
+def test_each_layer_kind_is_compiled_once_for_all_layers_and_sizes(compiled):
+    program, eager, fast = compiled
     counters = torch._dynamo.utils.counters
     counters.clear()
     for batch, length in ((6, 6), (6, 9), (2, 5)):
         given = draw(program, {"b": batch, "s": length})
         expected = eager.run(given)["logits"]
-        np.testing.assert_allclose(compiled.run(given)["logits"], expected, 1e-4, 1e-4)
+        np.testing.assert_allclose(fast.run(given)["logits"], expected, 1e-4, 1e-4)
     assert counters["stats"]["unique_graphs"] == 2
 
 
@@ -408,6 +414,21 @@ def test_weights_must_be_there_and_fit(model):
         TorchBackend().load(program, {k: x for k, x in weights.items() if k != "embed.w"})
     with pytest.raises(WeightShape):
         TorchBackend().load(program, weights | {"embed.w": np.zeros((2, 2))})
+
+
+@pytest.mark.parametrize("bad", [-1, 5])
+def test_an_index_outside_names_the_axis(bad):
+    """PyTorch says `index out of range in self`; the traced text says which."""
+    build = Builder("main")
+    x = build.add("input", (), {"name": "x", "kind": "float"}, (floats(s, d),))
+    i = build.add("input", (), {"name": "i", "kind": "int"}, (TensorType("int", (b,)),))
+    y = build.add("take", (x, i), {"axis": s, "fill": None})
+    program = Program("P", (build.finish([("y", y)]),), tuple(SIZES.items()))
+    run = TorchBackend().load(program, {})
+    given = {"x": np.zeros((5, SIZES["d"])), "i": np.array([4, bad])}
+    for call in (run.run, run.trace):
+        with pytest.raises(IndexOutOfRange, match=f"index {bad} is outside axis `s` of size 5"):
+            call(given)
 
 
 def test_without_torch_one_line_says_what_to_install(model, monkeypatch):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TorchBackend(Backend):
-    """`emit` takes `train`, `source` and `preset`; `load` also `compile` and `out` (a folder)."""
+    """`emit` takes `train`, `source` and `preset`; `load` also `compile`, `device` and `out`."""
 
     name: ClassVar[str] = "torch"
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
+from typing import ClassVar
 
 from ...compiler.ir.graph import Axis, DType, Function, Node, Parameter, Program, callees
 from ...compiler.ir.walk import calls, join
@@ -32,6 +33,13 @@ def softmax(x, dim):
     return torch.softmax(x.masked_fill(empty, 0.0), dim).masked_fill(empty, 0.0)
 ''',
 }
+CHECK = '''
+def check(index, size, take):
+    """Raises IndexError(which take, index, size) for the first index that is outside."""
+    outside = index[(index < 0) | (index >= size)]
+    if outside.numel():
+        raise IndexError(take, int(outside[0]), size)
+'''
 WEIGHTS = '''
 def weights(model):
     """(path in the .arch file, module, attribute) of every weight."""
@@ -50,15 +58,16 @@ def emit_model(
     weights; with `taps` every value of the program is stored in TAPS[call path, node id].
     """
     file = File(program, train, taps)
-    return Emitted(file.render(source, preset), file.classes)
+    return Emitted(file.render(source, preset), file.classes, tuple(file.takes))
 
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """A file's text; `classes` are class names by function."""
+    """A file's text, class names by function, and the `take` nodes that a traced text checks."""
 
     text: str
     classes: dict[str, str]
+    takes: tuple[Node, ...]
 
 
 @dataclass(slots=True)
@@ -73,8 +82,9 @@ class File:
     tables: dict[str, tuple[str, list[str]]] = field(default_factory=dict)  # body: name, lines
     classes: dict[str, str] = field(default_factory=dict)  # function: class name
     facts: dict[str, list[Sequence[Value]]] = field(default_factory=dict)  # of each call
+    takes: list[Node] = field(default_factory=list)
     passed: dict[str, Sequence[str]] = field(default_factory=dict)  # names, of the first call
-    taken: set[str] = field(default_factory=lambda: {"Model", "weights", *HELPERS})
+    taken: set[str] = field(default_factory=lambda: {"Model", "check", "weights", *HELPERS})
 
     def __post_init__(self) -> None:
         for symbol, _ in self.program.bindings:
@@ -170,6 +180,7 @@ class File:
         blocks = [
             self._head(source, preset),
             *(HELPERS[name].strip().split("\n") for name in sorted(self.helpers)),
+            *([CHECK.strip().split("\n")] if self.takes else []),
             *(lines for _, lines in self.tables.values()),
             *reversed(classes),
             WEIGHTS.strip().split("\n"),
@@ -280,8 +291,13 @@ class Table:
     def program(self) -> Program:
         return self.file.program
 
+    checks: ClassVar[bool] = False
+
     def tapped(self, node: Node) -> bool:
         return False
+
+    def check(self, scope: Scope, node: Node, index: ast.expr) -> None:
+        """Tables are computed once, when a model is made."""
 
     def word(self, dtype: DType) -> ast.expr:
         kinds = {"int": "torch.int64", "bool": "torch.bool"}

@@ -298,6 +298,8 @@ def take(scope: Scope, node: Node, x: Value, index: Value) -> Value:
     if axis not in x.axes:
         x = scope.arranged(x, (*x.layout, (axis,)))
     if fill is None:
+        index = scope.bound(index, node, "index") if scope.module.checks else index
+        scope.module.check(scope, node, index.expr)
         return _taken(scope, node, x, index)
     assert isinstance(fill, int | float)
     index = scope.bound(index, node, "index")

@@ -112,6 +112,18 @@ class Module:
     def tap(self, node: Node, value: ast.expr) -> ast.stmt:
         return statement("TAPS[self.prefix[:-1], {0}] = {1}", number(node.id), value)
 
+    @property
+    def checks(self) -> bool:
+        return self.file.taps
+
+    def check(self, scope: Scope, node: Node, index: ast.expr) -> None:
+        """In a traced text, a test that the indices of a `take` are within its axis."""
+        if self.checks:
+            self.file.takes.append(node)
+            size = scope.size(node.attrs.axis("axis"))
+            serial = number(len(self.file.takes) - 1)
+            scope.method.append(Statement(statement("check({0}, {1}, {2})", index, size, serial)))
+
     def weight(self, node: Node) -> Value:
         path = node.attrs.string("path")
         if path not in self.weights:

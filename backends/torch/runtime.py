@@ -21,10 +21,10 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from ...compiler.ir.graph import Program
+from ...compiler.ir.graph import Node, Parameter, Program
 from ...compiler.ops import ModelDType, Precision
-from ...dsl.errors import MissingWeight, WeightShape
-from ..base import Array, Executable, ValueKey, bind_inputs, node_name
+from ...dsl.errors import IndexOutOfRange, MissingWeight, WeightShape
+from ..base import Array, Executable, ValueKey, bind_inputs, node_name, span_of
 from .emit import Emitted, emit_model
 
 DTYPES: dict[ModelDType, torch.dtype] = {
@@ -38,13 +38,26 @@ _serial = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`train` keeps gradients, `compile` compiles layer kinds, `out` is a folder for the text."""
+    """`train` keeps gradients, `compile` compiles layer kinds, `out` is a folder for the text.
+
+    `source` and `preset` are for the text's first line.
+    """
 
     train: bool = False
     compile: bool = False
     out: str | Path | None = None
+    device: str = "cpu"
     source: str = ""
     preset: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """The traced text with the parameters of the model it is a twin of."""
+
+    file: ModuleType
+    model: torch.nn.Module
+    takes: tuple[Node, ...]
 
 
 class TorchExecutable(Executable):
@@ -55,37 +68,57 @@ class TorchExecutable(Executable):
     ) -> None:
         self.program, self.precision, self.options = program, Precision(dtype), options
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._tapped: tuple[ModuleType, torch.nn.Module] | None = None
+        self._twin: Twin | None = None
         emitted = self._emit(taps=False)
         file = self._import(emitted, "model.py")
         self.module: torch.nn.Module = file.Model(dtype=DTYPES[dtype], device="meta")
-        _assign(self.module, weights, options.train)
+        _assign(self.module, program, weights, options.train)
+        self.module.to(options.device)
         if options.compile:
             _compile(file, emitted, program, self.module)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        with torch.no_grad():
-            outputs = self.module(*self._tensors(inputs))
+        tensors = self._tensors(inputs)
+        try:
+            with torch.no_grad():
+                outputs = self.module(*tensors)
+        except (IndexError, RuntimeError, AssertionError):
+            self._traced(tensors)  # raises what names the line, if an index was the reason
+            raise
         return {name: to_numpy(value) for name, value in outputs.items()}
 
     def trace(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[ValueKey, Array]]:
         """Runs the same text with every value stored, on the same parameters."""
-        if self._tapped is None:
-            file = self._import(self._emit(taps=True), "traced.py")
-            twin = file.Model(dtype=DTYPES[self.precision.model], device="meta")
-            _share(self.module, twin)
-            self._tapped = (file, twin)
-        file, twin = self._tapped
-        with torch.no_grad():
-            outputs = twin(*self._tensors(inputs))
-        values = {key: to_numpy(value) for key, value in file.TAPS.items()}
-        file.TAPS.clear()
-        return {name: to_numpy(value) for name, value in outputs.items()}, values
+        outputs, values = self._traced(self._tensors(inputs))
+        found = {key: to_numpy(value) for key, value in values.items()}
+        return {name: to_numpy(value) for name, value in outputs.items()}, found
+
+    def _traced(
+        self, tensors: Sequence[torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], dict[ValueKey, torch.Tensor]]:
+        """Outputs and values of the traced text. Raises IndexOutOfRange."""
+        if self._twin is None:
+            emitted = self._emit(taps=True)
+            file = self._import(emitted, "traced.py")
+            model = file.Model(dtype=DTYPES[self.precision.model], device="meta")
+            _share(self.module, model)
+            self._twin = Twin(file, model, emitted.takes)
+        try:
+            with torch.no_grad():
+                outputs = self._twin.model(*tensors)
+            return outputs, dict(self._twin.file.TAPS)
+        except IndexError as error:
+            if len(error.args) != 3:  # not one of the text's own checks
+                raise
+            raise _out_of_range(self._twin.takes, error) from None
+        finally:
+            self._twin.file.TAPS.clear()
 
     def _tensors(self, inputs: Mapping[str, Array]) -> list[torch.Tensor]:
         bound = bind_inputs(self.program, inputs, self.precision)
         main = self.program.main
-        return [to_torch(bound.arrays[node_name(main[i])]) for i in main.inputs]
+        given = (to_torch(bound.arrays[node_name(main[i])]) for i in main.inputs)
+        return [tensor.to(self.options.device) for tensor in given]
 
     def _emit(self, *, taps: bool) -> Emitted:
         options = self.options
@@ -106,6 +139,12 @@ class TorchExecutable(Executable):
         path = folder / name
         path.write_text(emitted.text, encoding="utf-8")
         return _imported(path)
+
+
+def _out_of_range(takes: Sequence[Node], error: IndexError) -> IndexOutOfRange:
+    take, index, size = error.args
+    axis = takes[take].attrs.axis("axis").name
+    return IndexOutOfRange(axis=axis, index=index, size=size, span=span_of(takes[take]))
 
 
 def _imported(path: Path) -> ModuleType:
@@ -136,30 +175,37 @@ def to_numpy(tensor: torch.Tensor) -> Array:
     return tensor.numpy()
 
 
-def _assign(model: torch.nn.Module, weights: Mapping[str, Array], train: bool) -> None:
+def _assign(
+    model: torch.nn.Module, program: Program, weights: Mapping[str, Array], train: bool
+) -> None:
     """Module by module: its weights, then what is derived from them, so that few exist twice."""
+    parameters = {p.path: p for p in program.parameters}
     for module in model.modules():
-        for attribute, path in getattr(module, "PATHS", {}).items():
-            _assign_one(module, attribute, module.prefix + path, weights, train)
+        for attribute, relative in getattr(module, "PATHS", {}).items():
+            parameter = parameters[f"{module.prefix}{relative}"]
+            array = _checked(parameter, weights, program.sizes)
+            declared = getattr(module, attribute)
+            tensor = to_torch(array).to(declared.dtype).reshape(declared.shape)
+            if train and tensor.data_ptr() == array.ctypes.data:
+                tensor = tensor.clone()  # an optimiser will write to it
+            setattr(module, attribute, torch.nn.Parameter(tensor, requires_grad=train))
         prepare = getattr(module, "prepare", None)
         if prepare is not None:
             prepare()
 
 
-def _assign_one(
-    module: torch.nn.Module, attribute: str, path: str, weights: Mapping[str, Array], train: bool
-) -> None:
-    if path not in weights:
-        raise MissingWeight(path=path, known=tuple(weights))
-    array = np.asarray(weights[path])
-    declared = getattr(module, attribute)
-    if array.size != declared.numel():
-        got, expected = (", ".join(map(str, shape)) for shape in (array.shape, declared.shape))
-        raise WeightShape(path=path, got=got, expected=expected)
-    tensor = to_torch(array).to(declared.dtype).reshape(declared.shape)
-    if train and tensor.data_ptr() == array.ctypes.data:
-        tensor = tensor.clone()  # an optimiser will write to it
-    setattr(module, attribute, torch.nn.Parameter(tensor, requires_grad=train))
+def _checked(parameter: Parameter, weights: Mapping[str, Array], sizes: Mapping[str, int]) -> Array:
+    """The array of a parameter, read once. Raises MissingWeight, WeightShape."""
+    try:
+        array = np.asarray(weights[parameter.path])
+    except KeyError:
+        known = tuple(weights)
+        raise MissingWeight(path=parameter.path, known=known, span=parameter.span) from None
+    expected = tuple(axis.size.evaluate(sizes) for axis in parameter.axes)
+    if array.shape != expected:
+        words = [", ".join(map(str, shape)) for shape in (array.shape, expected)]
+        raise WeightShape(path=parameter.path, got=words[0], expected=words[1], span=parameter.span)
+    return array
 
 
 def _share(source: torch.nn.Module, twin: torch.nn.Module) -> None:
