@@ -50,7 +50,7 @@ class Plan:
     def kernel(self, region: Region, name: str) -> Kernel:
         """The kernel of a region: an equal one that is there already, or a new one."""
         made = build(region, name)
-        origins = tuple(_places(region.origins))
+        origins = tuple(places(region.origins))
         if made.identity in self._known:
             known = self._known[made.identity]
             merged = tuple(dict.fromkeys((*self.kernels[known].header, *origins)))
@@ -249,11 +249,16 @@ def kernel_name(function: Function, node: Node) -> str:
     return "_".join(filter(None, [identifier(place.replace(".", "_")), node.op, axes])).lower()
 
 
-def _places(origins: tuple[Origin, ...]) -> Iterator[str]:
+def places(origins: tuple[Origin, ...]) -> Iterator[str]:
+    """The model's lines that a kernel comes from, each with the regions that it makes."""
+    found: dict[str, dict[str, None]] = {}
     for origin in origins:
-        lines = " < ".join(dict.fromkeys(f"{s.source.name}:{s.line}" for s in origin.spans))
-        if lines or origin.region:
-            yield f"from {origin.region or 'the model'} ({lines})" if lines else origin.region
+        outer = origin.spans[-1] if origin.spans else None
+        line = f"{outer.source.name}:{outer.line}" if outer else ""
+        found.setdefault(line, {})[origin.region] = None
+    for line, regions in found.items():
+        named = ", ".join(filter(None, regions))
+        yield " ".join(filter(None, [line, f"({named})" if named and line else named]))
 
 
 # ------------------------------------------------------------------------------------- equations

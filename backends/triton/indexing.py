@@ -68,14 +68,17 @@ class Indices:
         return self.flattened[key]
 
     def _flatten(self, axes: Sequence[tuple[str, Dim]], base: Var) -> list[Dim]:
-        rest, coordinates = Dim.symbol(base.symbol), []
-        if len(axes) == 1:
-            return [rest]
-        for position, (name, size) in reversed(list(enumerate(axes))):
-            quotient = Dim.of(0) if position == 0 else _floordiv(rest, size)
-            coordinates.append(self.define(name, size, rest - quotient * size))
+        rest, found = Dim.symbol(base.symbol), dict.fromkeys(range(len(axes)), Dim())
+        long = [i for i, (_, size) in enumerate(axes) if size != Dim.of(1)]
+        for i in reversed(long[1:]):
+            name, size = axes[i]
+            quotient = _floordiv(rest, size)
+            found[i] = self.define(name, size, rest - quotient * size)
             rest = quotient
-        return coordinates[::-1]
+        if long:
+            first, size = axes[long[0]]
+            found[long[0]] = self.define(first, size, rest) if long[1:] else rest
+        return list(found.values())
 
     def define(self, name: str, extent: Dim | None, definition: Dim) -> Dim:
         """A var that stands for `definition`."""

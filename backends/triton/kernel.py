@@ -7,6 +7,7 @@ sizes as numbers, and its block lengths as compile-time arguments.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -23,6 +24,8 @@ from .tiles import Facts, Kind
 
 LONGEST_ROW = 16384  # elements that a program holds at once
 BLOCKS = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
+WORDS = "tl|for|in|range|float|True|False|mask|other|axis|keep_dims|input_precision|BLOCK_."
+LOCAL_NAME = re.compile(rf"(?<![.\w\"])(?!(?:{WORDS}|n_\w+)\b)[A-Za-z_]\w*")
 LETTERS = {block: block[-1] for block in BLOCKS}
 
 
@@ -55,9 +58,15 @@ class Kernel:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """Equal for kernels that differ in name and header only."""
+        """Equal for kernels that differ in the names of values only."""
+        seen: dict[str, str] = {}
+
+        def canonical(name: re.Match[str]) -> str:
+            return seen.setdefault(name[0], f"v{len(seen)}")
+
+        text = "\n".join([", ".join(self.arguments), *self.body])
         dtypes = tuple(p.dtype for p in self.pointers)
-        return self.arguments.__str__(), dtypes, self.blocks, self.body, self.facts
+        return LOCAL_NAME.sub(canonical, text), dtypes, self.blocks, self.facts
 
     def source(self) -> str:
         constants = [f"{block}: tl.constexpr" for block in self.blocks]

@@ -1,0 +1,287 @@
+"""Generated kernels against the NumPy backend in float64: every template, ragged sizes, half floats."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from archc.backends.numpy import NumpyBackend
+from archc.backends.triton import TritonBackend
+from archc.compiler.ir.graph import Builder, Function, Node, Program, TensorType
+from archc.compiler.passes import optimise
+
+from graphs import (
+    SIZES,
+    Model,
+    Value,
+    attention,
+    b,
+    causal,
+    d,
+    e,
+    g,
+    h,
+    hidden,
+    layer,
+    layernorm,
+    r,
+    rmsnorm,
+    s,
+    scores,
+    t,
+    vocab,
+)
+
+pytest.importorskip("triton")
+
+
+def weights_of(program: Program, seed: int = 0) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {
+        p.path: (random.normal(size=[a.size.evaluate(program.sizes) for a in p.axes]) / 3).astype(
+            np.float32
+        )
+        for p in program.parameters
+    }
+
+
+def inputs_of(program: Program, batch: int, length: int, seed: int = 1) -> dict[str, np.ndarray]:
+    random, sizes = np.random.default_rng(seed), {**program.sizes, "b": batch, "s": length}
+    made = {}
+    for node in (program.main[i] for i in program.main.inputs):
+        shape = node.type.shape(sizes)
+        made[str(node.attrs["name"])] = {
+            "bool": lambda shape=shape: random.random(shape) < 0.7,
+            "int": lambda shape=shape: random.integers(0, SIZES["vocab"], shape),
+            "float": lambda shape=shape: random.normal(size=shape).astype(np.float32),
+        }[node.type.dtype]()
+    return made
+
+
+def distance(x: np.ndarray, y: np.ndarray) -> float:
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    return float(np.linalg.norm(x - y) / max(np.linalg.norm(y), 1e-30))
+
+
+def check(program: Program, *, levels=(0, 1), shapes=((1, 1), (2, 5), (1, 17)), dtype="f32"):
+    """Compares the program as it is and optimised; half floats are held to NumPy's own rounding."""
+    weights = weights_of(program)
+    gold = NumpyBackend().load(program, weights, dtype="f64")
+    base = NumpyBackend().load(program, weights, dtype=dtype)
+    for level in levels:
+        executable = TritonBackend().load(
+            optimise(program, level=level).program, weights, dtype=dtype
+        )
+        for shape in shapes:
+            inputs = inputs_of(program, *shape)
+            results, exact = executable.run(inputs), gold.run(inputs)
+            for name, rounded in base.run(inputs).items():
+                allowed = 1e-5 if dtype == "f32" else 3 * distance(rounded, exact[name]) + 1e-6
+                assert results[name].dtype == rounded.dtype
+                assert distance(results[name], exact[name]) <= allowed, (level, shape, name)
+
+
+def model_with_x() -> tuple[Model, Value]:
+    m = Model()
+    return m, m.input("x", b, s, d)
+
+
+def test_transformer_layer():
+    m, x = model_with_x()
+    check(m.program(y=layer(m, x)))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_transformer_layer_in_half_floats(dtype):
+    m, x = model_with_x()
+    check(m.program(y=layer(m, x)), shapes=((2, 17),), dtype=dtype)
+
+
+def heads_of(m: Model) -> tuple[Value, Value, Value]:
+    return m.input("q", b, s, g, r, e), m.input("k", b, s, g, e), m.input("v", b, s, g, e)
+
+
+def masks(m: Model) -> dict[str, Value]:
+    near = m.index(s) - m.index(t)
+    present = m.input("present", b, s, dtype="bool").rename((s, t))
+    return {
+        "causal": causal(m),
+        "window": causal(m) & near.op("lt", m.value(3)),
+        "data": causal(m) & present,
+        "none visible": present & (m.index(t) <= -1),
+    }
+
+
+@pytest.mark.parametrize("mask", ["causal", "window", "data", "none visible"])
+def test_attention_under_masks(mask):
+    m = Model()
+    q, k, v = heads_of(m)
+    check(m.program(y=attention(q, k, v, scores(q, k), masks(m)[mask])), shapes=((2, 5), (1, 70)))
+
+
+def test_attention_with_a_changed_score():
+    m = Model()
+    q, k, v = heads_of(m)
+    slope = m.input("slope", heads_axis())
+    capped = (scores(q, k) / 5.0).op("tanh") * 5.0
+    biased = capped + (m.index(t) - m.index(s)).op("to_float") * slope
+    check(m.program(y=attention(q, k, v, biased, causal(m))), shapes=((2, 17),))
+
+
+def heads_axis():
+    from graphs import heads
+
+    return heads
+
+
+def test_only_proved_tiles_are_visited():
+    m = Model()
+    q, k, v = heads_of(m)
+    window = causal(m) & (m.index(s) - m.index(t)).op("lt", m.value(3))
+    program = optimise(m.program(y=attention(q, k, v, scores(q, k), window))).program
+    source = TritonBackend().emit(program)["kernels.py"]
+    assert re.search(r"for \w+ in range\(first, stop, BLOCK_N\)", source)
+    m = Model()
+    q, k, v = heads_of(m)
+    present = m.input("present", b, s, dtype="bool").rename((s, t))
+    program = optimise(m.program(y=attention(q, k, v, scores(q, k), present))).program
+    source = TritonBackend().emit(program)["kernels.py"]
+    assert re.search(r"for \w+ in range\(0, n_s, BLOCK_N\)", source)
+
+
+@pytest.mark.parametrize("norm", [rmsnorm, layernorm])
+def test_norm_is_one_kernel(norm):
+    m, x = model_with_x()
+    weights = [m.weight(name, d) for name in ("gain", "bias")][: 1 if norm is rmsnorm else 2]
+    program = m.program(y=norm(x, *weights))
+    check(program)
+    assert kernel_count(optimise(program).program) == 1
+
+
+def kernel_count(program: Program) -> int:
+    return TritonBackend().emit(program)["kernels.py"].count("@triton.jit")
+
+
+def test_pooled_and_normalised():
+    m, x = model_with_x()
+    present = m.input("present", b, s, dtype="bool").op("to_float")
+    mean = (x * present).sum(s) / (present.sum(s) + 1e-3)
+    norm = (mean * mean).sum(d).op("sqrt").op("max", m.value(1e-6))
+    check(m.program(y=mean / norm))
+
+
+def test_embedding_and_tied_head():
+    m = Model()
+    ids, table = m.input("ids", b, s, dtype="int"), m.weight("embed", vocab, d)
+    x = table.op("take", ids, axis=vocab, fill=None)
+    check(m.program(x=x, logits=x.dot(table, d)))
+
+
+def test_gather_that_leaves_the_axis():
+    m, x = model_with_x()
+    before = x.op("take", (m.index(s) - 2).rename((s, t)), axis=s, fill=0.0)
+    check(m.program(y=before))
+
+
+@pytest.mark.parametrize("order", [(g, r, e), (e, g, r)])
+def test_merged_and_split_axes(order):
+    m = Model()
+    x, w = m.input("x", b, s, g, r, e), m.weight("w", d, h)
+    check(m.program(y=x.merge(order, h).dot(w, h), z=x.merge(order, h)))
+
+
+def test_products_of_every_shape():
+    m, x = model_with_x()
+    y, w = x.rename((s, t)), m.weight("w", d)
+    gram, row = x.dot(y, d), x.dot(w, d)
+    outer = row.dot(m.input("z", hidden), ())
+    program = m.program(gram=gram, row=row, outer=outer, all=x.dot(x, (b, s, d)))
+    check(program)
+
+
+def test_long_rows_run_in_a_loop():
+    m = Model()
+    x = m.input("x", b, s, d)
+    check(m.program(y=x.op("softmax", axis=s), z=x.op("amax", axes=(s,))), shapes=((2, 5), (1, 300)))
+
+
+def test_results_along_several_axes():
+    m, x = model_with_x()
+    mean = x.sum(d) / 12.0
+    check(m.program(y=x - mean, mean=mean, flat=(x * 2.0).split(d, (g, r, axis_of(2)))))
+
+
+def axis_of(size: int):
+    from archc.compiler.ir.graph import Axis
+    from archc.dsl.dims import Dim
+
+    return Axis("two", Dim.of(size))
+
+
+def stacked(program: Program, count: int, first: Function) -> Program:
+    """`count` layers of kind `first`, as a repeat with a scalar that differs."""
+    main = Builder("main")
+    kind = TensorType("float", (b, s, d))
+    x = main.add("input", (), {"name": "x", "kind": "float"}, (kind,))
+    attrs = {
+        "path": "layers", "kinds": (first.name,) * count, "indices": tuple(range(count)),
+        "scalars": (tuple(0.5 + i for i in range(count)),),
+    }  # fmt: skip
+    repeat = main.append(Node(1, "repeat", (x,), _attrs(attrs), (kind,)))
+    y = main.add("rename", (repeat,), {"pairs": ()})
+    functions = (main.finish([("y", y)]), first)
+    paths = [p for i in range(count) for p in _moved(program, f"layers[{i}].")]
+    return Program("Stack", functions, program.bindings, tuple(paths))
+
+
+def _attrs(items):
+    from archc.compiler.ir.graph import Attrs
+
+    return Attrs(items)
+
+
+def _moved(program: Program, prefix: str):
+    from dataclasses import replace
+
+    return [replace(p, path=prefix + p.path) for p in program.parameters]
+
+
+def test_layers_share_one_kind():
+    m = Model("block")
+    x, scale = m.input("x", b, s, d), m.input("scale")
+    one = m.program(x=x + x.dot(m.weight("w", hidden, d), d).dot(m.weight("v", hidden, d), hidden) * scale)
+    program = stacked(one, 3, one.main if one.main_name == "block" else one.functions[0])
+    check(program, levels=(0,))
+    source = TritonBackend().emit(program)["model.py"]
+    assert source.count("class Block:") == 1
+    assert source.count("Block(run, weights") == 3
+
+
+def test_trace_has_every_value():
+    m, x = model_with_x()
+    program = optimise(m.program(y=layer(m, x))).program
+    weights, inputs = weights_of(program), inputs_of(program, 2, 5)
+    _, expected = NumpyBackend().load(program, weights, dtype="f64").trace(inputs)
+    outputs, values = TritonBackend().load(program, weights).trace(inputs)
+    sources = {n.id for n in program.main.nodes if n.op in ("weight", "derived", "table")}
+    assert set(values) == {key for key in expected if key[1] not in sources}
+    assert outputs["y"].shape == (2, 5, SIZES["d"])
+    for key, value in values.items():
+        assert value.shape == expected[key].shape
+        assert np.allclose(value, expected[key], atol=1e-4), program.main[key[1]]
+
+
+def test_equal_kernels_are_emitted_once():
+    m, x = model_with_x()
+    y = x.op("sigmoid").op("sigmoid")
+    assert kernel_count(m.program(y=y)) == 1
+
+
+def test_kernels_say_where_they_come_from():
+    m, x = model_with_x()
+    m.region = "block.act"
+    source = TritonBackend().emit(m.program(y=x.op("sigmoid")))["kernels.py"]
+    assert "hand.arch:2" in source
+    assert "block.act" in source
+    assert "def block_act_sigmoid_bsd(" in source
