@@ -100,7 +100,7 @@ class Model:
 
     def input(self, name: str, *axes: Axis, dtype: str = "float", **attrs: object) -> Value:
         types = (TensorType(dtype, axes),)
-        return self.add("input", name=name, kind=dtype, types=types, **attrs)
+        return self.add("input", types=types, **{"name": name, "kind": dtype, **attrs})
 
     def weight(self, path: str, *axes: Axis) -> Value:
         self.parameters[path] = Parameter(path, axes, tuple((a,) for a in axes))

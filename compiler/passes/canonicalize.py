@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from ...dsl.dims import Dim, maximum, minimum
 from ..ir.graph import Axis, Node, TensorType
+from ..ops.numeric import np
 from ..ops.registry import Call, Precision, evaluate
 from ..rewrite import Edit, Outcome, Pass, Rule
 from .properties import constant, is_elementwise

@@ -26,6 +26,7 @@ from .properties import (
     is_elementwise,
     is_static,
     is_statistic,
+    parameter_expression,
     traffic,
     unfused_traffic,
 )
@@ -154,8 +155,9 @@ def _loop_statistic(edit: Edit, product: Node, members: set[int], after: set[int
 
 
 def _loaded(edit: Edit, members: set[int], product: Node, summed: frozenset[Axis]) -> Node:
-    """The value that the loop loads for the product's left operand."""
-    current = edit[product.inputs[0]]
+    """The value that the loop loads for the operand that is no weight."""
+    a, b = edit.operands(product)
+    current = b if parameter_expression(edit, a.id) is not None else a
     while current.id in members or is_free(edit, current):
         current = next(o for o in edit.operands(current) if summed <= set(o.axes))
     return current

@@ -1,0 +1,98 @@
+"""Cost: exact parameter counts, operations in closed form, state per token; fast, without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from archc.compiler.cost import cost
+from archc.dsl.dims import Dim
+from bundled import example
+from graphs import SIZES, Model, b, d, hidden, layer, s, vocab
+
+B, S = Dim.symbol("b"), Dim.symbol("s")
+
+# example, preset -> parameters, without the token embedding (published configurations)
+PUBLISHED = {
+    ("gpt2", "gpt2_small"): (124_439_808, 85_842_432),
+    ("gpt2", "gpt2_medium"): (354_823_168, 303_360_000),
+    ("gpt2", "gpt2_large"): (774_030_080, 709_701_120),
+    ("gpt2", "gpt2_xl"): (1_557_611_200, 1_477_200_000),
+    ("bert", "bert_base"): (109_514_298, 86_073_402),
+    ("bert", "bert_large"): (335_174_458, 303_919_930),
+    ("bert", "bert_large_encoder"): (335_141_888, 303_887_360),
+    ("llama", "llama1_7b"): (6_738_415_616, 6_607_343_616),
+    ("llama", "llama1_13b"): (13_015_864_320, 12_852_024_320),
+    ("llama", "llama1_33b"): (32_528_943_616, 32_315_951_616),
+    ("llama", "llama1_65b"): (65_285_660_672, 65_023_516_672),
+    ("llama", "llama2_70b"): (68_976_648_192, 68_714_504_192),
+    ("llama", "llama3_8b"): (8_030_261_248, 7_504_924_672),
+    ("llama", "llama3_70b"): (70_553_706_496, 69_503_033_344),
+    ("llama", "llama31_405b"): (405_853_388_800, 403_752_042_496),
+    ("llama", "llama32_1b"): (1_235_814_400, 973_146_112),
+    ("llama", "llama32_3b"): (3_212_749_824, 2_818_747_392),
+    ("llama", "smollm2_135m"): (134_515_008, 106_203_456),
+}
+
+
+@pytest.mark.parametrize(("name", "preset"), PUBLISHED)
+def test_published_parameter_counts(name: str, preset: str) -> None:
+    report = cost(example(name, preset))
+    assert (report.parameters, report.non_embedding) == PUBLISHED[name, preset]
+
+
+def test_flops_of_a_layer_in_closed_form() -> None:
+    m = Model()
+    report = cost(m.program(y=layer(m, m.input("x", b, s, d))))
+    n = SIZES
+    h = n["g"] * n["r"] * n["e"]
+    projections = n["d"] * (2 * h + 2 * n["g"] * n["e"] + 3 * n["hidden"])
+    assert report.work.flops == B * S * (2 * projections) + B * S * S * (4 * h)
+
+
+def test_flops_are_those_of_the_kinds_times_their_iterations() -> None:
+    """Two flops for each weight of a matrix and each token; scores and sums besides."""
+    report = cost(example("llama", "llama3_8b"))
+    matrices = report.non_embedding - 65 * 4096
+    assert report.work.flops == B * S * (2 * matrices) + B * S * S * (32 * 4 * 4096)
+
+
+def test_keys_and_values_per_token() -> None:
+    assert cost(example("llama", "llama2_70b")).state_bytes == Dim.of(80 * 2 * 8 * 128 * 2)
+    assert cost(example("bert", "bert_base")).state_bytes == Dim()
+
+
+def test_the_token_embedding_is_the_table_that_ids_look_up() -> None:
+    m = Model()
+    ids = m.input("ids", b, s, dtype="int", kind="ids", below=vocab.size)
+    x = m.weight("table", vocab, d).op("take", ids, axis=vocab, fill=None)
+    report = cost(m.program(y=x.dot(m.weight("head", hidden, d), d)))
+    assert report.embedding == SIZES["vocab"] * SIZES["d"]
+    assert report.non_embedding == SIZES["hidden"] * SIZES["d"]
+
+
+def test_numbers_at_given_sizes() -> None:
+    report = cost(example("gpt2", "gpt2_small"), {"b": 1, "s": 1024})
+    data = json.loads(json.dumps(report.to_json()))
+    formula = data["flops"]
+    assert formula["value"] == 247064064 * 1024 + 36864 * 1024**2
+    assert formula["formula"] == "247064064*b*s + 36864*b*s*s"
+    assert data["peak_activation_bytes"] > 2 * 1024 * 50257
+    assert "124,439,808" in report.to_text()
+
+
+def test_cost_does_not_grow_with_depth() -> None:
+    program = example("llama", "llama31_405b")
+    start = time.perf_counter()
+    cost(program)
+    assert time.perf_counter() - start < 0.2
+
+
+def test_cost_needs_no_torch() -> None:
+    code = (
+        "import sys, archc.compiler.cost, archc.compiler.passes; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
