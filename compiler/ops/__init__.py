@@ -1,12 +1,12 @@
 """The ops: one stanza each. Importing this package fills `OPS`; `infer` is every shape rule."""
 
 from . import elementwise, program, reduce, structure
+from .numeric import Array
 from .program import FUSED
 from .registry import (
     DTYPES,
     FORMATS,
     OPS,
-    Array,
     Call,
     ModelDType,
     Op,

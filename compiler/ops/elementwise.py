@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from ..ir.graph import Attrs, Axis, DType, TensorType
 from .erf import erf
+from .numeric import Array, np
 from .registry import (
     DTYPES,
     FORMATS,
     A,
-    Array,
     B,
     C,
     Call,

@@ -6,12 +6,8 @@ The coefficients are those of FreeBSD's msun `s_erf.c` (Sun Microsystems, 1993);
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-Array = NDArray[Any]
+from .numeric import Array, np
 
 # Coefficients lowest power first: numerator, denominator.
 # |x| < 0.84375: erf(x) = x + x P(x^2) / Q(x^2)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from ...dsl.dims import Dim, product
 from ..ir.graph import Attrs, Axis, TensorType
+from .numeric import Array, np
 from .registry import (
     N2,
     A,
-    Array,
     B,
     C,
     Call,

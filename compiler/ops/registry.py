@@ -7,19 +7,15 @@ here in NumPy, to be plainly right, and once per backend as a lowering that is c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
-
-import ml_dtypes
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, ClassVar, Literal, TypeVar
 
 from ...dsl.diagnostics import InternalError
 from ...dsl.dims import Dim, product
 from ..ir.graph import Attrs, AttrValue, Axis, DType, TensorType
+from .numeric import Array, np
 
-Array = NDArray[Any]
 Types = tuple[TensorType, ...]
 ModelDType = Literal["f64", "f32", "bf16", "f16"]
 TimeClass = Literal[
@@ -29,14 +25,32 @@ TimeClass = Literal[
 # bool < int < float < f32 < f64
 DTYPES: tuple[DType, ...] = ("bool", "int", "float", "f32", "f64")
 
-FORMATS: dict[str, np.dtype[Any]] = {
-    "f64": np.dtype(np.float64),
-    "f32": np.dtype(np.float32),
-    "bf16": np.dtype(ml_dtypes.bfloat16),
-    "f16": np.dtype(np.float16),
-    "f8_e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "f8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
-}
+
+class _Formats(Mapping[str, "np.dtype[Any]"]):
+    """Floating-point formats as NumPy types; ml_dtypes brings those that NumPy lacks."""
+
+    NAMES: ClassVar[dict[str, str]] = {
+        "f64": "float64",
+        "f32": "float32",
+        "bf16": "bfloat16",
+        "f16": "float16",
+        "f8_e4m3": "float8_e4m3fn",
+        "f8_e5m2": "float8_e5m2",
+    }
+
+    def __getitem__(self, name: str) -> np.dtype[Any]:
+        import ml_dtypes  # noqa: F401 (registers its types by name)
+
+        return np.dtype(self.NAMES[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.NAMES)
+
+    def __len__(self) -> int:
+        return len(self.NAMES)
+
+
+FORMATS = _Formats()
 
 
 def promote(*dtypes: DType) -> DType:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from ...dsl.dims import Dim, product
 from ...dsl.errors import IndexOutOfRange
 from ..ir.graph import Attrs, Axis, DType, TensorType
+from .numeric import Array, np
 from .registry import (
     DTYPES,
     N2,
     A,
-    Array,
     B,
     C,
     Call,
