@@ -88,6 +88,7 @@ class Model:
         self.parameters: dict[str, Parameter] = {}
         self.text = Source("hand.arch", "\n" * 400)
         self.region = ""
+        self.last: list[Value] = []
 
     def add(self, op: str, inputs: tuple[int, ...] = (), **attrs: object) -> Value:
         types = attrs.pop("types", None)
