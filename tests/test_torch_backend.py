@@ -295,6 +295,53 @@ def draw_weights(program: Program, seed: int = 1) -> dict[str, np.ndarray]:
     }
 
 
+def nested() -> Program:
+    """Two groups of two layers: a repeat in a repeat, whose mask stays known to be causal."""
+    inner = Builder("inner")
+    x = inner.add("input", (), {"name": "x"}, (floats(b, s, d),), hint="x")
+    mask = inner.add("input", (), {"name": "captured.0"}, (TensorType("bool", (s, t)),))
+    w = inner.add("weight", (), {"path": "w"}, (floats(d, Axis("d2", d.size)),))
+    y = inner.add(
+        "rename", (inner.add("dot", (x, w), {"axes": (d,)}),), {"pairs": ((w_axis(), d),)}
+    )
+    k = inner.add("rename", (y,), {"pairs": ((s, t),)})
+    scores = inner.add("dot", (y, k), {"axes": (d,)})
+    hidden = inner.add("const", (), {"value": float("-inf")})
+    p = inner.add("softmax", (inner.add("where", (mask, scores, hidden)),), {"axis": t})
+    inner_function = inner.finish([("x", inner.add("dot", (p, k), {"axes": (t,)}))])
+    outer = Builder("outer")
+    x = outer.add("input", (), {"name": "x"}, (floats(b, s, d),), hint="x")
+    mask = outer.add("input", (), {"name": "captured.0"}, (TensorType("bool", (s, t)),))
+    attrs = {"path": "mix", "kinds": ("inner",) * 2, "indices": (0, 1), "scalars": ()}
+    loop = outer.add("repeat", (x, mask), attrs, (floats(b, s, d),))
+    outer_function = outer.finish([("x", outer.add("result", (loop,), {"index": 0}))])
+    main = Builder("main")
+    x = main.add("input", (), {"name": "x", "kind": "float"}, (floats(b, s, d),))
+    i, j = (main.add("index", (), {"axis": axis}) for axis in (s, t))
+    attrs = {"path": "groups", "kinds": ("outer",) * 2, "indices": (0, 1), "scalars": ()}
+    mask = main.add("transpose", (main.add("le", (j, i)),), {"order": (s, t)})
+    loop = main.add("repeat", (x, mask), attrs, (floats(b, s, d),))
+    y = main.add("result", (loop,), {"index": 0})
+    paths = [f"groups[{i}].mix[{j}].w" for i in range(2) for j in range(2)]
+    parameters = tuple(Parameter(p, (d, w_axis()), ((d,), (w_axis(),))) for p in paths)
+    functions = (main.finish([("y", y)]), outer_function, inner_function)
+    return Program("Nested", functions, tuple(SIZES.items()), parameters)
+
+
+def w_axis() -> Axis:
+    return Axis("d2", d.size)
+
+
+def test_layers_within_layers():
+    program = nested()
+    run = agree(program, draw_weights(program), draw(program, {"b": 2, "s": 4}))
+    text = emit_model(program).text
+    assert 'f"{prefix}mix[{i}]."' in text
+    assert "x @ self.w" in text  # stored inputs first
+    _, values = run.trace(draw(program, {"b": 2, "s": 4}))
+    assert ("groups[1].mix[0]", 2) in values
+
+
 @pytest.fixture(scope="module")
 def model():
     program = layered()

@@ -77,6 +77,7 @@ class File:
     program: Program
     train: bool
     taps: bool
+    parameters: dict[str, Parameter] = field(default_factory=dict)
     constants: dict[str, str] = field(default_factory=dict)
     helpers: set[str] = field(default_factory=set)
     tables: dict[str, tuple[str, list[str]]] = field(default_factory=dict)  # body: name, lines
@@ -87,6 +88,7 @@ class File:
     taken: set[str] = field(default_factory=lambda: {"Model", "check", "weights", *HELPERS})
 
     def __post_init__(self) -> None:
+        self.parameters.update((p.path, p) for p in self.program.parameters)
         for symbol, _ in self.program.bindings:
             self.constants[symbol] = self._global(symbol.upper(), "N")
         for function in self._functions():
@@ -119,12 +121,9 @@ class File:
 
     def grouping(self, path: str, relative: str, node: Node) -> Layout:
         """The stored dimensions of a weight, in the axes its node has for them."""
-        parameter = self._parameters()[join(path, relative)]
+        parameter = self.parameters[join(path, relative)]
         axes = iter(node.axes)
         return tuple(tuple(next(axes) for _ in group) for group in parameter.grouping)
-
-    def _parameters(self) -> dict[str, Parameter]:
-        return {p.path: p for p in self.program.parameters}
 
     def used_as(self, function: Function, node: Node) -> Layout:
         """A derived weight's stored dimensions: the matrix that the first dot with it wants."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ...compiler.ir.graph import DType, Function, Node, Program
 from .layout import Group, Value, single
-from .scope import Scope, extents
+from .scope import OP_WORDS, Scope, extents
 from .source import Method, Statement, expression, format_node, identifier, number, statement
 
 if TYPE_CHECKING:
@@ -190,7 +190,8 @@ class Module:
         self.members.append(self.file.module_list(attribute, node))
         self.file.called(node, operands, [name_of(self.function[i]) for i in node.inputs])
         reserved = self.scope.method.reserved
-        variables = [identifier(path.removesuffix("s"), {attribute, *reserved}, "layer")]
+        singular = path.removesuffix("s") if path.endswith("s") else "layer"
+        variables = [identifier(singular, {attribute, *reserved}, "layer")]
         iterables = [self_attribute(attribute)]
         kind = self.program.function(str(kinds[0]))
         sources = [kind[i] for i in kind.inputs[len(kind.inputs) - len(scalars) :]]
@@ -301,7 +302,7 @@ def _tuple(node: Node, name: str) -> tuple[object, ...]:
 def name_of(node: Node) -> str:
     """What the text calls a value; an input of the model has its own name."""
     given = node.attrs.get("name") if node.op == "input" and "kind" in node.attrs else None
-    return str(given or node.hint)
+    return str(given or node.hint or OP_WORDS.get(node.op, ""))
 
 
 def parameters(
@@ -314,7 +315,8 @@ def parameters(
         assert isinstance(node, Node)
         hole = method.placeholder()
         wanted = name_of(node) or str(outer)
-        names[hole] = identifier(wanted, {"self", *names.values()}, "scalar")
+        fallback = "value" if node.axes else "scalar"
+        names[hole] = identifier(wanted, {"self", *names.values()}, fallback)
         layout = single(node.axes)
         values.append(Value(ast.Name(hole), node.type.dtype, layout, finite=False))
     return names, tuple(values)

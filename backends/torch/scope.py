@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Result = Value | tuple[Value, ...]
 # Names of values that the text does not name; else the op's.
-WORDS = {
+OP_WORDS = {
     "add": "total",
     "const": "constant",
     "div": "quotient",
@@ -164,7 +164,9 @@ class Scope:
     ) -> ast.Name:
         """A statement for the value of a node, or with a hint of its own for a part of it."""
         wanted = self.hint(node) if hint is None else hint
-        return self.method.assign(expr, wanted, WORDS.get(node.op, node.op), note, **comments(node))
+        return self.method.assign(
+            expr, wanted, OP_WORDS.get(node.op, node.op), note, **comments(node)
+        )
 
     def hint(self, node: Node) -> str:
         return self.labels.get(node.id) or hint_of(node)
