@@ -219,7 +219,7 @@ def test_random_weights_depend_on_path_and_seed_alone(gpt2):
         assert first[path].dtype == np.float32
         assert np.array_equal(first[path], reversed_order[path])
         assert not np.array_equal(first[path], other[path])
-    path = "layers[{}].ffn.up.w"
+    path = "layers[{}].ffn.in.w"
     assert not np.array_equal(first[path.format(0)], first[path.format(1)])
 
 
@@ -227,7 +227,7 @@ def test_random_weights_are_loud(gpt2):
     weights = random_weights(gpt2, 1)
     gains = np.concatenate([weights[p] for p in weights if p.endswith("gain")])
     biases = np.concatenate([weights[p].ravel() for p in weights if p.endswith(".b")])
-    matrix = weights["layers[0].ffn.down.w"]  # 256 inputs
+    matrix = weights["layers[0].ffn.out.w"]  # 256 inputs
     assert (gains.mean(), gains.std()) == pytest.approx((1, 0.25), abs=0.03)
     assert (biases.mean(), biases.std()) == pytest.approx((0, 0.15), abs=0.02)
     assert matrix.std() == pytest.approx(1 / 16, rel=0.02)
