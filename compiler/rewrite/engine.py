@@ -82,6 +82,15 @@ class Pass:
     name: str
     equation: str
     rules: tuple[Rule, ...]
+    _by_op: dict[str, tuple[Rule, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def starting_at(self, op: str) -> tuple[Rule, ...]:
+        """The rules to try at a node of this op, in order."""
+        if op not in self._by_op:
+            self._by_op[op] = tuple(r for r in self.rules if not r.roots or op in r.roots)
+        return self._by_op[op]
 
 
 @dataclass(slots=True)
@@ -172,7 +181,9 @@ class Worker:
     def _sweep(self, declined: list[Site]) -> bool:
         fired = False
         for node_id in self.edit.order():
-            for rule in self.made.rules:
+            if node_id not in self.edit:
+                continue
+            for rule in self.made.starting_at(self.edit[node_id].op):
                 if self.session.exhausted:
                     return False
                 if node_id not in self.edit:
@@ -181,8 +192,6 @@ class Worker:
         return fired
 
     def _try(self, rule: Rule, node: Node, declined: list[Site]) -> bool:
-        if rule.roots and node.op not in rule.roots:
-            return False
         self.edit.begin(node)
         outcome = rule.apply(self.edit, node)
         if outcome is None or isinstance(outcome, Declined):
