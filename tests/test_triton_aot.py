@@ -1,4 +1,5 @@
-"""Kernels compiled for GPUs that are not there: resources within the device, tensor cores in use."""
+"""Kernels compiled for GPUs that are not there: resources within the device, tensor cores in
+use."""
 
 from __future__ import annotations
 
@@ -13,7 +14,6 @@ from archc.compiler.ir.graph import Axis, Program
 from archc.compiler.passes import optimise
 from archc.dsl.dims import Dim
 from archc.dsl.errors import NoLowering
-
 from graphs import Model
 
 pytest.importorskip("triton")
@@ -85,7 +85,8 @@ def test_gates(changes, reason):
 
 def test_a_kernel_that_does_not_compile_is_reported(tmp_path):
     Path(tmp_path, "kernels.py").write_text(
-        "import triton\nimport triton.language as tl\n@triton.jit\ndef k(x_ptr):\n    tl.nonsense(x_ptr)\n"
+        "import triton\nimport triton.language as tl\n\n"
+        "@triton.jit\ndef k(x_ptr):\n    tl.nonsense(x_ptr)\n"
     )
     job = aot.Job(str(tmp_path), "k", "sm_90", (("x_ptr", "*fp32"),), (), (), False)
     result = aot.compile_job(job)

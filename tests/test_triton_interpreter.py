@@ -16,7 +16,7 @@ from archc.dsl.diagnostics import InternalError
 
 pytest.importorskip("triton")
 
-PROBE = '''
+PROBE = """
 import json, sys
 import numpy as np, torch
 from archc.backends.triton.repairs import apply
@@ -44,7 +44,7 @@ print(json.dumps({
     "top": torch.equal(top, wide.amax(1, keepdim=True).expand(16, 16)),
     "round": torch.equal(rounded, (wide * 1.001).bfloat16()),
 }))
-'''
+"""
 
 
 def test_bfloat16_is_exact_in_the_repaired_interpreter(tmp_path):

@@ -1,4 +1,5 @@
-"""Generated kernels against the NumPy backend in float64: every template, ragged sizes, half floats."""
+"""Generated kernels against the NumPy backend in float64: every template, ragged sizes, half
+floats."""
 
 from __future__ import annotations
 
@@ -10,7 +11,6 @@ from archc.backends.numpy import NumpyBackend
 from archc.backends.triton import TritonBackend
 from archc.compiler.ir.graph import Builder, Function, Node, Program, TensorType
 from archc.compiler.passes import optimise
-
 from graphs import (
     SIZES,
     Model,
@@ -203,7 +203,9 @@ def test_products_of_every_shape():
 def test_long_rows_run_in_a_loop():
     m = Model()
     x = m.input("x", b, s, d)
-    check(m.program(y=x.op("softmax", axis=s), z=x.op("amax", axes=(s,))), shapes=((2, 5), (1, 300)))
+    check(
+        m.program(y=x.op("softmax", axis=s), z=x.op("amax", axes=(s,))), shapes=((2, 5), (1, 300))
+    )
 
 
 def test_results_along_several_axes():
@@ -250,7 +252,9 @@ def _moved(program: Program, prefix: str):
 def test_layers_share_one_kind():
     m = Model("block")
     x, scale = m.input("x", b, s, d), m.input("scale")
-    one = m.program(x=x + x.dot(m.weight("w", hidden, d), d).dot(m.weight("v", hidden, d), hidden) * scale)
+    one = m.program(
+        x=x + x.dot(m.weight("w", hidden, d), d).dot(m.weight("v", hidden, d), hidden) * scale
+    )
     program = stacked(one, 3, one.main if one.main_name == "block" else one.functions[0])
     check(program, levels=(0,))
     source = TritonBackend().emit(program)["model.py"]

@@ -1,4 +1,5 @@
-"""Every op that the Triton backend lowers, on the samples of its stanza, against NumPy in float64."""
+"""Every op that the Triton backend lowers, on the samples of its stanza, against NumPy in
+float64."""
 
 from __future__ import annotations
 
@@ -65,9 +66,7 @@ def drawn(random: np.random.Generator, sample: Sample, kind: object) -> np.ndarr
 def results(program, request):
     graph, inputs = program
     dtype = request.param
-    inputs = {
-        k: v.astype("float32") if v.dtype.kind == "f" else v for k, v in inputs.items()
-    }
+    inputs = {k: v.astype("float32") if v.dtype.kind == "f" else v for k, v in inputs.items()}
     rounded = NumpyBackend().load(graph, {}, dtype=dtype)
     return (
         dtype,

@@ -1,7 +1,8 @@
-"""The Triton backend: kernels generated from regions of the graph, and a host module around them.
+"""The Triton backend: kernels generated from regions of the graph, and a host module around
+them.
 
-With a GPU the model runs there. Without one it runs in Triton's interpreter, in a worker process, and
-says so; `aot.py` compiles the same kernels for named targets on any machine.
+With a GPU the model runs there. Without one it runs in Triton's interpreter, in a worker process,
+and says so; `aot.py` compiles the same kernels for named targets on any machine.
 """
 
 from __future__ import annotations

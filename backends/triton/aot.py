@@ -1,8 +1,8 @@
 """Ahead-of-time compilation of generated kernels for named targets, on a machine with no GPU.
 
-Each kernel is compiled to machine code and its resources are read off. Compiling alone proves little:
-too much shared memory is found only at launch, so `Compiled.failures` holds the figures against the
-device. Run-time sizes are taken to be multiples of 16, as those of long sequences are.
+Each kernel is compiled to machine code and its resources are read off. Compiling alone proves
+little: too much shared memory is found only at launch, so `Compiled.failures` holds the figures
+against the device. Run-time sizes are taken to be multiples of 16, as those of long sequences are.
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ TARGETS: dict[str, Target] = {
     )
 }
 ARTEFACTS = ("ttir", "ptx", "cubin", "amdgcn", "hsaco")
-POINTERS: dict[str, tuple[str, int]] = {"f32": ("*fp32", 4), "bf16": ("*bf16", 2), "f16": ("*fp16", 2)}
+POINTERS: dict[str, tuple[str, int]] = {
+    "f32": ("*fp32", 4),
+    "bf16": ("*bf16", 2),
+    "f16": ("*fp16", 2),
+}
 KINDS = {"f32": "*fp32", "int": "*i64", "bool": "*i1"}
 
 
@@ -190,7 +194,7 @@ def _compile(job: Job) -> Usage:
 
 
 def _facts(kind: str, target: Target) -> list[list[Any]]:
-    """What a launch finds out about an argument; AMD's compiler also asks for arrays below 2 GiB."""
+    """What a launch finds out about an argument; on AMD also that an array is below 2 GiB."""
     small = kind.startswith("*") and target.backend == "hip"
     return [["tt.divisibility", 16], *([["tt.pointer_range", 32]] if small else [])]
 

@@ -1,9 +1,9 @@
 """`Evaluator.value(node, coordinates)`: Triton text that computes any node at given coordinates.
 
-Coordinates map the node's axes to index polynomials (`indexing.py`). Pointwise ops use their templates;
-structural ops only change the coordinates; leaves become masked loads; reductions are evaluated where
-they are first needed, in a tile or a loop (`reduce.py`). Every (node, coordinates) is computed once.
-Floats compute in float32; `stored` marks a value still in the format of memory.
+Coordinates map the node's axes to index polynomials (`indexing.py`). Pointwise ops use their
+templates; structural ops only change the coordinates; leaves become masked loads; reductions are
+evaluated where they are first needed, in a tile or a loop (`reduce.py`). Every (node, coordinates)
+is computed once. Floats compute in float32; `stored` marks a value still in the format of memory.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ...compiler.ir.graph import Axis, DType, Node
 from ...compiler.ops import OPS, Call, Precision, evaluate
@@ -116,7 +118,8 @@ class Evaluator:
         return found
 
     def _rule(self, node: Node) -> Callable[[Node, Mapping[Axis, Dim]], Value]:
-        if any(t.dtype == "f64" for t in (node.type, *(o.type for o in self.region.operands(node)))):
+        types = (node.type, *(o.type for o in self.region.operands(node)))
+        if any(t.dtype == "f64" for t in types):
             raise refuse(node, f"{node.op} in f64")
         if node.op in VIEWS:
             return self._view
@@ -207,8 +210,6 @@ class Evaluator:
     def _folded(self, node: Node, args: Sequence[Value]) -> Value:
         types = tuple(o.type for o in self.region.operands(node))
         call = Call(node.attrs, types, node.types, {}, Precision("f64"))
-        import numpy as np
-
         (result,) = evaluate(node.op, call, [np.asarray(a.number) for a in args])
         return literal(result.item(), node.type.dtype)
 
@@ -339,7 +340,7 @@ class Evaluator:
         return self.masked(found, [holds], literal(fill))
 
     def as_index(self, node_id: int, at: Coordinates) -> Dim:
-        """An integer value as an index polynomial; opaque where it is read or computed from data."""
+        """An integer value as an index polynomial; opaque where it depends on data."""
         node = self.region.nodes[node_id]
         if node.op in VIEWS:
             return self.as_index(node.inputs[0], view(self.indices, self.region, node, at))
@@ -371,11 +372,11 @@ RULES: dict[str, Rule] = {
     "size": Evaluator._size,
     "concat": Evaluator._concat,
     "take": Evaluator._take,
-    "sum": lambda e, node, at: e.reducer.sum(node, at),
+    "sum": lambda e, node, at: e.reducer.reduced(node, at),
     "amax": lambda e, node, at: e.reducer.amax(node, at),
     "cumsum": lambda e, node, at: e.reducer.cumsum(node, at),
     "softmax": lambda e, node, at: e.reducer.softmax(node, at),
-    "dot": lambda e, node, at: e.reducer.dot(node, at),
+    "dot": lambda e, node, at: e.reducer.reduced(node, at),
 }
 
 

@@ -1,7 +1,8 @@
 """`model.py`, the host side: one class per function, allocating results and launching kernels.
 
-The generated module imports torch, triton and the generated kernels only. `Plan` is what it was made
-from: the kernels, each once however often it is launched, and the constants that the model reads.
+The generated module imports torch, triton and the generated kernels only. `Plan` is what it was
+made from: the kernels, each once however often it is launched, and the constants that the model
+reads.
 """
 
 from __future__ import annotations
@@ -127,7 +128,9 @@ class _Class:
         ]
 
     def _doc(self) -> str:
-        inputs = ", ".join(f"{i.type}" for i in map(self.function.__getitem__, self.function.inputs))
+        inputs = ", ".join(
+            f"{i.type}" for i in map(self.function.__getitem__, self.function.inputs)
+        )
         outputs = ", ".join(str(self.function[i].type) for i in self.function.output_ids)
         return f"`{self.function.name}`: {inputs} -> {outputs}."
 
@@ -199,9 +202,7 @@ class _Class:
         ]
         arguments += [size_name(symbol) for symbol, _ in kernel.sizes]
         extents = ", ".join(self.plan.size(e) for e in kernel.extents)
-        self.lines.append(
-            f"run.launch(kernels.{kernel.name}, ({extents}), {', '.join(arguments)})"
-        )
+        self.lines.append(f"run.launch(kernels.{kernel.name}, ({extents}), {', '.join(arguments)})")
 
     def _repeat(self, node: Node) -> None:
         """A loop over the layers, each an object of its kind with its own weights and scalars."""

@@ -1,10 +1,11 @@
-"""Index arithmetic of a kernel: coordinates are `Dim` polynomials over the kernel's integer variables.
+"""Index arithmetic of a kernel: coordinates are `Dim` polynomials over its integer variables.
 
-A `Var` is an integer in the kernel's text: a tile's index vector, a program id, an index loaded from
-memory. Because a remainder is kept as `x - n * (x // n)`, splitting an axis and merging it again cancels
-by itself, and the address of a row-major array over flattened axes comes out as `row * n + column`: the
-form in which the compiler sees contiguous lanes and vectorises. Names of variables start with `%` so that
-they never meet the name of a size.
+A `Var` is an integer in the kernel's text: a tile's index vector, a program id, an index loaded
+from memory. Quotients and remainders that ranges do not decide are vars too, defined as `x // n`
+and `x - n * (x // n)`. Written out, a split axis that is merged again cancels by itself, and the
+address of a row-major array over flattened axes comes out as `row * n + column`: the form in which
+the compiler sees contiguous lanes. Symbols of vars start with `%`, so they never meet those of
+sizes.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Indices:
         return Dim.symbol(var.symbol)
 
     def flatten(self, axes: Sequence[tuple[str, Dim]], base: Var) -> list[Dim]:
-        """Coordinates of row-major `(name, size)` axes whose flat index is `base`, already added."""
+        """Coordinates of row-major `(name, size)` axes whose flat index is `base`."""
         key = base.symbol, tuple(size for _, size in axes)
         if key not in self.flattened:
             self.flattened[key] = self._flatten(axes, base)
@@ -147,9 +148,7 @@ class Indices:
     def expand(self, a: Dim) -> Dim:
         """`a` over printed variables only."""
         while True:
-            known = {
-                v.symbol: v.definition for v in self.variables(a) if v.definition is not None
-            }
+            known = {v.symbol: v.definition for v in self.variables(a) if v.definition is not None}
             if not known:
                 return a
             a = a.substitute(known)
@@ -227,7 +226,7 @@ def _without(monomial: Monomial, atom: Atom) -> Monomial:
 
 
 def _floordiv(a: Dim, n: Dim) -> Dim:
-    """`a // n` for `a >= 0`, with `(a // m) // n` written as one division where both are numbers."""
+    """`a // n` for `a >= 0`; `(a // m) // n` is one division where both are numbers."""
     if len(a.terms) == 1 and a.terms[0][1] == 1 and len(a.terms[0][0]) == 1 and n.constant:
         atom = a.terms[0][0][0]
         if atom.name == "floordiv" and atom.args[1].constant:
@@ -266,9 +265,7 @@ def _remainders(a: Dim) -> tuple[Dim, list[tuple[Dim, Dim, Dim]]]:
 def _contains(a: Dim, part: Dim) -> bool:
     """Whether every term of `part` occurs in `a` with at least that coefficient and sign."""
     have = dict(a.terms)
-    return all(
-        have.get(m, 0) * c > 0 and abs(have.get(m, 0)) >= abs(c) for m, c in part.terms
-    )
+    return all(have.get(m, 0) * c > 0 and abs(have.get(m, 0)) >= abs(c) for m, c in part.terms)
 
 
 def _stride(term: tuple[Monomial, int]) -> tuple[bool, int, int, Monomial]:

@@ -1,22 +1,21 @@
 """From a region to the source of one `@triton.jit` function.
 
-The iteration space (`space.py`) gives a tile of rows and columns per program; the evaluator computes
-each result there and the kernel stores it. A kernel knows run-time sizes as arguments, the model's own
-sizes as numbers, and its block lengths as compile-time arguments.
+The iteration space (`space.py`) gives a tile of rows and columns per program; the evaluator
+computes each result there and the kernel stores it. A kernel knows run-time sizes as arguments, the
+model's own sizes as numbers, and its block lengths as compile-time arguments.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...compiler.ir.graph import DType
 from ...dsl.dims import Dim, product
 from .evaluate import Evaluator
 from .indexing import COLS, ROWS, Indices, Var, join
-from .mapping import reached, reduced_axes
-from .reduce import Group, Limits, Reducer
+from .mapping import Operand
+from .reduce import Limits, Reducer, shared_loops
 from .regions import Region
 from .scopes import ROOT, Scope
 from .space import Space, Step, plan_space
@@ -41,7 +40,7 @@ class Pointer:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """`parameters` and `body` are the source without its name; `extents` are rows, columns, batch."""
+    """`body` is the source below the signature; `extents` are rows, columns and batch."""
 
     name: str
     pointers: tuple[Pointer, ...]
@@ -116,7 +115,9 @@ class _Builder:
         coordinates = [
             {axis: c.substitute(places) for axis, c in at.items()} for at in self.space.outputs
         ]
-        self._share_loops(dict(zip(self.region.outputs, coordinates, strict=True)))
+        if self.space.product is not None:
+            roots = list(zip(self.region.outputs, coordinates, strict=True))
+            self.evaluator.reducer.together = shared_loops(self.indices, self.region, roots)
         results = self._stores(coordinates)
         if self.header:
             self.columns.close(self.header)
@@ -172,36 +173,9 @@ class _Builder:
         var = reducer.index_var("cols", COLS, extent, "BLOCK_N", self.columns, start)
         return self._bind(self.space.cols, var)
 
-    def _share_loops(self, outputs: Mapping[int, Mapping[object, Dim]]) -> None:
-        """Lets products, and sums beside them, over equal lengths share one loop."""
-        if self.space.product is None:
-            return
-        found = reached(self.indices, self.region, list(outputs.items()))  # type: ignore[arg-type]
-        groups: dict[object, list[tuple[object, object]]] = {}
-        for node, at in found:
-            if node.op in ("dot", "sum") and not self._depends_on_reduction(node.inputs):
-                groups.setdefault(self._loop_key(node), []).append((node, at))
-        shared: list[Group] = [g for g in groups.values() if len(g) > 1]  # type: ignore[misc]
-        self.evaluator.reducer.together = shared
-
-    def _loop_key(self, node: object) -> object:
-        attend = self.region.attend
-        if attend is not None:
-            return attend.softmaxes.get(node.id, ("alone", node.id))  # type: ignore[attr-defined]
-        return product([self.region.size(a) for a in reduced_axes(node)])  # type: ignore[arg-type]
-
-    def _depends_on_reduction(self, sources: tuple[int, ...]) -> bool:
-        if self.region.attend is not None:
-            return False
-        nodes = [self.region.nodes[i] for i in sources]
-        return any(
-            n.op in ("sum", "amax", "dot", "softmax") or self._depends_on_reduction(n.inputs)
-            for n in nodes
-        )
-
     # ----------------------------------------------------------------------------------- results
 
-    def _stores(self, coordinates: list[Mapping[object, Dim]]) -> list[Pointer]:
+    def _stores(self, coordinates: list[Operand]) -> list[Pointer]:
         """Row results first: they stand before a loop over columns."""
         results: list[Pointer] = []
         order = sorted(range(len(coordinates)), key=lambda i: len(coordinates[i]))
@@ -209,9 +183,9 @@ class _Builder:
             results.append(self._store(position, coordinates[position]))
         return sorted(results, key=lambda p: p.value)
 
-    def _store(self, position: int, at: Mapping[object, Dim]) -> Pointer:
+    def _store(self, position: int, at: Operand) -> Pointer:
         node = self.region.nodes[self.region.outputs[position]]
-        value = self.evaluator.value(node.id, at)  # type: ignore[arg-type]
+        value = self.evaluator.value(node.id, at)
         pointer = self.evaluator.fresh("out_ptr")
         address = join([at[a] for a in node.axes], [self.region.size(a) for a in node.axes])
         address = self.indices.expand(address)

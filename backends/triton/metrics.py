@@ -1,4 +1,5 @@
-"""What a compiled kernel uses, read off the compiler's output with the tools inside Triton's wheel."""
+"""What a compiled kernel uses, read off the compiler's output with the tools inside Triton's
+wheel."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     m' = max(m, max_j s),  p = exp(s - m'),  a = exp(m - m'),  l' = a l + sum_j p,  o' = a o + p v
 
-and o / l at the end. The scores s are any expression, evaluated per tile; tiles that the mask provably
-excludes are not visited, and a row that sees no key gives zeros.
+and o / l at the end. The scores s are any expression, evaluated per tile; tiles that the mask
+provably excludes are not visited, and a row that sees no key gives zeros.
 """
 
 from __future__ import annotations
@@ -86,9 +86,7 @@ def _weights(
     return decay
 
 
-def _normalised(
-    reducer: Reducer, part: Accumulator | Product, parent: Scope, total: str
-) -> Value:
+def _normalised(reducer: Reducer, part: Accumulator | Product, parent: Scope, total: str) -> Value:
     value = part.finish(parent)
     text = f"{value.text} / {total}"
     return reducer.evaluator.assign(text, "float", value.tiles, parent, "out")

@@ -1,9 +1,10 @@
 """Reductions inside a kernel: in one tile where the reduced axes fit, else in a loop over tiles.
 
-A reduction at given coordinates needs a tile dimension that those coordinates leave free: the reduced
-index runs along it. Without one the loop takes single steps. A product whose operands lie along rows and
-along columns is a `tl.dot` with a float32 accumulator; any other product is a sum. Reductions that
-`together` lists share one loop: two accumulators of a gated product, or a row statistic beside a product.
+A reduction at given coordinates needs a tile dimension that those coordinates leave free: the
+reduced index runs along it. Without one the loop takes single steps. A product whose operands lie
+along rows and along columns is a `tl.dot` with a float32 accumulator; any other product is a sum.
+Reductions listed in `together` share a loop: two accumulators of a gated product, or a row
+statistic beside one.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from dataclasses import dataclass, field, replace
 from ...compiler.ir.graph import Axis, DType, Node
 from ...dsl.dims import Dim, product
 from .evaluate import Evaluator, Value, literal
-from .indexing import COLS, ROWS, Coordinates, Tiles, Var, identifier
-from .mapping import reduced_axes, restrict
+from .indexing import COLS, ROWS, Coordinates, Indices, Tiles, Var, identifier
+from .mapping import REDUCTIONS, Operand, reached, reduced_axes, restrict
+from .regions import Region
 from .scopes import Scope, deepest
 
 Group = Sequence[tuple[Node, Coordinates]]  # reductions that share a loop, with coordinates
-Operand = Callable[[Mapping[Axis, Dim]], Value]  # reduced coordinates -> what is reduced
+Reduced = Callable[[Mapping[Axis, Dim]], Value]  # reduced coordinates -> what is reduced
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Accumulator:
     reducer: Reducer
     fold: Fold
     dtype: DType
-    operand: Operand
+    operand: Reduced
     slot: int | None
     kept: Tiles
     base: str
@@ -166,14 +168,8 @@ class Reducer:
 
     # -------------------------------------------------------------------------------- reductions
 
-    def sum(self, node: Node, at: Coordinates) -> Value:
-        return self._reduced(node, at)
-
-    def dot(self, node: Node, at: Coordinates) -> Value:
-        return self._reduced(node, at)
-
     def amax(self, node: Node, at: Coordinates) -> Value:
-        evaluator, (x,) = self.evaluator, self.evaluator.region.operands(node)
+        (x,) = self.evaluator.region.operands(node)
         kind: DType = "int" if x.type.dtype == "bool" else x.type.dtype
         found = self._run(node, at, self._folding(MAX, kind, node, at, x))
         if x.type.dtype != "bool":
@@ -239,7 +235,7 @@ class Reducer:
     def base(self, node: Node) -> str:
         return identifier(node.hint or node.op)
 
-    def _reduced(self, node: Node, at: Coordinates) -> Value:
+    def reduced(self, node: Node, at: Coordinates) -> Value:
         """A sum or product, together with those that share its loop."""
         group = next((g for g in self.together if any(_same(m, (node, at)) for m in g)), None)
         attend = self.evaluator.region.attend
@@ -251,7 +247,7 @@ class Reducer:
         return self._keep(node, at, group, self._loop(node, group, parts))
 
     def _weighed(self, node: Node, at: Coordinates, group: Group) -> Value:
-        """A sum of values weighed by a softmax over the summed axis: the softmax is never stored."""
+        """A sum of values weighed by a softmax over the summed axis, which is never stored."""
         from .online import online_loop
 
         return self._keep(node, at, group, online_loop(self, group))
@@ -320,7 +316,7 @@ class Reducer:
 
     def _run(self, node: Node, at: Coordinates, part: Accumulator | Product) -> Value:
         extent = self.extent(node)
-        slots = {COLS, ROWS} if isinstance(part, Product) else {part.slot}
+        slots: set[int | None] = {COLS, ROWS} if isinstance(part, Product) else {part.slot}
         fits = extent.constant is not None and extent.constant <= self.limits.whole
         if fits and None not in slots:
             return part.whole(self.whole_span(node, slots))
@@ -386,8 +382,10 @@ class Reducer:
         loop = Scope(parent)
         scalar = any(isinstance(p, Accumulator) and p.slot is None for p in parts)
         start = evaluator.fresh("k" if scalar else "k0")
-        spans = [self.loop_span(member, loop, start, scalar, part)
-                 for (member, _), part in zip(group, parts, strict=True)]
+        spans = [
+            self.loop_span(member, loop, start, scalar, part)
+            for (member, _), part in zip(group, parts, strict=True)
+        ]
         for part, span in zip(parts, spans, strict=True):
             part.start(parent, span)
         for part, span in zip(parts, spans, strict=True):
@@ -470,3 +468,31 @@ def _always_full(extent: Dim, block: str) -> bool:
     if extent.constant is None:
         return False
     return extent.constant % (int(block) if block.isdigit() else WIDEST_BLOCK) == 0
+
+
+def shared_loops(indices: Indices, region: Region, roots: list[tuple[int, Operand]]) -> list[Group]:
+    """Products, and sums beside them, that run over the same axes and wait for no reduction.
+
+    In an attention those that one softmax weighs.
+    """
+    groups: dict[object, list[tuple[Node, Operand]]] = {}
+    for node, at in reached(indices, region, roots):
+        if node.op in ("dot", "sum"):
+            key = _loop_key(region, node)
+            if key is not None:
+                groups.setdefault(key, []).append((node, at))
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _loop_key(region: Region, node: Node) -> object:
+    """Equal for reductions that may share a loop; None for one that has a loop of its own."""
+    if region.attend is not None:
+        return region.attend.softmaxes.get(node.id)
+    if any(_waits(region, i) for i in node.inputs):
+        return None
+    return product([region.size(a) for a in reduced_axes(node)])
+
+
+def _waits(region: Region, node_id: int) -> bool:
+    node = region.nodes[node_id]
+    return node.op in REDUCTIONS or any(_waits(region, i) for i in node.inputs)

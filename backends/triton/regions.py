@@ -1,7 +1,7 @@
 """Kernels to be: a region is the flattened graph of one kernel, with memory at its leaves.
 
-A fused node is replaced by its body. Views of its operands, constants and indices of the surrounding
-function are taken in as well, for they cost nothing but address arithmetic; any other operand is a
+A fused node is replaced by its body. Views of its operands, constants and indices of the function
+around it are taken in as well, for they cost nothing but address arithmetic; any other operand is a
 `leaf`. A primitive node is a region of its own.
 """
 

@@ -1,8 +1,9 @@
-"""Repairs of Triton's interpreter, which is silently wrong for bfloat16 and rounds float8 half up.
+"""Repairs of Triton's interpreter, which is silently wrong for bfloat16 and rounds float8 half
+up.
 
-It keeps these formats as raw bits: conversion from float32 truncates, `tl.dot` and arithmetic use the
-bits of bf16 as integers. Here bf16 operands are widened to float32, the original runs, and results are
-rounded to nearest even. `apply()` once per process; only where TRITON_INTERPRET is set.
+It keeps these formats as raw bits: conversion from float32 truncates, `tl.dot` and arithmetic use
+the bits of bf16 as integers. Here bf16 operands are widened to float32, the original runs, and
+results are rounded to nearest even. `apply()` once per process; only where TRITON_INTERPRET is set.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The text of a kernel as a tree of scopes: its body and the loops in it.
 
-A statement is put into the outermost scope in which what it reads is defined, so whatever does not
-depend on a loop is hoisted by construction. A loop's lines reach its parent when the loop is closed:
-statements hoisted meanwhile stand before it.
+A statement goes into the outermost scope in which what it reads is defined, so whatever does not
+depend on a loop is hoisted by construction. A loop's lines reach its parent when the loop is
+closed: statements hoisted meanwhile stand before it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a generated model runs: in this process on a GPU, or in the interpreter of a worker process."""
+"""Where a generated model runs: here on a GPU, or in the interpreter of a worker process."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
 """Which axes of a region's results run along rows, along columns and along the grid.
 
 The iteration space is found by walking from the result down to its reductions with one symbol per
-axis. A product decides by itself: symbols that reach only its row operand are rows, those that reach
-only its column operand are columns, the others a batch. A row reduction leaves as columns what its
-rows lack. Merged axes of a result are taken apart where a product needs their parts.
+axis. A product decides by itself: symbols that reach only its row operand are rows, those that
+reach only its column operand are columns, the others a batch. A row reduction leaves as columns
+what its rows lack. Merged axes of a result are taken apart where a product needs their parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...compiler.ir.graph import Node
@@ -109,7 +109,7 @@ class _Walk:
                 for at in self.outputs
             ]
 
-    def _merged(self) -> Iterable[tuple[Step, Node]]:
+    def _merged(self) -> Iterator[tuple[Step, Node]]:
         symbols = {Dim.symbol(s.symbol): s for s in self.steps}
         for node, at in self.reached():
             if node.op == "merge":
@@ -195,7 +195,7 @@ def _width(steps: Sequence[Step]) -> int:
 
 
 def _outer(region: Region, walk: _Walk, node: Node) -> set[str]:
-    """The last axis, where a reduction runs over another one and keeps it: lanes stay contiguous."""
+    """The last axis, where a reduction runs over another one: lanes stay contiguous."""
     last = region.operands(node)[0].axes[-1:]
     reduced = {node.attrs["axis"]} if node.op == "softmax" else set(node.attrs.axes("axes"))
     if not walk.steps or not last or last[0] in reduced:
@@ -209,11 +209,17 @@ def only(region: Region, outputs: Sequence[int]) -> Region:
 
 
 def alike(region: Region) -> list[list[int]]:
-    """Outputs by kernel: those whose axes another output has are stored beside it."""
-    order = sorted(region.outputs, key=lambda i: -len(region.nodes[i].axes))
-    groups: list[list[int]] = []
-    for output in order:
-        axes = set(region.nodes[output].axes)
-        home = next((g for g in groups if axes <= set(region.nodes[g[0]].axes)), None)
-        groups.append([output]) if home is None else home.append(output)
-    return groups
+    """Outputs by kernel: those over the same axes, and row values beside the rows they come from.
+
+    Any other output gets a kernel of its own: no two programs may write one element.
+    """
+    groups: dict[frozenset[str], list[int]] = {}
+    for output in region.outputs:
+        axes = frozenset(a.name for a in region.nodes[output].axes)
+        groups.setdefault(axes, []).append(output)
+    largest = max(groups, key=len)
+    space = plan_space(only(region, groups[largest]))
+    rows = largest - {step.name for step in space.cols}
+    if space.columns_shared and rows != largest:
+        groups[largest] += groups.pop(rows, [])
+    return list(groups.values())

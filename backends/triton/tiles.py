@@ -1,8 +1,8 @@
 """Tile sizes, warps and pipeline stages per target: one small table per kind of kernel.
 
 The kinds: `flat` (pointwise), `row` (reductions along columns), `product` and `attend`. The figures
-keep every kernel within the target's registers (no spills) and shared memory; `interpreter` has wide
-tiles, for it pays per statement.
+keep every kernel within the target's registers (no spills) and shared memory; `interpreter` has
+wide tiles, for it pays per statement.
 """
 
 from __future__ import annotations
