@@ -238,7 +238,7 @@ def _parameters(
     by_iteration: dict[int, GraphScope] = {i: k.scope for k in kinds for i in k.iterations}
     path = _path(body, statement.path)
     return [
-        replace(parameter, path=f"{path}[{i}].{parameter.path}")
+        parameter.below(f"{path}[{i}].")
         for i in range(count)
         for parameter in by_iteration[i].parameters
     ]

@@ -27,6 +27,9 @@ class Axis:
     size: Dim
     time: str | None = None
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # one name, one axis
+
     def __str__(self) -> str:
         return self.name
 
@@ -197,6 +200,11 @@ class Parameter:
     init: str = ""
     declared: tuple[str, ...] = ()
     span: Span | None = field(default=None, compare=False)
+
+    def below(self, prefix: str) -> Parameter:
+        """The same weight at `prefix` and its own path."""
+        path = f"{prefix}{self.path}"  # made by hand: a model has thousands, `replace` is slow
+        return Parameter(path, self.axes, self.grouping, self.init, self.declared, self.span)
 
     def size(self, bindings: Mapping[str, int]) -> int:
         total = 1
