@@ -6,11 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
+from graphs import Model, Value, b, d, e, evaluate, g, r, s
+
 from archc.compiler.ir.graph import Program
 from archc.compiler.passes import PIPELINE, Optimised, optimise
 from archc.compiler.passes.verify import RandomWeights, cases, random_inputs, relative_error
 from archc.compiler.rewrite import Site
-from graphs import Model, Value, b, d, e, evaluate, g, r, s
 
 NAMES = [p.name for p in PIPELINE]
 

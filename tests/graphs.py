@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
 from archc.backends.numpy import NumpyBackend
 from archc.compiler.ir.graph import (
     Axis,

@@ -14,17 +14,17 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+
 from archc.backends.numpy import NumpyBackend
 from archc.compiler.causality import prove_causal
 from archc.compiler.elaborate import Module, Request, elaborate, module_of, statements
 from archc.compiler.elaborate.values import Tensor
 from archc.compiler.ir.graph import Program
 from archc.compiler.weights import random_weights
+from archc.diff.inputs import random_cases
 from archc.dsl import Source, parse
 from archc.dsl.diagnostics import ArchError, Diagnostics
 from archc.dsl.dims import Dim
-
-from archc.diff.inputs import random_cases
 
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 PLACE = "  # the snippet stands here\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from archc.compiler.checkpoint import config_of, evaluate_config
 from archc.dsl import syntax as syn
 from archc.dsl.diagnostics import ArchError

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from archc.compiler.checkpoint import (
     bind,
     checkpoint_block,
@@ -28,7 +29,6 @@ from archc.dsl import syntax as syn
 from archc.dsl.diagnostics import ArchError
 from archc.dsl.parse import parse
 from archc.dsl.span import Source
-
 from archc.importer import PRESET, examples, import_directory, write
 
 LLAMA = {

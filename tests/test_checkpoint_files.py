@@ -10,9 +10,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
 from archc.compiler.checkpoint import open_checkpoint
 from archc.dsl.diagnostics import ArchError
-from safetensors.numpy import save_file
 
 TENSORS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float16)}
 CONFIG = {"architectures": ["TinyForCausalLM"], "hidden_size": 3}

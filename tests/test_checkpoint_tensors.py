@@ -9,6 +9,11 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
 from archc.compiler.checkpoint import bind, checkpoint_block, open_checkpoint, save
 from archc.compiler.checkpoint.arrangement import (
     Joined,
@@ -23,10 +28,6 @@ from archc.dsl.diagnostics import ArchError, Diagnostics
 from archc.dsl.dims import Dim
 from archc.dsl.parse import parse
 from archc.dsl.span import Source
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 SIZES = {"g": 2, "r": 3, "e": 4, "d": 5, "h": 6, "vocab": 7, "experts": 3}
 

@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from archc.compiler.checkpoint import Checkpoint, open_checkpoint
-from archc.dsl.diagnostics import ArchError
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 
+from archc.compiler.checkpoint import Checkpoint, open_checkpoint
+from archc.dsl.diagnostics import ArchError
 from archc.tokenizer import PRE_TOKENIZERS, Stream, open_tokenizer
 
 TEXTS = [

@@ -8,10 +8,11 @@ import sys
 import time
 
 import pytest
-from archc.compiler.cost import cost
-from archc.dsl.dims import Dim
 from bundled import example
 from graphs import SIZES, Model, b, d, hidden, layer, s, vocab
+
+from archc.compiler.cost import cost
+from archc.dsl.dims import Dim
 
 B, S = Dim.symbol("b"), Dim.symbol("s")
 

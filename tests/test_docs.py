@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import snippets
+from snippets import FENCE, Snippet
+
 from archc.compiler.checkpoint import (
     bind,
     checkpoint_block,
@@ -20,7 +22,6 @@ from archc.compiler.elaborate import Request, builtins, elaborate, hyperparamete
 from archc.compiler.elaborate.module import standard_library
 from archc.compiler.weights import random_weights
 from archc.dsl.syntax import CallableDef
-from snippets import FENCE, Snippet
 
 ROOT = Path(__file__).parent.parent
 LANGUAGE = ROOT / "docs" / "language.md"

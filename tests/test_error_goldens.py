@@ -12,12 +12,12 @@ from pathlib import Path
 
 import goldens
 import pytest
-from archc.compiler.elaborate import elaborate, module_of, the_model
-from archc.dsl import Source, parse
-from archc.dsl.diagnostics import CATALOGUE, ArchError, Diagnostics, render
 from click.testing import CliRunner
 
 from archc.cli import main
+from archc.compiler.elaborate import elaborate, module_of, the_model
+from archc.dsl import Source, parse
+from archc.dsl.diagnostics import CATALOGUE, ArchError, Diagnostics, render
 
 GOLDENS = sorted(Path(__file__).with_name("errors").glob("*.golden"))
 MISTAKE, USAGE = 1, 2

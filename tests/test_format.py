@@ -6,9 +6,10 @@ import re
 from importlib.resources import files
 
 import pytest
-from archc.dsl import Source, format_file, parse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from archc.dsl import Source, format_file, parse
 
 
 def formatted(text: str) -> str:

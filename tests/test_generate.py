@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archc.compiler.checkpoint import save
-from archc.dsl.errors import ChatTemplateFails, EmptyPrompt, NoChatTemplate, NotGenerative
 from click.testing import CliRunner
 
 import archc
 from archc import generate
 from archc.cli import main
+from archc.compiler.checkpoint import save
+from archc.dsl.errors import ChatTemplateFails, EmptyPrompt, NoChatTemplate, NotGenerative
 from archc.tokenizer import Tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")

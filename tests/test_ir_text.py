@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from archc.compiler.ir.graph import (
     Attrs,
     Axis,
@@ -24,8 +27,6 @@ from archc.dsl import dims
 from archc.dsl.diagnostics import InternalError
 from archc.dsl.dims import Dim
 from archc.dsl.errors import IrSyntax
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 TINY = """\
 program Tiny(d = 12, n = 5)

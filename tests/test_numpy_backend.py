@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from archc.backends.numpy import NumpyBackend
 from archc.compiler.ir.graph import Axis, Builder, Function, Parameter, Program, TensorType
 from archc.compiler.ir.walk import calls

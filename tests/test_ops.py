@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from archc.compiler.ir.graph import Attrs, Axis, TensorType
 from archc.compiler.ops import FORMATS, OPS, Call, Precision, Sample, align, evaluate, infer
 from archc.compiler.ops.erf import erf
@@ -14,8 +17,6 @@ from archc.compiler.ops.registry import SAMPLE_SIZES, no_count, tensor
 from archc.dsl.diagnostics import InternalError
 from archc.dsl.dims import Dim
 from archc.dsl.errors import IndexOutOfRange
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 MODELS = ("f64", "f32", "bf16", "f16")
 CASES = [

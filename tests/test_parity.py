@@ -11,11 +11,10 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from references import REFERENCES, Reference, batch, distance
 from transformers.models.llama import modeling_llama
 
 import archc
-
-from references import REFERENCES, Reference, batch, distance
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

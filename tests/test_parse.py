@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from archc.dsl import Source, format_file, parse, parse_file
 from archc.dsl import syntax as syn
 from archc.dsl.diagnostics import ArchError, Diagnostics
 from archc.dsl.grammar import GRAMMAR, TABLES, grammar
 from archc.dsl.lexer import FOREIGN_OPERATORS, LARGEST_FILE
 from archc.dsl.tables import compile_grammar
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def tree(text: str) -> syn.File:

@@ -6,11 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from archc.compiler.passes import optimise
-from archc.compiler.passes.explain import explain_text
 from bundled import example
 from checks import NAMES, same
 from graphs import evaluate
+
+from archc.compiler.passes import optimise
+from archc.compiler.passes.explain import explain_text
 
 GOLDEN = Path(__file__).parent / "golden" / "passes"
 

@@ -7,15 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from archc.compiler import knobs
-from archc.compiler.ir.graph import Constraint, Program
-from archc.compiler.passes import PIPELINE, optimise
-from archc.compiler.passes.explain import explain_json
-from archc.compiler.passes.verify import cases
-from archc.compiler.rewrite import Pass, Rule
-from archc.dsl.diagnostics import InternalError
-from archc.dsl.dims import Dim
-from archc.dsl.errors import BadKnob, UnknownPass
 from checks import NAMES, heads_of, model_of, ops, ran, reason, same, sites
 from graphs import (
     Model,
@@ -36,6 +27,16 @@ from graphs import (
     t,
     vocab,
 )
+
+from archc.compiler import knobs
+from archc.compiler.ir.graph import Constraint, Program
+from archc.compiler.passes import PIPELINE, optimise
+from archc.compiler.passes.explain import explain_json
+from archc.compiler.passes.verify import cases
+from archc.compiler.rewrite import Pass, Rule
+from archc.dsl.diagnostics import InternalError
+from archc.dsl.dims import Dim
+from archc.dsl.errors import BadKnob, UnknownPass
 
 # ------------------------------------------------------------------------ the pipeline
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from archc.compiler.passes import optimise
-from archc.dsl.dims import Dim
 from checks import same
 from graphs import Model, Value, b, d, e, hidden, r, s
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from archc.compiler.passes import optimise
+from archc.dsl.dims import Dim
 
 
 def halves(x: Value) -> Value:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from graphs import Model, b, d, s
+
 from archc.compiler.ir.graph import Program
 from archc.compiler.rewrite import (
     Declined,
@@ -19,7 +21,6 @@ from archc.compiler.rewrite import (
     run_pass,
 )
 from archc.dsl.diagnostics import InternalError
-from graphs import Model, b, d, s
 
 
 def chain() -> tuple[Program, dict[str, int]]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from archc.compiler.ir.graph import Axis, Program
-from archc.compiler.passes import optimise
-from archc.dsl.dims import Dim
 from checks import heads_of, model_of, only, ops, ran, reason, same
 from graphs import (
     Model,
@@ -28,6 +25,10 @@ from graphs import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from archc.compiler.ir.graph import Axis, Program
+from archc.compiler.passes import optimise
+from archc.dsl.dims import Dim
 
 INF = float("inf")
 

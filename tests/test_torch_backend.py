@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from archc.backends.numpy import NumpyBackend
 from archc.backends.torch import TorchBackend
 from archc.compiler import passes

@@ -6,6 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from graphs import Model
+
 from archc.backends.triton import aot
 from archc.backends.triton.metrics import Usage
 from archc.backends.triton.source import sources, tile_of
@@ -14,7 +16,6 @@ from archc.compiler.ir.graph import Axis, Program
 from archc.compiler.passes import optimise
 from archc.dsl.dims import Dim
 from archc.dsl.errors import NoLowering
-from graphs import Model
 
 pytest.importorskip("triton")
 GATED = ("sm_90", "gfx942")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from archc.backends.triton.indexing import COLS, ROWS, Indices, Var, join, row_major
 from archc.dsl.dims import Dim
 

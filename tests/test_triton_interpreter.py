@@ -11,6 +11,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+
 from archc.backends.triton.repairs import round_bits, widen_bits
 from archc.dsl.diagnostics import InternalError
 

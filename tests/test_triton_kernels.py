@@ -7,10 +7,6 @@ import re
 
 import numpy as np
 import pytest
-from archc.backends.numpy import NumpyBackend
-from archc.backends.triton import TritonBackend
-from archc.compiler.ir.graph import Builder, Function, Node, Program, TensorType
-from archc.compiler.passes import optimise
 from graphs import (
     SIZES,
     Model,
@@ -32,6 +28,11 @@ from graphs import (
     t,
     vocab,
 )
+
+from archc.backends.numpy import NumpyBackend
+from archc.backends.triton import TritonBackend
+from archc.compiler.ir.graph import Builder, Function, Node, Program, TensorType
+from archc.compiler.passes import optimise
 
 pytest.importorskip("triton")
 

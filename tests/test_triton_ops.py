@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from archc.backends.numpy import NumpyBackend
 from archc.backends.triton import TritonBackend
 from archc.compiler.ir.graph import Builder, Program
