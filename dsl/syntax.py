@@ -482,16 +482,18 @@ class File(Node):
 
 def walk(node: object) -> Iterator[Node]:
     """Every syntax node under (and including) `node`, in text order."""
-    if isinstance(node, Node):
-        yield node
-        for name in _parts(type(node)):
-            yield from walk(getattr(node, name))
-    elif isinstance(node, tuple):
-        for item in node:
-            yield from walk(item)
+    pending = [node]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Node):
+            yield item
+            pending += [getattr(item, name) for name in _parts(type(item))]
+        elif isinstance(item, tuple):
+            pending += item[::-1]
 
 
 @cache
 def _parts(kind: type[Node]) -> tuple[str, ...]:
-    """The fields that can hold nodes."""
-    return tuple(f.name for f in fields(kind) if f.name != "span" and f.type not in ("str", "bool"))
+    """The fields that can hold nodes, last first."""
+    names = [f.name for f in fields(kind) if f.name != "span" and f.type not in ("str", "bool")]
+    return tuple(reversed(names))
