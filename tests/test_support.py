@@ -1,0 +1,198 @@
+"""Every cell of the support table: what runs agrees with the reference, what is refused says so.
+
+The constructs that one backend runs are compiled together, as one model with an output for each:
+a worker that interprets Triton kernels is started once for all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from archc.compiler.checkpoint import save
+from archc.compiler.ir.graph import Program
+from archc.compiler.ops import FUSED, OPS
+from archc.dsl.diagnostics import ArchError, Diagnostics
+from safetensors.numpy import load_file, save_file
+
+import archc
+from archc import support
+from archc.diff.inputs import random_cases
+from archc.support import CONSTRUCTS, RUNS, Construct
+
+ROOT = Path(__file__).parent.parent
+BACKENDS = tuple(archc.api.BACKENDS)
+CELLS = [(construct, backend) for construct in CONSTRUCTS for backend in BACKENDS]
+SIZES = {"b": 2, "s": 5, "t": 3}
+TOLERANCE = {"f64": 1e-12, "f32": 1e-5, "f16": 1e-2, "bf16": 5e-2}
+Arrays = Mapping[str, np.ndarray]
+
+
+def name_of(value: Construct | str) -> str:
+    return value if isinstance(value, str) else f"{value.group}: {value.name}"
+
+
+@pytest.mark.parametrize(("construct", "backend"), CELLS, ids=name_of)
+def test_cell(construct: Construct, backend: str, tmp_path: Path) -> None:
+    refused = support.status(construct, backend)
+    if refused != RUNS:
+        assert refused == error_of(construct, backend)
+    elif construct.stored:
+        check_stored(construct, backend, tmp_path)
+    else:
+        group = together(construct, backend)
+        number = group.index(construct)
+        got, expected = results(group, backend, construct.dtype), results(group, "", "f64")
+        names = [name for name in expected if name.split("_")[0] == f"c{number}"]
+        assert names
+        for name in names:
+            assert_close(got[name], expected[name], TOLERANCE[construct.dtype])
+
+
+def error_of(construct: Construct, backend: str) -> str:
+    """The id of the error that running it raises."""
+    try:
+        model = support.model_of([construct]).with_random_weights(0)
+        model.compile(backend, dtype=construct.dtype)
+    except Diagnostics as found:
+        return found.errors[0].id
+    except ArchError as found:
+        return found.id
+    return RUNS
+
+
+def together(construct: Construct, backend: str) -> tuple[Construct, ...]:
+    """What is compiled in one model with a construct: same header, same dtype, all run there."""
+    return tuple(
+        other
+        for other in CONSTRUCTS
+        if (other.header, other.dtype) == (construct.header, construct.dtype)
+        and not other.stored
+        and support.status(other, backend) == RUNS
+    )
+
+
+@cache
+def results(group: tuple[Construct, ...], backend: str, dtype: str) -> Arrays:
+    """Outputs on a backend; by the reference where none is named."""
+    model = support.model_of(group).with_random_weights(0)
+    level = 1 if backend else 0
+    compiled = model.compile(backend or "numpy", dtype=dtype, level=level)
+    return compiled(**inputs_of(model.program))
+
+
+def inputs_of(program: Program) -> Arrays:
+    """Equal inputs for equal names, whichever of them a model reads."""
+    every = support.model_of([Construct("", "", EVERY_INPUT)]).program
+    case = next(iter(random_cases(every, 0, SIZES)))
+    read = {program.main[i].attrs["name"] for i in program.main.inputs}
+    return {name: array for name, array in case.inputs.items() if name in read}
+
+
+EVERY_INPUT = "output @[b] = sum(where(keep, x * y, ids), s, d) + sum(m, t, d)"
+
+
+def assert_close(got: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    assert got.shape == expected.shape
+    if expected.dtype.kind in "bi":
+        np.testing.assert_array_equal(got, expected)
+        return
+    got, expected = got.astype(np.float64), expected.astype(np.float64)
+    assert np.linalg.norm(got - expected) <= tolerance * np.linalg.norm(expected)
+
+
+# ------------------------------------------------------------------------ stored weights
+
+
+def check_stored(construct: Construct, backend: str, folder: Path) -> None:
+    """Weights written in a format and read back run like the arrays they decode to."""
+    path, weights = write(construct, folder)
+    file = folder / "support.arch"
+    file.write_text(support.source_of([construct]).text, encoding="utf-8")
+    model = archc.load(file, weights=path)
+    inputs = inputs_of(model.program)
+    got = model.compile(backend)(**inputs)
+    exact = replace(support.model_of([construct]), weights=weights)
+    expected = exact.compile("numpy", dtype="f64", level=0)(**inputs)
+    for name, value in expected.items():
+        assert_close(got[name], value, TOLERANCE["f32"])
+
+
+def write(construct: Construct, folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    """A checkpoint of random weights, and the weights as it holds them."""
+    model = support.model_of([construct]).with_random_weights(0)
+    assert model.weights is not None
+    weights = dict(model.weights)
+    kind, _, variant = construct.stored.partition(" ")
+    if kind == "gguf":
+        return write_gguf(folder / "weights.gguf", variant, weights)
+    (block,) = model.module.checkpoints
+    save(model.program, weights, block, folder, {"architectures": ["tiny"]})
+    if variant == "shards":
+        split_into_shards(folder)
+    return folder, weights
+
+
+def write_gguf(
+    path: Path, variant: str, weights: dict[str, np.ndarray]
+) -> tuple[Path, dict[str, np.ndarray]]:
+    """`up` is stored transposed, as the checkpoint block says."""
+    kind = gguf.GGMLQuantizationType[variant]
+    writer = gguf.GGUFWriter(path, "tiny")
+    decoded = {}
+    for name, array in weights.items():
+        up = name.endswith("u.w")
+        packed = gguf.quantize(np.ascontiguousarray(array.T if up else array), kind)
+        stored = gguf.dequantize(packed, kind).astype(np.float32)
+        decoded[name] = stored.T if up else stored
+        writer.add_tensor("up.weight" if up else "down.weight", packed, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path, decoded
+
+
+def split_into_shards(folder: Path) -> None:
+    """One file for each tensor, with an index."""
+    whole = folder / "model.safetensors"
+    index = {}
+    for number, (name, array) in enumerate(load_file(whole).items()):
+        index[name] = f"model-{number}.safetensors"
+        save_file({name: array}, folder / index[name])
+    whole.unlink()
+    text = json.dumps({"weight_map": index})
+    (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+
+
+# ---------------------------------------------------------------------- the table as a whole
+
+
+def test_names_are_unique() -> None:
+    names = [(c.group, c.name) for c in CONSTRUCTS]
+    assert len(set(names)) == len(names)
+
+
+def test_every_op_is_used_by_some_construct() -> None:
+    used: set[str] = set()
+    for construct in CONSTRUCTS:
+        if support.status(construct, "numpy") == RUNS:
+            functions = support.model_of([construct]).program.functions
+            used |= {node.op for function in functions for node in function.nodes}
+    assert set(OPS) - set(FUSED) - used == set()
+
+
+@pytest.mark.parametrize("page", support.PAGES, ids=str)
+def test_the_pages_are_fresh(page: Path, accept: bool) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    fresh = support.replaced(text, support.PAGES[page]())
+    if accept:
+        (ROOT / page).write_text(fresh, encoding="utf-8")
+    else:
+        assert text == fresh, "`python -m archc.support` would change it"
