@@ -12,6 +12,7 @@ import click
 from ..dsl.diagnostics import InternalError
 from .files import files_in, new_directory
 from .options import BACKENDS, FILE, WEIGHTS, open_model, sizes
+from .progress import bar
 
 if TYPE_CHECKING:
     from ..backends.base import Array
@@ -116,7 +117,8 @@ def _kernels(program: Program, targets: Sequence[str], folder: Path) -> str:
     """Compile every kernel into `folder`; a line for each with its resources."""
     from ..backends.triton.aot import compile_program, table
 
-    results = compile_program(program, targets, out=folder)
+    with bar("compiling kernels") as on_done:
+        results = compile_program(program, targets, out=folder, on_done=on_done)
     broken = next((r for r in results if r.error), None)
     if broken is not None:
         raise InternalError(f"{broken.kernel} for {broken.target}: {broken.error}")

@@ -1,4 +1,4 @@
-"""A progress bar for loading weights, on terminals only."""
+"""Progress bars, on terminals only."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 
 class _Watched(Mapping[str, "Array"]):
-    """Weights that say when they are read."""
+    """Weights that say how many of how many are read."""
 
-    def __init__(self, weights: Mapping[str, Array], on_read: Callable[[], None]) -> None:
-        self.weights, self.on_read = weights, on_read
+    def __init__(self, weights: Mapping[str, Array], on_read: Callable[[int, int], None]) -> None:
+        self.weights, self.on_read, self.read = weights, on_read, 0
 
     def __getitem__(self, path: str) -> Array:
-        self.on_read()
+        self.read += 1
+        self.on_read(self.read, len(self.weights))
         return self.weights[path]
 
     def __iter__(self) -> Iterator[str]:
@@ -31,14 +32,24 @@ class _Watched(Mapping[str, "Array"]):
 
 
 @contextmanager
-def shown(model: Model) -> Iterator[Model]:
-    """The model to load within. On a terminal a bar follows its weights until they are read."""
-    if model.weights is None or not sys.stderr.isatty():
-        yield model
+def bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A function to call with (done, total); on a terminal a bar follows it and goes at the end."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("loading weights", total=len(model.weights))
-        yield replace(model, weights=_Watched(model.weights, lambda: progress.advance(task)))
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def shown(model: Model) -> Iterator[Model]:
+    """The model to load within. On a terminal a bar follows its weights until they are read."""
+    if model.weights is None:
+        yield model
+        return
+    with bar("loading weights") as on_read:
+        yield replace(model, weights=_Watched(model.weights, on_read))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import BACKENDS, DTYPE, FILE, WEIGHTS, open_model, sizes
+from .progress import shown
 from .tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def command(
         opened = opened.with_random_weights(seed)
     given = read_tensors(inputs)
     options = {"compile": True} if compiled else {}
-    loaded = opened.compile(backend, dtype=dtype, level=int(level), inputs=given, **options)
+    with shown(opened) as watched:
+        loaded = watched.compile(backend, dtype=dtype, level=int(level), inputs=given, **options)
     results = widened(loaded(**given), dtype)
     write_tensors(output, results)
     shapes = ", ".join(f"{n} {list(a.shape)} {a.dtype}" for n, a in results.items())

@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,11 +109,12 @@ def compile_program(
     out: str | Path | None = None,
     cache: str | Path | None = None,
     processes: int = 2,
+    on_done: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Compiled]:
     """Every kernel of a program for every target, in that order.
 
-    `out` receives TARGET/KERNEL.ptx, .cubin, .hsaco and so on; `cache` is Triton's cache directory.
-    Raises NoLowering, MissingPackage.
+    `out` receives TARGET/KERNEL.ptx, .cubin, .hsaco and so on; `cache` is Triton's cache directory;
+    `on_done` is told how many of how many are compiled. Raises NoLowering, MissingPackage.
     """
     require_packages("compiling kernels")
     if dtype not in POINTERS:
@@ -126,7 +127,7 @@ def compile_program(
             for kernel in made.kernels.values()
             for target in targets
         ]
-        return compile_jobs(jobs, processes, cache)
+        return compile_jobs(jobs, processes, cache, on_done)
 
 
 def job(
@@ -148,12 +149,19 @@ def job(
 
 
 def compile_jobs(
-    jobs: Sequence[Job], processes: int = 2, cache: str | Path | None = None
+    jobs: Sequence[Job],
+    processes: int = 2,
+    cache: str | Path | None = None,
+    on_done: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Compiled]:
     """Runs jobs in fresh processes: the interpreter's setting must not reach the compiler."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _prepare, (str(cache or ""),)) as pool:
-        return list(pool.map(compile_job, jobs, chunksize=1))
+        results = []
+        for result in pool.map(compile_job, jobs, chunksize=1):
+            results.append(result)
+            on_done(len(results), len(jobs))
+        return results
 
 
 def _prepare(cache: str) -> None:
