@@ -88,7 +88,8 @@ def regrouped(
         return None
     types = tuple(main[i].type for i in wanted.values())
     attrs = {**fused.attrs, "body": rest.name}
-    whole = grown.builder.add(fused.op, tuple(leaves), attrs, types)
+    op = "pointwise" if fused.op == "derived" else fused.op  # its inputs are no longer weights
+    whole = grown.builder.add(op, tuple(leaves), attrs, types)
     outputs = {name: grown.read(whole, i, len(types)) for i, name in enumerate(wanted)}
     return grown.extract(program, outputs, wanted, sizes, (rest,))
 

@@ -71,13 +71,17 @@ class _Table:
         name, values = str(trial.candidate), trial.stage.values
         if trial.divergence is not None:
             self.divergences.append(trial.divergence)
-        for key, comparison in trial.traced.items():
+        for key in values.order:
+            alone = trial.alone.get(key)
+            whole = trial.traced.get(key, alone)
+            if whole is None:
+                continue
             region = group(values.program, key[0], values.node(key))
-            status = _status(comparison, trial.alone.get(key))
-            self._enter(self.groups, region, name, Cell(status, comparison.error))
-        for output, comparison in trial.outputs.items():
-            status = "agrees" if comparison.passed else "differs"
-            self._enter(self.outputs, f"output {output}", name, Cell(status, comparison.error))
+            self._enter(self.groups, region, name, Cell(_status(whole, alone), whole.error))
+        for output, whole in trial.outputs.items():
+            self._enter(
+                self.outputs, f"output {output}", name, Cell(_status(whole, None), whole.error)
+            )
 
     @staticmethod
     def _enter(rows: dict[str, dict[str, Cell]], region: str, name: str, cell: Cell) -> None:

@@ -9,22 +9,41 @@ of parts whose exact values, forced into the fused node, make its result right.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..backends.base import Array, Backend, ValueKey
+from ..backends.base import Array, Backend, Executable, ValueKey
 from ..compiler.extract import Extract, islands, opened, regrouped
 from ..compiler.ir.graph import Function, Node, Program
 from ..compiler.ops import FORMATS, FUSED, ModelDType, Precision
-from ..dsl.diagnostics import ArchError
+from ..dsl.diagnostics import ArchError, Diagnostics
 from ..equality import RULES, Comparison, compare
 from .reference import Reference, Truth
 from .regions import UNPLACED
 from .values import Values
 
+# How a backend is loaded to be compared: with tiles that even a short sequence has several of.
+OPTIONS: dict[str, dict[str, int]] = {"numpy": {"tile": 4}}
 STORED: dict[np.dtype[Any], ModelDType] = {FORMATS[dtype]: dtype for dtype in RULES}
+
+
+class CandidateFailed(Exception):
+    """A candidate raised what no user's mistake explains: it diverges by not running."""
+
+
+@contextmanager
+def failing() -> Iterator[None]:
+    """Around what a candidate runs. Raises CandidateFailed for any error that is not the user's."""
+    try:
+        yield
+    except (ArchError, Diagnostics):
+        raise
+    except Exception as error:
+        text = str(error).strip().split("\n")[0]
+        raise CandidateFailed(f"{type(error).__name__}: {text}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +54,22 @@ class Bench:
     weights: Mapping[str, Array]
     dtype: ModelDType
 
+    def load(self, program: Program) -> Executable:
+        options = OPTIONS.get(self.backend.name, {})
+        return self.backend.load(program, self.weights, dtype=self.dtype, **options)
+
     def truth(self, extract: Extract, exact: Mapping[int, Array]) -> Truth:
         """The reference runs, with the inputs forced to `exact` values of the original nodes."""
         return Reference(extract.program, self.weights, self.dtype).truth(_fed(extract, exact))
 
     def judge(self, extract: Extract, exact: Mapping[int, Array]) -> dict[int, Comparison]:
-        """How the candidate computes each result, by id of the original node."""
+        """How the candidate computes each result, by id of the node. Raises CandidateFailed."""
         reference = Reference(extract.program, self.weights, self.dtype)
         inputs = reference.rounded(_fed(extract, exact))
         truth = reference.truth(inputs)
-        loaded = self.backend.load(extract.program, self.weights, dtype=self.dtype)
-        got, main = loaded.run(inputs), extract.program.main
+        main = extract.program.main
+        with failing():
+            got = self.load(extract.program).run(inputs)
         rules = {name: self._dtype(main, i) for name, i in main.outputs}
         gold, base = truth.gold.outputs, truth.base.outputs
         return {
@@ -93,17 +117,29 @@ class Localiser:
     bench: Bench
 
     def introduced(self, keys: Collection[ValueKey]) -> dict[ValueKey, Comparison]:
-        """The error that each of these nodes introduces, in the order they run."""
+        """The error that each of these nodes introduces, and each parameter they read, in order."""
+        read = {o for key in keys for o in self.values.operands(key)}
+        parameters = {o for o in read if self.values.node(o).op in ("weight", "derived")}
+        suspects = [key for key in self.values.order if key in parameters.union(keys)]
         found: dict[ValueKey, Comparison] = {}
-        for path in dict.fromkeys(key[0] for key in self.values.order if key in keys):
-            function = self.values.functions[path]
-            chosen = {node_id for where, node_id in keys if where == path}
-            extract = islands(self.program, function, path, chosen, self.sizes)
-            judged = self.bench.judge(extract, self._at(path))
-            found |= {(path, node_id): c for node_id, c in judged.items()}
-        return {key: found[key] for key in self.values.order if key in found}
+        for path in dict.fromkeys(path for path, _ in suspects):
+            chosen = [node_id for where, node_id in suspects if where == path]
+            found |= {(path, i): c for i, c in self._alone(path, chosen).items()}
+        return {key: found[key] for key in suspects}
 
-    def _at(self, path: str) -> dict[int, Array]:
+    def _alone(self, path: str, chosen: Sequence[int]) -> dict[int, Comparison]:
+        """Nodes of one call path, in one program; in two where that one does not run."""
+        function, exact = self.values.functions[path], self.at(path)
+        extract = islands(self.program, function, path, chosen, self.sizes)
+        try:
+            return self.bench.judge(extract, exact)
+        except CandidateFailed as failure:
+            if len(chosen) == 1:
+                return {chosen[0]: Comparison(False, float("inf"), mismatch=str(failure))}
+        middle = len(chosen) // 2
+        return self._alone(path, chosen[:middle]) | self._alone(path, chosen[middle:])
+
+    def at(self, path: str) -> dict[int, Array]:
         return {i: value for (where, i), value in self.exact.items() if where == path}
 
     def fault(
@@ -137,43 +173,35 @@ class _Fused:
     """A fused node taken apart. Ids are those of main in `extract.program`."""
 
     node: Node
-    extract: Extract
-    exact: Mapping[int, Array]
-    sizes: Mapping[str, int]
-    bench: Bench
+    opened: Localiser
 
     @classmethod
     def of(cls, where: Localiser, function: Function, path: str, node: Node) -> _Fused:
         extract = opened(where.program, function, path, node, where.sizes)
-        truth = where.bench.truth(extract, where._at(path))
-        exact = {node_id: value for (_, node_id), value in truth.gold.values.items()}
-        return cls(node, extract, exact, where.sizes, where.bench)
+        exact = where.bench.truth(extract, where.at(path)).gold.values
+        values = Values(extract.program)
+        return cls(node, Localiser(extract.program, values, exact, where.sizes, where.bench))
 
     @property
     def main(self) -> Function:
-        return self.extract.program.main
+        return self.opened.program.main
 
     def parts(self) -> list[Node]:
-        """What the body computes; its operands and their making are not part of it."""
-        outside = {"input", "weight", "derived", "table"}
-        return [n for n in self.main.nodes if n.op not in outside and n.id in self.exact]
+        """What the body computes, and the weights it reads."""
+        found = (self.main[i] for _, i in self.opened.exact if i not in self.main.inputs)
+        return [node for node in found if node.op not in ("derived", "table")]
 
     def faulty_part(self) -> tuple[Node | None, Comparison | None]:
         """The part at fault and how it compares; (None, None) when the search finds none."""
-        for node, comparison in self._alone():
+        keys = [("", node.id) for node in self.parts()]
+        for (_, node_id), comparison in self.opened.introduced(keys).items():
             if not comparison.passed:
-                return node, comparison
+                return self.main[node_id], comparison
         return self._fused_wrongly(), None
-
-    def _alone(self) -> Iterator[tuple[Node, Comparison]]:
-        parts = {n.id for n in self.parts()}
-        made = islands(self.extract.program, self.main, "", parts, self.sizes)
-        judged = self.bench.judge(made, self.exact)
-        yield from ((self.main[i], comparison) for i, comparison in judged.items())
 
     def _fused_wrongly(self) -> Node | None:
         """The last part of the shortest prefix that, forced, cures the fused node; by bisection."""
-        parts = [n for n in self.parts() if n.op not in UNPLACED]
+        parts = [n for n in self.parts() if n.op not in UNPLACED | {"weight"}]
         sick, cured = 0, len(parts)
         while cured - sick > 1:
             middle = (sick + cured) // 2
@@ -185,11 +213,12 @@ class _Fused:
 
     def _cured_by(self, known: Sequence[Node]) -> bool:
         """Whether the node is right once these parts are given. Nothing left to fuse is a cure."""
-        extract = regrouped(self.extract.program, self.node, {n.id for n in known}, self.sizes)
+        ids, sizes = {n.id for n in known}, self.opened.sizes
+        extract = regrouped(self.opened.program, self.node, ids, sizes)
         if extract is None:
             return True
         try:
-            judged = self.bench.judge(extract, self.exact)
-        except ArchError:  # the backend fuses no such remainder
+            judged = self.opened.bench.judge(extract, self.opened.at(""))
+        except (ArchError, CandidateFailed):  # the backend fuses no such remainder
             return True
         return all(comparison.passed for comparison in judged.values())

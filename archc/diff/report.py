@@ -86,7 +86,7 @@ class Divergence:
         return "error introduced" if self.introduced else "error in the whole run only"
 
     def _advice(self) -> list[str]:
-        if self.introduced:
+        if self.introduced or self.op == "weight":
             return []
         weights = f": {', '.join(f'`{path}`' for path in self.reads)}" if self.reads else ""
         return [f"  on exact operands this node is right; look at what it reads{weights}"]

@@ -14,11 +14,14 @@ from ..compiler.ops import ModelDType, Precision
 from ..compiler.passes import Optimised, optimise
 from ..equality import Comparison, compare, flips_allowed, rms
 from .inputs import Case
-from .localise import Bench, Fault, Localiser
+from .localise import Bench, CandidateFailed, Fault, Localiser, failing
 from .reference import Reference, Truth
 from .regions import blocks, group, main_block, origin
 from .report import Divergence
 from .values import Values
+
+Traced = dict[ValueKey, Comparison]
+Outputs = dict[str, Comparison]
 
 TIE = "tie"  # the mismatch of indices that differ within their margin
 EXACT: ModelDType = "f64"
@@ -90,10 +93,11 @@ class Session:
     def trial(self, candidate: Candidate, case: Case, every: bool) -> Trial:
         """Runs a candidate. Nodes run alone where something breaks the rule, or all if `every`."""
         stage = self.stage(candidate.level, candidate.dtype)
-        outputs, values = self._executable(candidate).trace(stage.reference.rounded(case.inputs))
-        traced = _traced(stage, stage.truth(case), values, candidate.dtype)
-        whole = self._outputs(candidate, case, outputs)
         localiser = self._localiser(stage, candidate, case)
+        try:
+            traced, whole = self._whole_run(candidate, case)
+        except CandidateFailed as failure:
+            return self._failed(candidate, localiser, case, failure)
         suspects = [key for key, comparison in traced.items() if every or not comparison.passed]
         alone = localiser.introduced(suspects)
         fault = localiser.fault(traced, alone)
@@ -104,16 +108,34 @@ class Session:
             divergence = self._in_outputs(candidate, case, whole)
         return Trial(candidate, stage, traced, whole, alone, divergence)
 
+    def _whole_run(self, candidate: Candidate, case: Case) -> tuple[Traced, Outputs]:
+        """How values and outputs compare. Raises CandidateFailed."""
+        stage = self.stage(candidate.level, candidate.dtype)
+        inputs = stage.reference.rounded(case.inputs)
+        with failing():
+            outputs, values = self._executable(candidate).trace(inputs)
+        traced = _traced(stage, stage.truth(case), values, candidate.dtype)
+        return traced, self._outputs(candidate, case, outputs)
+
+    def _failed(
+        self, candidate: Candidate, localiser: Localiser, case: Case, failure: CandidateFailed
+    ) -> Trial:
+        """The trial of a program that does not run: which node does not run on its own?"""
+        stage = self.stage(candidate.level, candidate.dtype)
+        alone = localiser.introduced(stage.values.order)
+        fault = localiser.fault({}, alone)
+        if fault is None:
+            raise failure
+        divergence = diverged(stage, fault, str(candidate), case.name)
+        return Trial(candidate, stage, {}, {}, alone, divergence)
+
     def _executable(self, candidate: Candidate) -> Executable:
         if candidate not in self._loaded:
             program = self.stage(candidate.level, candidate.dtype).program
-            backend = api.backend(candidate.backend)
-            self._loaded[candidate] = backend.load(program, self.weights, dtype=candidate.dtype)
+            self._loaded[candidate] = self._bench(candidate).load(program)
         return self._loaded[candidate]
 
-    def _outputs(
-        self, candidate: Candidate, case: Case, outputs: Mapping[str, Array]
-    ) -> dict[str, Comparison]:
+    def _outputs(self, candidate: Candidate, case: Case, outputs: Mapping[str, Array]) -> Outputs:
         truth = self.stage(0, candidate.dtype).truth(case)
         gold, base = truth.gold.outputs, truth.base.outputs
         return {
@@ -123,8 +145,11 @@ class Session:
     def _localiser(self, stage: Stage, candidate: Candidate, case: Case) -> Localiser:
         precision = Precision(candidate.dtype)
         sizes = bind_inputs(self.program, stage.reference.rounded(case.inputs), precision).sizes
-        bench = Bench(api.backend(candidate.backend), self.weights, candidate.dtype)
-        return Localiser(stage.program, stage.values, stage.truth(case).gold.values, sizes, bench)
+        exact = stage.truth(case).gold.values
+        return Localiser(stage.program, stage.values, exact, sizes, self._bench(candidate))
+
+    def _bench(self, candidate: Candidate) -> Bench:
+        return Bench(api.backend(candidate.backend), self.weights, candidate.dtype)
 
     def _in_outputs(
         self, candidate: Candidate, case: Case, whole: Mapping[str, Comparison]
@@ -168,9 +193,9 @@ def _same_values(optimised: Optimised) -> Iterator[tuple[ValueKey, ValueKey]]:
 
 def _traced(
     stage: Stage, truth: Truth, values: Mapping[ValueKey, Array], dtype: ModelDType
-) -> dict[ValueKey, Comparison]:
+) -> Traced:
     gold, base = truth.gold.values, truth.base.values
-    found: dict[ValueKey, Comparison] = {}
+    found: Traced = {}
     for key in stage.values.order:
         if key in values and key in gold and stage.values.node(key).op not in ("const", "size"):
             found[key] = compare(values[key], gold[key], base[key], dtype)
@@ -225,13 +250,18 @@ def diverged(stage: Stage, fault: Fault, candidate: str, case: str) -> Divergenc
         case=case,
         region=join(path, where.region) if where.region else group(stage.program, path, node),
         op=node.op,
-        value=node.hint,
+        value=_name(path if within is None else "", node),
         spans=where.spans,
         comparison=fault.comparison,
         introduced=fault.introduced,
         within=_words(stage.program, within),
         reads=tuple(_weights(stage, fault)),
     )
+
+
+def _name(path: str, node: Node) -> str:
+    """A weight's path, or the name that the text gives to the value."""
+    return join(path, node.attrs.string("path")) if node.op == "weight" else node.hint
 
 
 def _words(program: Program, fused: Node | None) -> str:

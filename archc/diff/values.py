@@ -31,7 +31,7 @@ class Values:
         return self.functions[key[0]][key[1]]
 
     def operands(self, key: ValueKey) -> Iterator[ValueKey]:
-        """Whoever made the operands; for a `result` the operands of the node it reads."""
+        """Who made the operands; for a `result` the operands of the node it reads."""
         path, function = key[0], self.functions[key[0]]
         node = self.node(key)
         for source in function[node.inputs[0]].inputs if node.op == "result" else node.inputs:
