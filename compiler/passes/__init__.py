@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...dsl.errors import UnknownPass
 from .. import knobs
@@ -25,7 +26,9 @@ from .pack_projections import PACK_PROJECTIONS
 from .parameters import DERIVE_PARAMETERS
 from .sink_merges import SINK_MERGES
 from .tile_attention import TILE_ATTENTION
-from .verify import Evaluate, verify_pass
+
+if TYPE_CHECKING:
+    from .verify import Evaluate
 
 PIPELINE: tuple[Pass, ...] = (
     CANONICALIZE,
@@ -69,6 +72,8 @@ def optimise(
         start = time.perf_counter()
         after, moved = run_pass(made, program, session)
         if verify is not None and after != program:
+            from .verify import verify_pass  # loads NumPy
+
             verify_pass(made.name, program, after, verify)
         _instruments(made, after, session.sites, time.perf_counter() - start, say)
         program, values = after, values.then(after, moved)

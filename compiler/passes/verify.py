@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...dsl.diagnostics import InternalError
 from ...dsl.dims import Dim
 from ..ir.graph import Attrs, Axis, Constraint, Function, Node, Parameter, Program
-from ..ops.numeric import Array, np
 
+Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 Evaluate = Callable[[Program, Arrays, Arrays], Arrays]  # program, inputs, weights -> outputs
 
