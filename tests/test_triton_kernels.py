@@ -33,6 +33,7 @@ from archc.backends.numpy import NumpyBackend
 from archc.backends.triton import TritonBackend
 from archc.compiler.ir.graph import Builder, Function, Node, Program, TensorType
 from archc.compiler.passes import optimise
+from archc.dsl.errors import MissingPackage, NoLowering
 
 pytest.importorskip("triton")
 
@@ -290,3 +291,24 @@ def test_kernels_say_where_they_come_from():
     assert "hand.arch:2" in source
     assert "block.act" in source
     assert "def block_act_sigmoid_bsd(" in source
+
+
+def test_packages_that_are_not_installed_are_named(monkeypatch):
+    import importlib.util
+
+    m, x = model_with_x()
+    program, found = m.program(y=x.op("sigmoid")), importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "triton" else found(name)
+    )
+    with pytest.raises(MissingPackage, match=r"archc\[triton\]"):
+        TritonBackend().load(program, {})
+    assert "@triton.jit" in TritonBackend().emit(program)["kernels.py"]
+
+
+def test_float64_is_refused():
+    m, x = model_with_x()
+    with pytest.raises(NoLowering, match="f64"):
+        TritonBackend().load(m.program(y=x.op("sigmoid")), {}, dtype="f64")
+    with pytest.raises(NoLowering, match="f64"):
+        TritonBackend().emit(m.program(y=x.cast("f64").op("exp")))

@@ -8,6 +8,7 @@ is computed once. Floats compute in float32; `stored` marks a value still in the
 
 from __future__ import annotations
 
+import keyword
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -44,6 +45,7 @@ FORMATS = {
     "f8_e5m2": "tl.float8e5",
 }
 LONGEST_NESTED = 60
+RESERVED = frozenset({"tl", "range", "float"})  # names that generated kernels use
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class Evaluator:
     names: Counter[str] = field(default_factory=Counter)
     uses: Counter[int] = field(default_factory=Counter)
     letters: dict[str, str] = field(default_factory=dict)
+    conditions: dict[str, Value] = field(default_factory=dict)  # masks by name
     multiplied: set[int] = field(default_factory=set)  # leaves that are operands of products as is
 
     def __post_init__(self) -> None:
@@ -140,6 +143,8 @@ class Evaluator:
 
     def fresh(self, base: str, tiles: Tiles = frozenset()) -> str:
         """An unused name: `base`, the letters of its tile dimensions, a number if need be."""
+        if base in RESERVED or keyword.iskeyword(base) or base.startswith(("n_", "BLOCK_")):
+            base += "_"
         letters = "".join(self.letters.get(block, "D") for _, block in sorted(tiles))
         name = f"{base}_{letters}" if letters else base
         self.names[name] += 1
@@ -148,6 +153,12 @@ class Evaluator:
 
     def scope(self, scope: Scope) -> Scope:
         return self.body if scope is ROOT else scope
+
+    def condition(self, text: str, tiles: Tiles, scope: Scope, base: str) -> Value:
+        """A named mask."""
+        made = self.assign(text, "bool", tiles, scope, base)
+        self.conditions[made.text] = made
+        return made
 
     def named(self, value: Value, base: str = "v") -> Value:
         if value.is_name:
@@ -187,7 +198,14 @@ class Evaluator:
         texts = sorted(masks)
         if not texts:
             return value
-        return replace(value, text=f"tl.where({' & '.join(texts)}, {value.text}, {neutral.text})")
+        conditions = [self.conditions[m] for m in texts if m in self.conditions]
+        return replace(
+            value,
+            text=f"tl.where({' & '.join(texts)}, {value.text}, {neutral.text})",
+            tiles=value.tiles.union(*(c.tiles for c in conditions)),
+            scope=deepest([value.scope, *(c.scope for c in conditions)]),
+            number=None,
+        )
 
     # ------------------------------------------------------------------------------------ rules
 
@@ -312,7 +330,7 @@ class Evaluator:
     def alias(self, a: Dim, extent: Dim | None, condition: str) -> Dim:
         """`a` under a condition: loads that use it are masked by the condition."""
         tiles, scope = self.indices.tiles(a), self.indices.scope(a)
-        holds = self.assign(condition, "bool", tiles, scope, "inside")
+        holds = self.condition(condition, tiles, scope, "inside")
         made = self.assign(self.integer(a).text, "int", tiles, scope, "at")
         masks = self.indices.masks(a) | {holds.text}
         return self.indices.add(Var(made.text, extent, tiles, masks, scope))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from ...compiler.ir.graph import Axis, Function, Node, Origin, Program
 from ...compiler.ir.walk import iterations
 from ...dsl.dims import Dim
+from .evaluate import refuse
 from .indexing import identifier
 from .kernel import Kernel, build
 from .regions import FREE, HOST, Region, region_of, value_name, view_region
@@ -163,6 +164,9 @@ class _Class:
 
     def _constant(self, node: Node) -> None:
         """An attribute for a constant that some kernel reads: some only make derived ones."""
+        sizes = {s for axis in node.axes for s in axis.size.symbols()}
+        if not sizes <= self.plan.program.sizes.keys():
+            raise refuse(node, f"{node.op} of a run-time size")
         name = self.fresh(value_name(node))
         self.values[node.id] = f"self.{name}"
         key = constant_key(node)

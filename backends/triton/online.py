@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ...compiler.ir.graph import Axis, Node
 from ...dsl.dims import Dim
-from .evaluate import Value
+from .evaluate import Value, literal
 from .indexing import COLS, ROWS, Coordinates
 from .mapping import Operand, reached, restrict
 from .reduce import Accumulator, Group, Product, Reducer, Span
@@ -73,7 +73,8 @@ def _weights(
     evaluator = reducer.evaluator
     (x,) = evaluator.region.operands(softmax)
     score = evaluator.convert(evaluator.value(x.id, restrict(at, x.axes)), "float")
-    score = evaluator.masked(score, span.masks[COLS], Value('float("-inf")', "float"))
+    score = evaluator.spread(score, score.tiles | span.tiles[COLS])
+    score = evaluator.masked(score, span.masks[COLS], literal(float("-inf")))
     score = evaluator.assign(score.text, "float", score.tiles, loop, "s")
     weight, decay, shift = (evaluator.fresh(name) for name in ("p", "decay", "shift"))
     loop.add(f"{high}_new = tl.maximum({high}, tl.max({score.text}, axis=1, keep_dims=True))")

@@ -244,6 +244,8 @@ class Reducer:
         if group is None:
             return self._run(node, at, self.accumulator(node, at))
         parts = [self.accumulator(*member) for member in group]
+        if any(isinstance(p, Accumulator) and p.slot is None for p in parts):
+            return self._run(node, at, self.accumulator(node, at))
         return self._keep(node, at, group, self._loop(node, group, parts))
 
     def _weighed(self, node: Node, at: Coordinates, group: Group) -> Value:
@@ -357,7 +359,7 @@ class Reducer:
         if not _always_full(extent, block):
             bound = evaluator.integer(extent).text
             condition = f"{made.text} < {bound}"
-            mask = evaluator.assign(condition, "bool", tiles, scope, f"{base}_in")
+            mask = evaluator.condition(condition, tiles, scope, f"{base}_in")
             masks = frozenset({mask.text})
         var = Var(made.text, extent, tiles, masks, scope)
         evaluator.indices.add(var)

@@ -37,15 +37,15 @@ PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
 
 # (queries, keys), warps, stages; by head size: up to 64, 128, 256
 ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
-    "sm_80": {64: (128, 64, 4, 2), 128: (64, 64, 4, 3), 256: (64, 32, 8, 2)},
+    "sm_80": {64: (64, 64, 4, 3), 128: (64, 64, 4, 3), 256: (64, 32, 8, 2)},
     "sm_90": {64: (128, 64, 8, 3), 128: (128, 64, 8, 3), 256: (64, 32, 8, 2)},
     "sm_100": {64: (128, 64, 8, 3), 128: (128, 64, 8, 3), 256: (64, 32, 8, 2)},
     "gfx942": {64: (128, 64, 4, 2), 128: (128, 64, 4, 2), 256: (64, 32, 4, 1)},
     INTERPRETER: {64: (64, 64, 4, 1), 128: (64, 64, 4, 1), 256: (64, 64, 4, 1)},
 }
 
-ELEMENTS = {INTERPRETER: 1 << 16}  # of a tile of a row or flat kernel
-DEFAULT_ELEMENTS = 2048
+ELEMENTS: dict[Kind, int] = {"flat": 1024, "row": 2048}  # of a tile
+INTERPRETED_ELEMENTS = 1 << 16
 
 
 def tile(facts: Facts, target: str, element_bytes: int) -> Tile:
@@ -75,14 +75,19 @@ def _attend(facts: Facts, target: str, element_bytes: int) -> Tile:
 
 
 def _rows(facts: Facts, target: str) -> Tile:
-    elements = ELEMENTS.get(target, DEFAULT_ELEMENTS)
-    columns = min(1024, _power_of_two(facts.columns or 1024))
-    width = max(facts.width, columns if facts.kind == "flat" else 1)
+    """As many rows as the tile's elements allow for the widest index along columns."""
+    elements = INTERPRETED_ELEMENTS if target == INTERPRETER else ELEMENTS[facts.kind]
+    columns = min(1024 if facts.kind == "flat" else 256, _power_of_two(facts.columns or 1024))
+    width = max(facts.width, columns if facts.width == 1 else 1, 1 if facts.kind == "flat" else 128)
     rows = max(1, min(64, elements // width))
     warps = 4 if rows * width <= 4096 else 8 if rows * width <= 8192 else 16
     return {
-        "BLOCK_M": rows, "BLOCK_N": columns, "BLOCK_K": 128, "num_warps": warps, "num_stages": 2,
-    }  # fmt: skip
+        "BLOCK_M": rows,
+        "BLOCK_N": columns,
+        "BLOCK_K": 128,
+        "num_warps": warps,
+        "num_stages": 2,
+    }
 
 
 def _power_of_two(n: int) -> int:
