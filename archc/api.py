@@ -117,7 +117,9 @@ class Model:
         if self.weights is None:
             raise NoWeights(model=self.definition.name)
         runner = _backend(backend)
-        optimised = optimise(self.program_for(inputs), level=level)
+        optimised = optimise(
+            self.program_for(inputs), level=level, disable=runner.unwanted_passes(dtype)
+        )
         executable = runner.load(optimised.program, self.weights, dtype=dtype, **options)
         return Compiled(self, backend, optimised, executable)
 

@@ -42,6 +42,10 @@ class Backend(ABC):
 
     name: ClassVar[str]
 
+    def unwanted_passes(self, dtype: ModelDType) -> tuple[str, ...]:
+        """Passes that would make this backend slower at a dtype."""
+        return ()
+
     @abstractmethod
     def emit(self, program: Program, **options: Any) -> dict[str, str]:
         """Source text by file name; nothing for a backend that interprets."""

@@ -25,6 +25,10 @@ class TorchBackend(Backend):
 
     name: ClassVar[str] = "torch"
 
+    def unwanted_passes(self, dtype: ModelDType) -> tuple[str, ...]:
+        """A folded norm's product is float32 at least, which torch can only do on widened weights."""
+        return ("fuse-norm-linear",) if dtype in ("bf16", "f16") else ()
+
     def emit(self, program: Program, **options: Any) -> dict[str, str]:
         return {"model.py": emit_model(program, **options).text}
 
