@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ..ir.graph import Attrs, Axis, DType, TensorType
 from .erf import erf
-from .numeric import Array, np
+from .numeric import Array, later, np
 from .registry import (
     DTYPES,
     FORMATS,
@@ -156,10 +156,10 @@ POSITIVE, SMALL = (0.01, 4.0), (-0.9, 3.0)
 
 # name, meaning, NumPy, torch, Triton, domain of the samples: float to float (int becomes float)
 FUNCTIONS: tuple[tuple[str, str, Function, str, str, tuple[float, float]], ...] = (
-    ("exp", "e to the x", np.exp, "torch.exp({0})", "tl.exp({0})", (-4, 4)),
-    ("log", "natural logarithm", np.log, "torch.log({0})", "tl.log({0})", POSITIVE),
-    ("log1p", "log(1 + x)", np.log1p, "torch.log1p({0})", TRITON_LOG1P, SMALL),
-    ("sqrt", "square root", np.sqrt, "torch.sqrt({0})", "tl.sqrt({0})", POSITIVE),
+    ("exp", "e to the x", later.exp, "torch.exp({0})", "tl.exp({0})", (-4, 4)),
+    ("log", "natural logarithm", later.log, "torch.log({0})", "tl.log({0})", POSITIVE),
+    ("log1p", "log(1 + x)", later.log1p, "torch.log1p({0})", TRITON_LOG1P, SMALL),
+    ("sqrt", "square root", later.sqrt, "torch.sqrt({0})", "tl.sqrt({0})", POSITIVE),
     (
         "rsqrt",
         "1 / sqrt(x)",
@@ -168,13 +168,13 @@ FUNCTIONS: tuple[tuple[str, str, Function, str, str, tuple[float, float]], ...] 
         "tl.rsqrt({0})",
         POSITIVE,
     ),
-    ("sin", "sine", np.sin, "torch.sin({0})", "tl.sin({0})", (-9, 9)),
-    ("cos", "cosine", np.cos, "torch.cos({0})", "tl.cos({0})", (-9, 9)),
-    ("tanh", "hyperbolic tangent", np.tanh, "torch.tanh({0})", TRITON_TANH, (-3, 3)),
+    ("sin", "sine", later.sin, "torch.sin({0})", "tl.sin({0})", (-9, 9)),
+    ("cos", "cosine", later.cos, "torch.cos({0})", "tl.cos({0})", (-9, 9)),
+    ("tanh", "hyperbolic tangent", later.tanh, "torch.tanh({0})", TRITON_TANH, (-3, 3)),
     ("sigmoid", "1 / (1 + exp(-x))", sigmoid, "torch.sigmoid({0})", "tl.sigmoid({0})", (-9, 9)),
     ("erf", "error function", erf, "torch.erf({0})", "tl.erf({0})", (-4, 4)),
-    ("round", "nearest integer, half to even", np.rint, "torch.round({0})", TRITON_ROUND, (-3, 3)),
-    ("floor", "greatest integer <= x", np.floor, "torch.floor({0})", "tl.floor({0})", (-3, 3)),
+    ("round", "nearest whole, half to even", later.rint, "torch.round({0})", TRITON_ROUND, (-3, 3)),
+    ("floor", "greatest integer <= x", later.floor, "torch.floor({0})", "tl.floor({0})", (-3, 3)),
 )
 for _name, _doc, _numpy, _torch, _triton, _domain in FUNCTIONS:
     _samples = on("float", "f32", "f64", domain=_domain)
@@ -182,13 +182,13 @@ for _name, _doc, _numpy, _torch, _triton, _domain in FUNCTIONS:
 
 # name, meaning, NumPy, torch, Triton, samples: number and number, promoted
 ARITHMETIC: tuple[tuple[str, str, Function, Template, Template, tuple[Sample, ...]], ...] = (
-    ("add", "a + b", np.add, "({0} + {1})", "({0} + {1})", pairs("float", "int")),
-    ("sub", "a - b", np.subtract, "({0} - {1})", "({0} - {1})", pairs("f32", "int")),
-    ("mul", "a * b", np.multiply, "({0} * {1})", "({0} * {1})", pairs("float", "f64", "int")),
+    ("add", "a + b", later.add, "({0} + {1})", "({0} + {1})", pairs("float", "int")),
+    ("sub", "a - b", later.subtract, "({0} - {1})", "({0} - {1})", pairs("f32", "int")),
+    ("mul", "a * b", later.multiply, "({0} * {1})", "({0} * {1})", pairs("float", "f64", "int")),
     (
         "floordiv",
         "floor of the quotient",
-        np.floor_divide,
+        later.floor_divide,
         "torch.div({0}, {1}, rounding_mode='floor')",
         TRITON_FLOORDIV,
         pairs("int", "f32", domain=(1, 5)),
@@ -196,7 +196,7 @@ ARITHMETIC: tuple[tuple[str, str, Function, Template, Template, tuple[Sample, ..
     (
         "mod",
         "a - b * floordiv(a, b): the sign of b",
-        np.mod,
+        later.mod,
         "torch.remainder({0}, {1})",
         TRITON_MOD,
         pairs("int", "f32", domain=(1, 5)),
@@ -206,30 +206,30 @@ for _name, _doc, _numpy, _torch_of, _triton_of, _samples in ARITHMETIC:
     pointwise(_name, 2, _doc, _numpy, _torch_of, _triton_of, numbers, samples=_samples)
 
 pointwise(
-    "div", 2, "a / b, float also for integers", np.divide, "({0} / {1})", "({0} / {1})", floats,
+    "div", 2, "a / b, float also for integers", later.divide, "({0} / {1})", "({0} / {1})", floats,
     samples=pairs("float", "int", domain=(1, 5)),
 )  # fmt: skip
 pointwise(
-    "pow", 2, "a to the b, float also for integers", np.power, "torch.pow({0}, {1})", TRITON_POW,
+    "pow", 2, "a to the b, float also for integers", later.power, "torch.pow({0}, {1})", TRITON_POW,
     floats, samples=pairs("float", domain=(0.1, 3)),
 )  # fmt: skip
 pointwise(
-    "min", 2, "the lesser; `and` on bool", np.minimum,
+    "min", 2, "the lesser; `and` on bool", later.minimum,
     {"bool": "({0} & {1})", "int": "torch.minimum({0}, {1})", "float": "torch.minimum({0}, {1})"},
     {"bool": "({0} & {1})", "int": "tl.minimum({0}, {1})", "float": "tl.minimum({0}, {1})"},
     promoted, samples=pairs("float", "int", "bool"),
 )  # fmt: skip
 pointwise(
-    "max", 2, "the greater; `or` on bool", np.maximum,
+    "max", 2, "the greater; `or` on bool", later.maximum,
     {"bool": "({0} | {1})", "int": "torch.maximum({0}, {1})", "float": "torch.maximum({0}, {1})"},
     {"bool": "({0} | {1})", "int": "tl.maximum({0}, {1})", "float": "tl.maximum({0}, {1})"},
     promoted, samples=pairs("float", "int", "bool"),
 )  # fmt: skip
 
 COMPARISONS: tuple[tuple[str, Function, str], ...] = (
-    ("eq", np.equal, "({0} == {1})"),
-    ("lt", np.less, "({0} < {1})"),
-    ("le", np.less_equal, "({0} <= {1})"),
+    ("eq", later.equal, "({0} == {1})"),
+    ("lt", later.less, "({0} < {1})"),
+    ("le", later.less_equal, "({0} <= {1})"),
 )
 for _name, _numpy, _text in COMPARISONS:
     pointwise(
@@ -238,7 +238,7 @@ for _name, _numpy, _text in COMPARISONS:
     )  # fmt: skip
 
 pointwise(
-    "where", 3, "a where the condition holds, else b", np.where,
+    "where", 3, "a where the condition holds, else b", later.where,
     "torch.where({0}, {1}, {2})", "tl.where({0}, {1}, {2})", choice,
     samples=(
         Sample((tensor("bool", B, A), tensor("float", A, B), tensor("float"))),
@@ -246,21 +246,21 @@ pointwise(
     ),
 )  # fmt: skip
 pointwise(
-    "abs", 1, "absolute value", np.abs, "torch.abs({0})", "tl.abs({0})", samples=on("float", "int")
+    "abs", 1, "magnitude", later.abs, "torch.abs({0})", "tl.abs({0})", samples=on("float", "int")
 )
 pointwise(
-    "not", 1, "logical negation", np.logical_not, "(~{0})", "({0} == 0)", bools, samples=on("bool")
+    "not", 1, "negation", later.logical_not, "(~{0})", "({0} == 0)", bools, samples=on("bool")
 )
 pointwise(
-    "to_int", 1, "truncation towards zero", np.trunc, "{0}.to({dtype})", "{0}.to({dtype})",
+    "to_int", 1, "truncation towards zero", later.trunc, "{0}.to({dtype})", "{0}.to({dtype})",
     as_they_are, "int", on("float", "f64", "bool", domain=(-5, 5)),
 )  # fmt: skip
 pointwise(
-    "to_float", 1, "an integer or a truth value as a float", np.asarray, "{0}.to({dtype})",
+    "to_float", 1, "an integer or a truth value as a float", later.asarray, "{0}.to({dtype})",
     "{0}.to({dtype})", as_they_are, "float", on("int", "bool"),
 )  # fmt: skip
 pointwise(
-    "stop_gradient", 1, "x, through which no gradient flows", np.asarray, "{0}.detach()", "{0}",
+    "stop_gradient", 1, "x, through which no gradient flows", later.asarray, "{0}.detach()", "{0}",
     as_they_are, samples=on("float"),
 )  # fmt: skip
 

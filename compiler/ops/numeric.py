@@ -1,30 +1,33 @@
-"""NumPy, loaded by its first use: `check`, `cost` and `fmt` infer types and compute no arrays.
-
-Before that, `np.exp` is a function that loads NumPy when it is called; so a stanza may name it.
-"""
+"""NumPy, loaded by its first use: `check`, `cost` and `fmt` infer types and compute no arrays."""
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Array", "np"]
+__all__ = ["Array", "later", "np"]
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
+    later = np
 else:
     Array = Any
 
     class _NumPy:
-        """The module once it is loaded, until then its functions by name."""
+        """The module: any attribute loads it."""
 
         def __getattr__(self, name: str) -> Any:
-            if "numpy" in sys.modules:
-                return getattr(sys.modules["numpy"], name)
-            return lambda *args, **kwargs: getattr(import_module("numpy"), name)(*args, **kwargs)
+            found = getattr(import_module("numpy"), name)
+            setattr(self, name, found)
+            return found
 
-    np = _NumPy()
+    class _Functions:
+        """Its functions by name, for tables: `later.exp` loads the module when it is called."""
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *arrays: getattr(np, name)(*arrays)
+
+    np, later = _NumPy(), _Functions()
