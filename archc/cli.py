@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from importlib import import_module
@@ -13,7 +14,9 @@ from importlib import import_module
 import click
 
 from . import __version__
+from .compiler.knobs import DEBUG
 from .dsl.diagnostics import ArchError, Diagnostics, render
+from .dsl.errors import OutOfMemory
 
 # In the order of `archc --help`; module of archc.commands where the name cannot be one.
 COMMANDS = {
@@ -44,7 +47,9 @@ class Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> None:
+        debug = False
         try:
+            debug = DEBUG.value
             super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # click's own: usage errors, --help, `archc .. | head`
@@ -55,22 +60,22 @@ class Commands(click.Group):
             ctx.exit(mistakes(found.errors))
         except ArchError as error:
             ctx.exit(mistakes([error]))
+        except MemoryError as error:
+            ctx.exit(mistakes([OutOfMemory(reason=str(error) or "an allocation failed")]))
         except Exception as error:
-            ctx.exit(bug(error))
+            ctx.exit(bug(error, debug))
 
 
 def mistakes(errors: Iterable[ArchError]) -> int:
     """Show what is wrong in the user's input, a blank line between errors."""
-    color = sys.stderr.isatty()
+    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     click.echo("\n\n".join(render(error, color=color) for error in errors), err=True, color=color)
     return MISTAKE
 
 
-def bug(error: Exception) -> int:
-    """Say that archc failed, and with ARCHC_DEBUG=1 where."""
-    from .compiler.knobs import DEBUG
-
-    if DEBUG.value:
+def bug(error: Exception, debug: bool) -> int:
+    """Say that archc failed; `debug` adds where."""
+    if debug:
         import traceback
 
         traceback.print_exception(error)

@@ -11,10 +11,13 @@ from .span import Span
 class UnknownName(ArchError, id="unknown-name"):
     name: str
     known: tuple[str, ...] = ()
+    in_std: bool = False
     title = "`{name}` is not defined here"
     labels = {"span": "no such name"}
 
     def help_text(self) -> str:
+        if self.in_std:
+            return "the standard library has it: write `use std` at the top of the file"
         return did_you_mean(self.name, self.known)
 
 
@@ -32,7 +35,9 @@ class SizeMismatch(ArchError, id="size-mismatch"):
     bound_at: Span | None = None
     title = "axis `{axis}` is {got} here, but {expected} elsewhere"
     labels = {"span": "`{axis}` is {got}", "bound_at": "`{axis}` is {expected} here"}
-    help = "operands align by axis name: rename one with `x[{axis} -> other]`, or make the sizes agree"
+    help = (
+        "operands align by axis name: rename one with `x[{axis} -> other]`, or make the sizes agree"
+    )
 
 
 # ------------------------------------------------------------------------- axes and sizes
@@ -42,7 +47,9 @@ class TimelineMismatch(ArchError, id="timeline-mismatch"):
     axis: str
     first: str
     second: str
-    title = "axis `{axis}` follows the time of `{first}` in one operand and of `{second}` in another"
+    title = (
+        "axis `{axis}` follows the time of `{first}` in one operand and of `{second}` in another"
+    )
     labels = {"span": "these meet here"}
     help = "rename one of them: `x[{axis} -> other]`"
 
@@ -73,7 +80,9 @@ class NotACheckpoint(ArchError, id="not-a-checkpoint"):
 class PickledCheckpoint(ArchError, id="pickled-checkpoint"):
     path: str
     title = "`{path}` holds pickled weights, which archc never opens"
-    help = "a pickle runs code when read; convert it to safetensors where you trust it, then load that"
+    help = (
+        "a pickle runs code when read; convert it to safetensors where you trust it, then load that"
+    )
 
 
 class DamagedCheckpoint(ArchError, id="damaged-checkpoint"):
@@ -129,7 +138,7 @@ class UnreadConfig(ArchError, id="unread-config"):
         name = self.fields[0].split(" = ")[0]
         return (
             "a field nobody reads may change what the model computes: read it, or demand a value\n"
-            f"with `require`, or, if it cannot matter, say why: `ignore config \"{name}\": \"reason\"`"
+            f'with `require`, or, if it cannot matter, say why: `ignore config "{name}": "reason"`'
         )
 
 
@@ -325,7 +334,7 @@ class IndexOutOfRange(ArchError, id="index-range"):
     size: int
     title = "index {index} is outside axis `{axis}` of size {size}"
     labels = {"span": "this reads outside"}
-    help = "keep the index within the axis, or give a value to read outside: `x[{axis}: i or 0]`"
+    help = "keep the index within the axis: `x[{axis}: min(max(i, 0), {size} - 1)]`"
 
 
 class MissingInput(ArchError, id="missing-input"):
@@ -605,9 +614,13 @@ class DefinedTwice(ArchError, id="defined-twice"):
 
 class WhichModel(ArchError, id="which-model"):
     file: str
-    known: str
-    title = "`{file}` must hold exactly one model here (it has: {known})"
-    help = "name one: a preset, or `--model NAME`"
+    known: tuple[str, ...]
+    title = "`{file}` does not hold exactly one model"
+
+    def help_text(self) -> str:
+        if not self.known:
+            return "write one: `model M {{ .. }}`".format()
+        return f"it has {_listed(self.known)}: name one, by a preset or by `--model NAME`"
 
 
 class UnknownModel(ArchError, id="unknown-model"):
@@ -631,7 +644,22 @@ class UnknownPreset(ArchError, id="unknown-preset"):
 class BadPreset(ArchError, id="bad-preset"):
     name: str
     title = "preset `{name}` must be a model with named values"
-    labels = {"span": "not of the form `Model(d = 64)`"}
+    labels = {"span": "not of this form"}
+    help = "write `preset {name} = Model(d = 64, layers = 2)`"
+
+
+class HyperKind(ArchError, id="hyperparameter-kind"):
+    name: str
+    got: str
+    declared_at: Span
+    title = "`{name}` is a whole number, this is {got}"
+    labels = {"span": "not a whole number", "declared_at": "its default is one"}
+
+
+class HyperTarget(ArchError, id="hyperparameter-target"):
+    title = "above the first `input`, each line sets one hyperparameter"
+    labels = {"span": "not of the form `name = value`"}
+    help = "move the line below the inputs, or write a line for each name"
 
 
 class UnknownHyperparameter(ArchError, id="unknown-hyperparameter"):
@@ -659,6 +687,20 @@ class NoOutput(ArchError, id="no-output"):
     help = "end the model with a line such as `output logits[b, s, vocab] = x`"
 
 
+class OutputLoss(ArchError, id="output-loss"):
+    title = "the loss is no `output`"
+    labels = {"span": "an output with this name"}
+    help = "write `loss = ..`: it is computed only where it is asked for, and may look ahead"
+
+
+class OutputOrder(ArchError, id="output-order"):
+    name: str
+    axes: str
+    title = "nobody wrote an order for the axes {axes} of output `{name}`"
+    labels = {"span": "which axis comes first?"}
+    help = "write the axes: `output {name}[b, s, d] = ..`"
+
+
 class OutputTwice(ArchError, id="output-twice"):
     name: str
     title = "output `{name}` is given twice"
@@ -675,7 +717,19 @@ class LossAxes(ArchError, id="loss-axes"):
 class NoReturn(ArchError, id="no-return"):
     name: str
     title = "`{name}` ends without `return`"
-    labels = {"span": "the last statement"}
+    labels = {"span": "the end of `{name}`"}
+    help = "say what it gives: `return y`"
+
+
+class MisplacedReturn(ArchError, id="misplaced-return"):
+    where: str
+    title = "`return` cannot stand {where}"
+    labels = {"span": "no block or fn ends here"}
+
+    def help_text(self) -> str:
+        if self.where == "in a model":
+            return "a model names what it gives: `output y[b, s, d] = ..`"
+        return "assign to a name that exists above the repeat, and return that below it"
 
 
 class ResultCount(ArchError, id="result-count"):
@@ -697,6 +751,13 @@ class Unsupported(ArchError, id="unsupported"):
     what: str
     title = "{what} is part of the language, but this version cannot compile it"
     labels = {"span": "not supported yet"}
+
+
+class TooLarge(ArchError, id="too-large"):
+    limit: int
+    title = "this file expands to more than {limit:,} expressions"
+    labels = {"span": "the limit was reached here"}
+    help = "repetition is written `repeat`, which costs the same for any number of layers"
 
 
 # --------------------------------------------------------------------- elaboration: calls
@@ -726,12 +787,25 @@ class TooManyArguments(ArchError, id="too-many-arguments"):
     name: str
     count: int
     defined_at: Span
-    title = "`{name}` takes {count} argument(s) by position"
+    title = "`{name}` has {count} hyperparameter(s)"
     labels = {"span": "one too many", "defined_at": "`{name}` is defined here"}
-    help = (
-        "`x |> f(..)` fills the hyperparameters of `f`; `f(x)` on a definition's own name does too:"
-        " write `x |> {name}(..)` to apply it to x"
-    )
+    help = "an input is given by keyword: `x |> {name}(.., memory = m)`"
+
+
+class TooManyInputs(ArchError, id="too-many-inputs"):
+    name: str
+    count: int
+    defined_at: Span
+    title = "`{name}` has {count} input(s)"
+    labels = {"span": "one too many", "defined_at": "`{name}` is defined here"}
+    help = "what flows in by `|>` is the first input; a configured value takes no hyperparameters by position"
+
+
+class TensorHyperparameter(ArchError, id="tensor-hyperparameter"):
+    name: str
+    title = "`{name}(..)` sets hyperparameters, and a tensor is none"
+    labels = {"span": "known only when the model runs"}
+    help = "apply it with `|>`: `x |> {name}(..)`"
 
 
 class ArgumentTwice(ArchError, id="argument-twice"):
@@ -778,6 +852,22 @@ class NotATemplate(ArchError, id="not-a-template"):
     help = "configure one without applying it: `shared e = embedding(vocab, d)`"
 
 
+class SharedSizes(ArchError, id="shared-sizes"):
+    weight: str
+    got: str
+    expected: str
+    shared_at: Span | None = None
+    title = "one shared weight `{weight}` cannot be both {expected} and {got}"
+    labels = {"span": "{got} here, {expected} earlier", "shared_at": "shared by all its uses"}
+    help = "for new weights at each use drop `shared`: `f = linear(d)`, then `x |> f as name`"
+
+
+class BankSize(ArchError, id="bank-size"):
+    title = "a bank has one size in its brackets"
+    labels = {"span": "not of the form `bank f[n] = block`"}
+    help = "write `bank experts[n] = ffn(64)`, or with a size `bank experts[n: 8] = ffn(64)`"
+
+
 class LabelTwice(ArchError, id="label-twice"):
     label: str
     first: Span
@@ -807,11 +897,36 @@ class NoWeight(ArchError, id="no-weight"):
         return did_you_mean(self.path, self.known) or f"it has: {', '.join(self.known)}"
 
 
+# what tensors of other libraries have, and what is written here
+FOREIGN_ATTRIBUTES = {
+    "view": "split or merge by name: `x[h -> (heads, e)]`, `x[(heads, e) -> h]`",
+    "transpose": "axes have no order to change: operands align by name",
+    "shape": "an axis' own name is its size: `d`; of a run-time axis it is `size(s)`",
+    "unsqueeze": "operands align by name; an axis of size 1 is `x[one: new]`",
+    "expand": "operands align by name: there is nothing to expand",
+    "float": "write `float(x)`, `f32(x)`",
+    "mean": "functions are called by name: `mean(x, d)`",
+}
+SAME_ATTRIBUTES = {
+    **dict.fromkeys(("reshape", "flatten", "unflatten", "rearrange", "chunk", "split"), "view"),
+    **dict.fromkeys(("permute", "T", "mT", "swapaxes", "contiguous"), "transpose"),
+    **dict.fromkeys(("size", "ndim", "dim"), "shape"),
+    **dict.fromkeys(("squeeze", "expand_dims"), "unsqueeze"),
+    **dict.fromkeys(("repeat", "expand_as", "broadcast_to"), "expand"),
+    **dict.fromkeys(("to", "type", "half", "astype", "int", "bool"), "float"),
+    **dict.fromkeys(("sum", "max", "softmax", "exp", "sqrt", "pow", "abs", "cumsum"), "mean"),
+}
+
+
 class NoAttribute(ArchError, id="no-attribute"):
     got: str
     name: str
     title = "{got} has no `.{name}`"
     labels = {"span": "only a `shared` instance has weights to read"}
+
+    def help_text(self) -> str:
+        name = SAME_ATTRIBUTES.get(self.name, self.name)
+        return FOREIGN_ATTRIBUTES.get(name, "") if self.got == "a tensor" else ""
 
 
 # --------------------------------------------------------- elaboration: axes, continued
@@ -950,10 +1065,39 @@ class RunTimeSize(ArchError, id="run-time-size"):
     help = "inside tensor arithmetic write `size({axis})`"
 
 
+class NegativeSize(ArchError, id="negative-size"):
+    axis: str
+    size: str
+    title = "axis `{axis}` would have size {size}"
+    labels = {"span": "a negative size"}
+
+
+class MisplacedAxes(ArchError, id="misplaced-axes"):
+    what: str
+    title = "{what} cannot stand in these brackets"
+    labels = {"span": "not an axis"}
+    help = (
+        "a group `(g, e)` stands in the brackets of a `weight`, or left of `->`: `x[(g, e) -> h]`\n"
+        "`...` stands once, for all other axes, and not where a weight or table is declared"
+    )
+
+
+class UnknownPack(ArchError, id="unknown-pack"):
+    name: str
+    known: tuple[str, ...]
+    title = "there is no pack `{name}...` here"
+    labels = {"span": "not a pack"}
+
+    def help_text(self) -> str:
+        declared = "declare it among the hyperparameters: `block f({name}..., bias = false)(..)`"
+        return did_you_mean(self.name, self.known) or declared.format(name=self.name)
+
+
 class SplitSizes(ArchError, id="split-sizes"):
     axes: str
     title = "the sizes of `{axes}` cannot all be left out"
     labels = {"span": "at most one size may be left out"}
+    help = "write the others: `x[h -> (g: 4, r)]`"
 
 
 class SplitUneven(ArchError, id="split-uneven"):
@@ -1017,6 +1161,23 @@ class TopkAxis(ArchError, id="topk-axis"):
     help = "write `topk(x, experts, k: 2)`"
 
 
+class TopkCount(ArchError, id="topk-count"):
+    count: int
+    axis: str
+    size: int
+    title = "axis `{axis}` of size {size} has no {count} largest entries"
+    labels = {"span": "more than there are"}
+
+
+class ReductionName(ArchError, id="reduction-name"):
+    name: str
+    instead: str
+    axis: str
+    title = "`{name}` compares two values; it does not reduce axis `{axis}`"
+    labels = {"span": "an axis of the other argument"}
+    help = "the largest entry along an axis is `amax(x, {axis})`, the smallest `-amax(-x, {axis})`"
+
+
 # ------------------------------------------------------------ elaboration: kinds of value
 
 
@@ -1037,6 +1198,33 @@ class NotANumber(ArchError, id="not-a-number"):
     got: str
     title = "`{op}` needs numbers, this is {got}"
     labels = {"span": "in this expression"}
+
+
+class BoolArithmetic(ArchError, id="bool-arithmetic"):
+    op: str
+    title = "`{op}` needs numbers, and these are truth values"
+    labels = {"span": "truth values only"}
+    help = (
+        "combine conditions with `and`, `or`, `not`; count them with `sum`; convert one by `int(x)`"
+    )
+
+
+class MixedKinds(ArchError, id="mixed-kinds"):
+    title = "truth values and numbers do not mix here"
+    labels = {"span": "some of each"}
+    help = "convert one: `float(mask)`, `int(mask)`"
+
+
+class NotAList(ArchError, id="not-a-list"):
+    got: str
+    title = "`for .. in` runs over a list or up to a whole number, this is {got}"
+    labels = {"span": "neither a list nor a number"}
+
+
+class RunTimeTable(ArchError, id="run-time-table"):
+    title = "a `const` is computed before the model runs, this value only then"
+    labels = {"span": "not known yet"}
+    help = "drop `const`, or use only numbers, `index(i)` and other tables"
 
 
 class NumberOnly(ArchError, id="number-only"):
@@ -1107,10 +1295,21 @@ class TargetCount(ArchError, id="target-count"):
     labels = {"span": "in this assignment"}
 
 
-class NegativeCount(ArchError, id="negative-count"):
+class RepeatCount(ArchError, id="repeat-count"):
     count: int
+    most: int
     title = "a repeat cannot run {count} times"
-    labels = {"span": "negative"}
+    labels = {"span": "not from 0 to {most:,}"}
+
+
+class CarriedValue(ArchError, id="carried-value"):
+    name: str
+    got: str
+    title = "a repeat cannot change `{name}`, which is {got}"
+    labels = {"span": "this repeat assigns `{name}`"}
+    help = (
+        "only tensors and numbers are carried between iterations; give the inner value another name"
+    )
 
 
 class CarriedAxes(ArchError, id="carried-axes"):
@@ -1150,20 +1349,53 @@ class InputAxes(ArchError, id="input-axes"):
 
 class InputDefault(ArchError, id="input-default"):
     name: str
-    title = "the default of input `{name}` must be one number or truth value"
-    labels = {"span": "not a constant"}
+    kind: str
+    title = "the default of input `{name}` must be one constant of its kind, `{kind}`"
+    labels = {"span": "not such a constant"}
+    help = "`bool` takes true or false, `ids` and `int` a whole number, `float` any number"
+
+
+class InputTwice(ArchError, id="input-twice"):
+    name: str
+    title = "input `{name}` is declared twice"
+    labels = {"span": "already an input"}
 
 
 class TimeAxis(ArchError, id="time-axis"):
     axis: str
-    title = "`{axis}` is no run-time axis of an input"
+    known: tuple[str, ...]
+    title = "`{axis}` is no run-time axis of an input above"
     labels = {"span": "only an input's axis has time"}
+
+    def help_text(self) -> str:
+        listed = f"these have: {', '.join(self.known)}" if self.known else ""
+        return did_you_mean(self.axis, self.known) or listed
 
 
 class TimeFact(ArchError, id="time-fact"):
     name: str
     title = "time has `valid`, `position` and `segment`, not `{name}`"
     labels = {"span": "unknown"}
+
+    def help_text(self) -> str:
+        return did_you_mean(self.name, ("valid", "position", "segment"))
+
+
+class TimeFactValue(ArchError, id="time-fact-value"):
+    name: str
+    axis: str
+    expected: str
+    got: str
+    axes: str
+    title = "`{name}` must be {expected} along `{axis}`; this is {got} with {axes}"
+    labels = {"span": "not {expected} along `{axis}`"}
+
+
+class DecodeTwice(ArchError, id="decode-twice"):
+    first: str
+    second: str
+    title = "a model decodes along one axis, not both `{first}` and `{second}`"
+    labels = {"span": "a second axis"}
 
 
 # ------------------------------------------------------------------------------- passes
@@ -1257,7 +1489,9 @@ class NotGenerative(ArchError, id="not-generative"):
     model: str
     reason: str
     title = "`{model}` cannot generate text: {reason}"
-    help = "it takes a line `decode s`, one `ids` input along s without a default, and logits along s"
+    help = (
+        "it takes a line `decode s`, one `ids` input along s without a default, and logits along s"
+    )
 
 
 class NoChatTemplate(ArchError, id="no-chat-template"):
@@ -1275,3 +1509,9 @@ class ChatTemplateFails(ArchError, id="chat-template"):
 class EmptyPrompt(ArchError, id="empty-prompt"):
     title = "the prompt has no tokens"
     help = "a model without a beginning-of-text token needs at least one to go on from"
+
+
+class OutOfMemory(ArchError, id="out-of-memory"):
+    reason: str
+    title = "this machine has too little memory: {reason}"
+    help = "take a smaller model or batch, or `--dtype bf16`"

@@ -117,6 +117,19 @@ def test_a_bug_exits_with_70_and_hides_its_traceback(monkeypatch: pytest.MonkeyP
     assert "Traceback" in invoke("check", LLAMA).stderr
 
 
+def test_a_lack_of_memory_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(path: object) -> None:
+        raise MemoryError("Unable to allocate 9.00 TiB")
+
+    monkeypatch.setattr("archc.commands.check.parse_file", greedy)
+    assert "error[out-of-memory]" in refused(1, "check", LLAMA)
+
+
+def test_a_knob_that_is_not_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARCHC_DEBUG", "2")
+    assert "error[bad-knob]: ARCHC_DEBUG=2" in refused(1, "check", LLAMA)
+
+
 def test_interruption_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(path: object) -> None:
         raise KeyboardInterrupt
