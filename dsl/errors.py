@@ -893,7 +893,7 @@ class NoWeight(ArchError, id="no-weight"):
 
     def help_text(self) -> str:
         if not self.known:
-            return f"an instance makes its weights when it is first applied: apply `{self.instance}` above"
+            return f"an instance makes its weights when first applied: apply `{self.instance}` above"
         return did_you_mean(self.path, self.known) or f"it has: {', '.join(self.known)}"
 
 
