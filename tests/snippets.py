@@ -17,7 +17,14 @@ import numpy as np
 
 from archc.backends.numpy import NumpyBackend
 from archc.compiler.causality import prove_causal
-from archc.compiler.elaborate import Module, Request, elaborate, module_of, statements
+from archc.compiler.elaborate import (
+    Module,
+    Request,
+    elaborate,
+    module_of,
+    preset_overrides,
+    statements,
+)
 from archc.compiler.elaborate.values import Tensor
 from archc.compiler.ir.graph import Program
 from archc.compiler.weights import random_weights
@@ -32,6 +39,7 @@ REMARK = re.compile(
     r"# ([\[{][^#]*[\]}]|= [^#]+)(?:, [a-z ]+)?$"
 )  # what the reader is told of a line's value
 MAKES = re.compile(r"# makes ([\w.\[\], ]+)$", re.MULTILINE)
+TINY, LARGEST = "tiny", 10**6  # the preset to run, and what is too large to run
 SIZES = {"b": 2, "s": 5, "t": 3}
 
 
@@ -114,7 +122,10 @@ class Run:
 
 
 def run(source: Source) -> Run:
-    """Elaborate every model of a file at its defaults, and keep what its assignments bind."""
+    """Elaborate every model of a file and keep what its assignments bind.
+
+    At its defaults, or at the preset `tiny` of a model whose defaults are a published size.
+    """
     result = Run(module_of(parse(source)))
     original, bound = statements.bind, list[tuple[int, Any]]()
 
@@ -124,10 +135,12 @@ def run(source: Source) -> Run:
             bound.append((target.span.line, found))
         return found
 
+    tiny = preset_overrides(result.module, TINY) if TINY in result.module.presets else ("", {})
     for name, model in result.module.models.items():
         bound.clear()
+        request = Request(tiny[1] if tiny[0] == name else {})
         with mock.patch.object(statements, "bind", bind):
-            program = elaborate(result.module, model, Request())
+            program = elaborate(result.module, model, request)
         prove_causal(program)
         result.programs[name] = program
         result.named += [(line, value, program) for line, value in bound]
@@ -136,6 +149,7 @@ def run(source: Source) -> Run:
 
 def execute(program: Program) -> Mapping[Any, np.ndarray]:
     """Run a program in float64 with random weights and inputs; every value by its key."""
+    assert sum(p.size(program.sizes) for p in program.parameters) < LARGEST
     case = next(iter(random_cases(program, 0, SIZES)))
     loaded = NumpyBackend().load(program, random_weights(program), dtype="f64")
     return loaded.trace(case.inputs)[1]
