@@ -82,9 +82,9 @@ def _judge(ours: Array, theirs: Array, gold: Array, rule: Rule) -> Comparison:
     allowed = min(rule.k * rms(theirs) + slack * scale, cap)
     furthest = min(2 * rule.k * theirs.max() + slack * gold.max(), cap * ours.size**0.5)
     error = rms(ours)
-    passed = error <= allowed and float(ours.max()) <= furthest
+    passed = error <= allowed and ours.max() <= furthest
     unit = scale or 1.0
-    return Comparison(passed, error / unit, allowed / unit)
+    return Comparison(bool(passed), error / unit, allowed / unit)
 
 
 def rms(x: Array) -> float:

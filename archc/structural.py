@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .api import Model
 
 T = TypeVar("T")
-MARKS = {"removed": "-", "added": "+", "changed": "~"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,15 +172,14 @@ def _regions(program: Program, name: str) -> dict[str, list[_Line]]:
 def _line(function: Function, node: Node) -> _Line:
     operands = ", ".join(_operand(function[i]) for i in node.inputs)
     _, text = show_node(replace(node, inputs=())).split(" = ", 1)
-    return _Line(node.op, text.replace("()", f"({operands})", 1).strip(), _place(node))
+    shown = f"{node.op}({operands}){text.removeprefix(node.op)}"
+    return _Line(node.op, shown.strip(), _place(node))
 
 
 def _operand(node: Node) -> str:
     """What is read, without where it comes from: a name for sources, the op for the others."""
-    for attribute in ("path", "name", "value"):
-        if attribute in node.attrs and node.op != "repeat":
-            return str(node.attrs[attribute])
-    return node.op
+    named = {"weight": "path", "input": "name"}.get(node.op)
+    return node.attrs.string(named) if named else node.op
 
 
 def _place(node: Node) -> str:

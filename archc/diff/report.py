@@ -155,11 +155,13 @@ class Report:
         wrong = dict.fromkeys(d.candidate for d in self.divergences)
         right = [name for name in self.candidates if name not in wrong]
         if not wrong:
-            return f"{listed(right)} agree with the reference"
+            verb = "agree" if len(right) > 1 else "agrees"
+            return f"{listed(right)} {verb} with the reference"
         first = self.divergences[0]
         span = next(places(first.spans), None)
         at = f" ({span.source.name}:{span.line})" if span else ""
-        return f"{listed(list(wrong))} differ: first at {first.region}{at}"
+        verb = "differ" if len(wrong) > 1 else "differs"
+        return f"{listed(list(wrong))} {verb}: first at {first.region}{at}"
 
     def _shown(self) -> list[Row]:
         found = folded([(row.region, row.statuses) for row in self.rows])
