@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from archc.backends.triton.indexing import COLS, ROWS, Indices, Var, join, row_major
+from archc.backends.triton.indexing import COLS, ROWS, Indices, Var, join
 from archc.dsl.dims import Dim
 
 S = Dim.symbol("s")
@@ -66,7 +66,3 @@ def test_size_one_axes_vanish(indices):
     one, rest = indices.flatten([("one", Dim.of(1)), ("rest", Dim.of(64))], base)
     assert one == Dim()
     assert indices.text(rest) == "cols"
-
-
-def test_row_major_strides():
-    assert row_major([Dim.of(2), S, Dim.of(4)]) == [S * 4, Dim.of(4), Dim.of(1)]

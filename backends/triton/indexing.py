@@ -195,15 +195,6 @@ class Indices:
         return self.size_names.setdefault(atom.name, f"n_{identifier(atom.name)}")
 
 
-def row_major(sizes: Iterable[Dim]) -> list[Dim]:
-    """Strides, in elements."""
-    strides, stride = [], Dim.of(1)
-    for size in reversed(list(sizes)):
-        strides.append(stride)
-        stride = stride * size
-    return strides[::-1]
-
-
 def join(coordinates: Iterable[Dim], sizes: Iterable[Dim]) -> Dim:
     """The flat row-major index."""
     flat = Dim()

@@ -217,7 +217,8 @@ class _Builder:
         width = max((_block(e) for _, e in reducer.full), default=1)
         products = sum(n.op == "dot" for n in self.space.reductions)
         cols = _extent(self.space.cols).constant if self.space.cols else 1
-        return Facts(self.kind, width, products, cols)
+        angles = any("tl.sin(" in line or "tl.cos(" in line for line in self.body.lines)
+        return Facts(self.kind, width, products, cols, angles)
 
 
 def _extent(steps: list[Step]) -> Dim:

@@ -24,6 +24,7 @@ class Facts:
     width: int = 1  # columns held in one tile: the longest axis that a program covers at once
     products: int = 1  # accumulators of the main loop
     columns: int | None = None  # of the whole iteration space, if that is constant
+    angles: bool = False  # sine or cosine: their range reduction takes many registers
 
 
 # (rows, columns, reduced), warps, stages; by bytes of an element
@@ -44,7 +45,8 @@ ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
     INTERPRETER: {64: (64, 64, 4, 1), 128: (64, 64, 4, 1), 256: (64, 64, 4, 1)},
 }
 
-ELEMENTS: dict[Kind, int] = {"flat": 1024, "row": 2048}  # of a tile
+# Elements of a tile: by kind on NVIDIA, twice that on AMD, whose warps are twice as wide.
+ELEMENTS: dict[Kind, int] = {"flat": 1024, "row": 2048}
 INTERPRETED_ELEMENTS = 1 << 16
 
 
@@ -76,7 +78,9 @@ def _attend(facts: Facts, target: str, element_bytes: int) -> Tile:
 
 def _rows(facts: Facts, target: str) -> Tile:
     """As many rows as the tile's elements allow for the widest index along columns."""
-    elements = INTERPRETED_ELEMENTS if target == INTERPRETER else ELEMENTS[facts.kind]
+    elements = ELEMENTS[facts.kind] * (2 if target == "gfx942" else 1) // (4 if facts.angles else 1)
+    if target == INTERPRETER:
+        elements = INTERPRETED_ELEMENTS
     columns = min(1024 if facts.kind == "flat" else 256, _power_of_two(facts.columns or 1024))
     width = max(facts.width, columns if facts.width == 1 else 1, 1 if facts.kind == "flat" else 128)
     rows = max(1, min(64, elements // width))
