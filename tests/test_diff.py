@@ -96,20 +96,20 @@ def faulty(monkeypatch: pytest.MonkeyPatch, op: str = "sub", text: str = "{1} - 
 
 def test_report_of_divergence(llama: api.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """The screen: what introduces, what inherits, and where it begins."""
-    faulty(monkeypatch)
+    faulty(monkeypatch, "sigmoid", "torch.sigmoid({0}) * 1.01")
     report = diff(llama, [Candidate("numpy"), Candidate("torch")], sizes=SMALL)
     text = str(report)
-    assert "torch first differs at layers[0].attention: `sub` of `first`, inside the `" in text
-    assert "first = z[pair: 0] * c - z[pair: 1] * sn" in text
-    assert "error introduced: " in text
+    assert "torch first differs at layers[0].ffn: `sigmoid`, inside the `" in text
+    assert "fn silu(x[...]) = x * sigmoid(x)" in text
+    assert "error introduced: 1.0e-02, where " in text
     rows = {row.region: row.cells for row in report.rows}
-    assert rows["layers[0].attention"]["torch"].status == "introduced"
-    assert rows["layers[0].attention"]["numpy"].status == "agrees"
+    assert rows["layers[0].ffn"]["torch"].status == "introduced"
+    assert rows["layers[0].ffn"]["numpy"].status == "agrees"
     assert rows["output logits"]["torch"].status == "differs"
     later = [cells["torch"].status for region, cells in rows.items() if "layers[1]" in region]
     assert "inherited" in later
     assert rows["embed"]["torch"].status == "agrees"
-    assert report.verdict().startswith("torch differs: first at layers[0].attention (")
+    assert report.verdict().startswith("torch differs: first at layers[0].ffn (")
 
 
 def test_a_candidate_that_raises(llama: api.Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +296,7 @@ def test_structural_difference(llama: api.Model, tmp_path: Path) -> None:
     assert "1e-06" in epsilon.after
     assert epsilon.after_at.startswith(f"{path}:")
     window = [c for c in found.operations if c.where == "layers, attention"]
-    assert {c.kind for c in window} == {"added"}
+    assert {c.kind for c in window} == {"added", "changed"}
     assert any(c.after.startswith("lt(sub, const)") for c in window)
 
 
