@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from ...dsl import errors
 from ...dsl.diagnostics import ArchError
@@ -15,7 +15,8 @@ from ...dsl.syntax import Stmt
 from ..ir.graph import Axis, Function
 from .emit import Emitter, Place
 from .labels import AxisSize, Frame, Label
-from .module import Module
+from .module import Module, standard_library
+from .scopes import GraphScope
 from .values import Environment, PerLayer, Poison, Skip, SplitIterations, Tensor, WeightPlace
 
 
@@ -32,8 +33,10 @@ class MadeWeight:
     """A weight that exists: its value under the labels of the body that declared it."""
 
     value: Tensor
-    labels: tuple[Label, ...]
     span: Span
+
+
+MOST_STEPS = 1_000_000  # some seconds; the largest layer kinds take a few thousand
 
 
 @dataclass(slots=True)
@@ -43,11 +46,13 @@ class Session:
     module: Module
     emitter: Emitter
     timelines: dict[str, Timeline] = field(default_factory=dict)
-    weights: dict[tuple[int, str], MadeWeight] = field(default_factory=dict)
+    weights: dict[tuple[GraphScope, str], MadeWeight] = field(default_factory=dict)
     functions: dict[str, Function] = field(default_factory=dict)
+    derived: dict[Axis, str] = field(default_factory=dict)  # to the timeline it was cut from
     errors: list[ArchError] = field(default_factory=list)
     model_effects: Mapping[type[Stmt], Callable[[Body, Any], None]] = field(default_factory=dict)
     depth: int = 0
+    steps: int = 0
 
     def function_name(self, hint: str) -> str:
         number, name = 0, hint
@@ -55,6 +60,15 @@ class Session:
             number += 1
             name = f"{hint}.{number}"
         return name
+
+    def spend(self, steps: int, span: Span) -> None:
+        """Text that expands without end is refused before it fills the memory."""
+        self.steps += steps
+        if self.steps > MOST_STEPS:
+            raise errors.TooLarge(limit=MOST_STEPS, span=span)
+
+
+Kind = Literal["model", "block", "fn", "lambda"]
 
 
 @dataclass(slots=True)
@@ -67,7 +81,10 @@ class Naming:
 
 @dataclass(slots=True, eq=False)
 class Body:
-    """An activation of a model, block, fn or lambda."""
+    """An activation of a model, block, fn or lambda, or one iteration of a repeat in it.
+
+    `library` is set for text of the standard library, where the user's definitions are not seen.
+    """
 
     session: Session
     frame: Frame
@@ -76,7 +93,9 @@ class Body:
     open_order: tuple[Label, ...] = ()
     packs: dict[str, tuple[Label, ...]] = field(default_factory=dict)
     naming: Naming = field(default_factory=Naming)
-    is_model: bool = False
+    kind: Kind = "block"
+    library: bool = False
+    in_repeat: bool = False
 
     @property
     def emitter(self) -> Emitter:
@@ -86,8 +105,12 @@ class Body:
     def bindings(self) -> dict[str, int]:
         return self.session.emitter.bindings
 
+    @property
+    def is_model(self) -> bool:
+        return self.kind == "model"
+
     def nested(self) -> Body:
-        """The body of a `repeat`: the same labels, new names on top of the old ones."""
+        """A body inside this one: the same labels, new names on top of the old ones."""
         return replace(self, environment=Environment(self.environment), naming=Naming())
 
     def lookup(self, name: str, span: Span) -> Any:
@@ -100,42 +123,58 @@ class Body:
             return value
         label = self.frame.find(name)
         if label is not None and label.axis is not None:
-            return AxisSize(self.size_of(label, span), label)
-        found = self.session.module.lookup(name)
-        if found is None:
-            known = (*self.environment.names(), *self.session.module.names())
-            raise errors.UnknownName(name=name, known=known, span=span)
-        return found
+            return AxisSize(label.axis.size, label, label.ambiguous)
+        try:
+            return self.session.module.lookup(name, self.library)
+        except KeyError:
+            known = (*self.environment.names(), *self.session.module.names(self.library))
+            in_std = name in standard_library()
+            raise errors.UnknownName(name=name, known=known, in_std=in_std, span=span) from None
 
-    def size_of(self, label: Label, span: Span) -> Dim:
-        """The size of an axis as declared in this body."""
-        if label.ambiguous:
+    def size(self, value: AxisSize, span: Span) -> Dim:
+        """The size of an axis as declared in this body, where it must have just one."""
+        if value.ambiguous:
+            label = value.label
             raise errors.AmbiguousAxis(axis=label.name, span=span, declared_at=label.declared_at)
-        assert label.axis is not None
-        return label.axis.size
+        return value.size
+
+    def declared_size(self, label: Label) -> Dim | None:
+        """The size this body's text gives to a name, as a variable or as an axis; none for none."""
+        home = self.environment.find(label.name)
+        value = self.settled(home.values[label.name]) if home is not None else None
+        if isinstance(value, Dim):
+            return value
+        stated = label.axis is not None and label.declared_at is not None
+        return label.axis.size if stated and label.axis is not None else None
 
     def axis_label(self, name: str) -> Label:
         return self.frame.label(name)
+
+    def new_axis(self, name: str, size: Dim, span: Span, time: str | None = None) -> Axis:
+        """A graph axis for a size that the text declares."""
+        value = size.substitute(self.bindings).constant
+        if value is not None and value < 0:
+            raise errors.NegativeSize(axis=name, size=self.emitter.show(size), span=span)
+        return self.emitter.axes.get(name, size, time)
 
     def declare_axis(self, name: str, size: Dim, span: Span) -> Label:
         """An axis declared with its size in this body: `g: kv_heads`."""
         known = self.frame.find(name)
         if known is not None and known.axis is not None and known.axis.size == size:
             return known
-        axis = self.emitter.axes.get(name, size)
-        return self.frame.declare(name, axis, span)
+        return self.frame.declare(name, self.new_axis(name, size, span), span)
 
-    def resolved_axis(self, size: AxisSize) -> Axis:
+    def resolved_axis(self, value: AxisSize, span: Span) -> Axis:
         """The graph axis of a size passed by name, made on first use."""
-        label = size.label
+        size, label = self.size(value, span), value.label
         if label.axis is None:
             outer = label.outer
             label.axis = (
-                self.resolved_axis(AxisSize(size.size, outer))
+                self.resolved_axis(AxisSize(size, outer), span)
                 if outer is not None
-                else self.emitter.axes.get(label.name, size.size)
+                else self.new_axis(label.name, size, span)
             )
-        return label.axis
+        return label.axis if label.axis.size == size else self.new_axis(label.name, size, span)
 
     def settled(self, value: Any) -> Any:
         """A value that structure depends on: one that differs per layer splits the repeat."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from ...dsl import errors, syntax
 from ...dsl.dims import Dim, product
 from ...dsl.span import Span
 from ..ir.graph import Axis, Constraint
-from . import expressions, numbers
+from . import expressions, numbers, time
 from .body import Body
 from .labels import AxisSize, Label
-from .values import PerLayer, Tensor
+from .values import PerLayer, SplitIterations, Tensor
+
+ELEMENTS = {"int": "whole numbers", "bool": "truth values"}
 
 
 def index_tensor(body: Body, value: Tensor, expr: syntax.Index) -> Tensor:
@@ -40,9 +44,24 @@ def carried(body: Body, value: Tensor, name: str, span: Span) -> Label:
     label = body.frame.find(name)
     if label is not None and value.carries(label):
         return label
-    raise errors.NoSuchAxis(
-        axis=name, axes=value.names, known=tuple(k.name for k in value.labels), span=span
-    )
+    raise _no_such_axis(value, name, span)
+
+
+def must_carry(value: Tensor, label: Label, span: Span) -> None:
+    if not value.carries(label):
+        raise _no_such_axis(value, label.name, span)
+
+
+def _no_such_axis(value: Tensor, name: str, span: Span) -> errors.NoSuchAxis:
+    known = tuple(k.name for k in value.labels)
+    return errors.NoSuchAxis(axis=name, axes=value.names, known=known, span=span)
+
+
+def kind_of(value: Any) -> str:
+    """A value in words, with the kind of its elements."""
+    if isinstance(value, Tensor):
+        return f"a tensor of {ELEMENTS.get(value.dtype, 'fractions')}"
+    return numbers.describe(value)
 
 
 # ------------------------------------------------------------------------------- relabel
@@ -56,7 +75,7 @@ def _rename(body: Body, value: Tensor, items: list[syntax.Relabel]) -> Tensor:
             body, item.target.names[0], item.target.span, value.axis(old)
         )
     result = value.relabelled(lambda label: mapping.get(label, label))
-    _no_duplicates(result, items[0].span)
+    _no_repeats(result.labels, items[0].span)
     return result
 
 
@@ -72,7 +91,7 @@ def _relabel_target(body: Body, name: str, span: Span, axis: Axis) -> Label:
 
 def _regroup(body: Body, value: Tensor, item: syntax.Relabel) -> Tensor:
     if item.source.grouped and item.target.grouped:
-        merged = Label(body.frame, "+".join(item.source.names))
+        merged = Label(body.frame, "_".join(item.source.names))
         return split(body, merge(body, value, item.source, merged), merged, item.target)
     if item.source.grouped:
         name = item.target.names[0]
@@ -85,13 +104,14 @@ def _regroup(body: Body, value: Tensor, item: syntax.Relabel) -> Tensor:
 def merge(body: Body, value: Tensor, group: syntax.AxisGroup, into: Label) -> Tensor:
     """`x[(g, r) -> h]`: row-major in the written order; the result stands where the first stood."""
     parts = [carried(body, value, name, group.span) for name in group.names]
+    _no_repeats(parts, group.span)
+    if value.carries(into) and into not in parts:
+        raise errors.AxisTwice(axis=into.name, span=group.span)
     axes = [value.axis(p) for p in parts]
-    size = product([a.size for a in axes])
-    if into.axis is not None:
-        body.emitter.require_equal(size, into.axis.size, into.name, group.span, into.declared_at)
-        size = into.axis.size
-    target = _free_axis(body, value, into, size, parts)
+    target = _merged_axis(body, value, parts, into, group.span)
     node = body.emitter.node("merge", (body.emitter.use(value),), axes=tuple(axes), into=target)
+    for axis in axes if len(axes) > 1 else ():
+        time.derive(body, target, axis)
     first = min(value.labels.index(p) for p in parts)
     kept = [(k, a) for k, a in value.axes if k not in parts]
     before = sum(1 for k in value.labels[:first] if k not in parts)
@@ -101,31 +121,48 @@ def merge(body: Body, value: Tensor, group: syntax.AxisGroup, into: Label) -> Te
     return _structured(body, value, node, tuple(kept), max(known, 0))
 
 
+def _merged_axis(
+    body: Body, value: Tensor, parts: Sequence[Label], into: Label, span: Span
+) -> Axis:
+    """The axis of a merge: that of its name where it has one of this size already."""
+    size = product([value.axis(p).size for p in parts])
+    declared = body.declared_size(into)
+    if declared is not None:
+        body.emitter.require_equal(size, declared, into.name, span, into.declared_at)
+    used = [a for k, a in value.axes if k not in parts]
+    if into.axis is not None and (into.axis.size == size or declared is not None):
+        return into.axis if into.axis not in used else body.emitter.alternative(into, into.axis)
+    axis = unused_axis(body, None, into.name, size, used)
+    into.ambiguous = into.axis is not None
+    into.axis = into.axis or axis
+    return axis
+
+
 def split(body: Body, value: Tensor, label: Label, group: syntax.AxisGroup) -> Tensor:
     """`x[h -> (g: 4, r)]`: one size may be left out."""
     axis = value.axis(label)
-    sizes = _group_sizes(body, group, axis.size)
-    total = product(sizes)
-    if total != axis.size:
-        _divides(body, axis.size, total, group, label)
-    parts, axes = [], []
+    sizes = _group_sizes(body, group, axis.size, label)
+    others = [(k, a) for k, a in value.axes if k is not label]
+    pairs: list[tuple[Label, Axis]] = []
     for name, size in zip(group.names, sizes, strict=True):
         part = body.declare_axis(name, size, group.span)
-        parts.append(part)
-        used = [a for k, a in value.axes if k is not label] + axes
+        used = [a for _, a in (*others, *pairs)]
         known = part.axis if part.axis is not None and part.axis.size == size else None
-        axes.append(_unused(body, known, part.name, size, used))
-    node = body.emitter.node("split", (body.emitter.use(value),), axis=axis, into=tuple(axes))
+        pairs.append((part, unused_axis(body, known, part.name, size, used)))
+        time.derive(body, pairs[-1][1], axis)
+    _no_repeats([k for k, _ in (*others, *pairs)], group.span)
+    into = tuple(a for _, a in pairs)
+    node = body.emitter.node("split", (body.emitter.use(value),), axis=axis, into=into)
     at = value.labels.index(label)
-    kept = list(value.axes)
-    kept[at : at + 1] = list(zip(parts, axes, strict=True))
-    known = value.known + len(parts) - 1 if at >= len(value.axes) - value.known else value.known
-    result = _structured(body, value, node, tuple(kept), known)
-    _no_duplicates(result, group.span)
-    return result
+    axes = (*value.axes[:at], *pairs, *value.axes[at + 1 :])
+    known_tail = at >= len(value.axes) - value.known
+    return _structured(
+        body, value, node, axes, value.known + len(pairs) - 1 if known_tail else value.known
+    )
 
 
-def _group_sizes(body: Body, group: syntax.AxisGroup, whole: Dim) -> list[Dim]:
+def _group_sizes(body: Body, group: syntax.AxisGroup, whole: Dim, label: Label) -> list[Dim]:
+    """The size of each part: written, known in this body, or what is left of the whole."""
     sizes: list[Dim | None] = []
     for name, size in zip(group.names, group.sizes, strict=True):
         known = body.frame.find(name)
@@ -138,33 +175,37 @@ def _group_sizes(body: Body, group: syntax.AxisGroup, whole: Dim) -> list[Dim]:
     if sizes.count(None) > 1:
         missing = tuple(n for n, s in zip(group.names, sizes, strict=True) if s is None)
         raise errors.SplitSizes(axes=", ".join(missing), span=group.span)
-    rest = whole // product([s for s in sizes if s is not None])
-    return [s if s is not None else rest for s in sizes]
+    given = product([s for s in sizes if s is not None])
+    if given.substitute(body.bindings).constant == 0:
+        raise _uneven(body, whole, given, group, label)
+    found = [s if s is not None else whole // given for s in sizes]
+    if product(found) != whole:
+        _divides(body, whole, product(found), group, label)
+    return found
 
 
 def _divides(body: Body, whole: Dim, parts: Dim, group: syntax.AxisGroup, label: Label) -> None:
     if whole.substitute(body.bindings) != parts.substitute(body.bindings):
-        raise errors.SplitUneven(
-            axis=label.name,
-            size=body.emitter.show(whole),
-            parts=", ".join(group.names),
-            product=body.emitter.show(parts),
-            span=group.span,
-        )
+        raise _uneven(body, whole, parts, group, label)
     constraint = Constraint(parts, "==", whole, group.span)
     if constraint not in body.emitter.constraints:
         body.emitter.constraints.append(constraint)
 
 
-def _free_axis(body: Body, value: Tensor, label: Label, size: Dim, removed: list[Label]) -> Axis:
-    used = [a for k, a in value.axes if k not in removed]
-    axis = label.axis
-    if axis is None:
-        axis = label.axis = _unused(body, None, label.name, size, used)
-    return axis if axis not in used else body.emitter.alternative(label, axis)
+def _uneven(
+    body: Body, whole: Dim, parts: Dim, group: syntax.AxisGroup, label: Label
+) -> errors.SplitUneven:
+    return errors.SplitUneven(
+        axis=label.name,
+        size=body.emitter.show(whole),
+        parts=", ".join(group.names),
+        product=body.emitter.show(parts),
+        span=group.span,
+    )
 
 
-def _unused(body: Body, wanted: Axis | None, hint: str, size: Dim, used: list[Axis]) -> Axis:
+def unused_axis(body: Body, wanted: Axis | None, hint: str, size: Dim, used: list[Axis]) -> Axis:
+    """`wanted`, or an axis called like `hint`, but none that the value has already."""
     axis = wanted or body.emitter.axes.get(hint, size)
     return axis if axis not in used else body.emitter.axes.get(hint, size, fresh=True)
 
@@ -179,22 +220,21 @@ def _select(body: Body, value: Tensor, item: syntax.Select) -> Tensor:
     if item.is_slice:
         return _slice(body, value, label, item)
     at = expressions.evaluate(body, item.start)
+    if isinstance(at, PerLayer):  # in float32, which has every layer number
+        at = body.emitter.pointwise("to_int", [body.emitter.number(at, "f32")], item.span)
     if isinstance(at, Dim):
         return _pick(body, value, label, at, item.span)
-    if isinstance(at, PerLayer):
-        at = body.emitter.pointwise("to_int", [body.emitter.number(at)], item.span)
     if not isinstance(at, Tensor) or at.dtype != "int":
-        raise errors.BadIndex(axis=item.axis, got=_what(at), span=item.start.span)
+        raise errors.BadIndex(axis=item.axis, got=kind_of(at), span=item.start.span)
     return take(body, value, label, at, item.span)
 
 
-def _what(value: Any) -> str:
-    return f"a {value.dtype} tensor" if isinstance(value, Tensor) else numbers.describe(value)
-
-
 def _new_axis(body: Body, value: Tensor, item: syntax.Select) -> Tensor:
-    label = body.declare_axis(item.axis, Dim.of(1), item.span)
-    axis = _unused(body, None, item.axis, Dim.of(1), [a for _, a in value.axes])
+    one = Dim.of(1)
+    label = body.declare_axis(item.axis, one, item.span)
+    if value.carries(label):
+        raise errors.AxisTwice(axis=item.axis, span=item.span)
+    axis = unused_axis(body, None, item.axis, one, [a for _, a in value.axes])
     node = body.emitter.node("broadcast", (body.emitter.use(value),), axes=(axis,))
     return _structured(body, value, node, ((label, axis), *value.axes), value.known)
 
@@ -205,23 +245,24 @@ def _slice(body: Body, value: Tensor, label: Label, item: syntax.Select) -> Tens
     stop = expect_size(body, item.stop) if item.stop is not None else axis.size
     if start == Dim.of(0) and stop == axis.size:
         return value
-    for bound, limit in ((start, stop), (stop, axis.size)):
-        low, high = bound.substitute(body.bindings), limit.substitute(body.bindings)
-        if low.constant is not None and high.constant is not None and low.constant > high.constant:
-            raise errors.SliceRange(
-                axis=label.name,
-                start=body.emitter.show(start),
-                stop=body.emitter.show(stop),
-                size=body.emitter.show(axis.size),
-                span=item.span,
-            )
+    _check_range(body, label, (Dim.of(0), start, stop, axis.size), item.span)
     used = [a for _, a in value.axes]
-    into = _unused(body, None, label.name, stop - start, used)
+    into = unused_axis(body, None, label.name, stop - start, used)
+    time.derive(body, into, axis)
     node = body.emitter.node(
         "slice", (body.emitter.use(value),), axis=axis, into=into, start=start, step=1
     )
     axes = tuple((k, into if k is label else a) for k, a in value.axes)
     return _structured(body, value, node, axes, value.known)
+
+
+def _check_range(body: Body, label: Label, bounds: tuple[Dim, ...], span: Span) -> None:
+    """0 <= start <= stop <= size, as far as it is known."""
+    for low, high in pairwise(bounds):
+        gap = (high - low).substitute(body.bindings).constant
+        if gap is not None and gap < 0:
+            _, start, stop, size = map(body.emitter.show, bounds)
+            raise errors.SliceRange(axis=label.name, start=start, stop=stop, size=size, span=span)
 
 
 def _pick(body: Body, value: Tensor, label: Label, at: Dim, span: Span) -> Tensor:
@@ -255,12 +296,9 @@ def take(body: Body, value: Tensor, label: Label, at: Tensor, span: Span) -> Ten
     place = value.labels.index(label)
     new = [k for k in at.labels if k not in rest.labels]
     order = [*value.labels[:place], *new, *value.labels[place + 1 :]]
-    kept = tuple((k, chosen[k]) for k in order)
     after = len(value.axes) - place - 1
-    known = after if value.known <= after else value.known - 1 + len(new)
-    if not at.ordered and value.known > after:
-        known = after
-    return _structured(body, value, node, kept, min(known, len(kept)))
+    known = after if value.known <= after or not at.ordered else value.known - 1 + len(new)
+    return _structured(body, value, node, tuple((k, chosen[k]) for k in order), known)
 
 
 def _structured(
@@ -272,9 +310,9 @@ def _structured(
     return Tensor(node, body.emitter.scope, axes, kind.dtype, known, len(axes), quiet)
 
 
-def _no_duplicates(value: Tensor, span: Span) -> None:
+def _no_repeats(labels: Iterable[Label], span: Span) -> None:
     seen: set[Label] = set()
-    for label in value.labels:
+    for label in labels:
         if label in seen:
             raise errors.AxisTwice(axis=label.name, span=span)
         seen.add(label)
@@ -285,59 +323,81 @@ def _no_duplicates(value: Tensor, span: Span) -> None:
 
 def _order(body: Body, value: Tensor, items: list[syntax.AxisRef], span: Span) -> Tensor:
     """`x[b, s, e]` checks the axes and states their order."""
-    names = [i.name for i in items]
-    if None in names:
-        raise errors.TensorIndex(axis=value.labels[0].name if value.axes else "a", span=span)
+    for item in items:
+        if item.name is None or _is_position(body, value, item.name):
+            axes = value.labels
+            raise errors.TensorIndex(axis=axes[0].name if axes else "axis", span=span)
     decls = tuple(
-        syntax.AxisDecl(kind="open" if n == "..." else "axis", name=n or "", span=i.span)
-        for n, i in zip(names, items, strict=True)
+        syntax.AxisDecl(kind="open" if i.name == "..." else "axis", name=i.name or "", span=i.span)
+        for i in items
     )
     return annotate(body, value, decls, span)
+
+
+def _is_position(body: Body, value: Tensor, name: str) -> bool:
+    """Is `name` a variable rather than an axis: `table[ids]` for `table[rows: ids]`?"""
+    label, home = body.frame.find(name), body.environment.find(name)
+    is_axis = label is not None and value.carries(label)
+    return home is not None and not is_axis and name != "..."
 
 
 def annotate(body: Body, value: Tensor, brackets: syntax.Brackets, span: Span) -> Tensor:
     """Check a value against written axes and give it their order.
 
-    `...` stands for any other axes; it has the order of the first input's `...` when it is that set.
+    `...` stands for any other axes; it has the order of the first input's `...` when it is that
+    set.
     """
-    before, after, is_open = _written_labels(body, value, brackets, span)
-    rest = [k for k in value.labels if k not in before and k not in after]
+    before, after, is_open = written(body, brackets)
+    labels = [label for label, _ in (*before, *after)]
+    _no_repeats(labels, span)
+    for label, decl in (*before, *after):
+        must_carry(value, label, decl.span)
+        if decl.size is not None:
+            size = expect_size(body, decl.size)
+            body.emitter.require_equal(value.axis(label).size, size, label.name, decl.span, None)
+    rest = [k for k in value.labels if k not in labels]
     if rest and not is_open:
         raise errors.ExtraAxes(axes=value.names, extra=", ".join(k.name for k in rest), span=span)
     middle, middle_known = _open_part(body, value, rest)
-    order = [*before, *middle, *after]
+    order = [*(k for k, _ in before), *middle, *(k for k, _ in after)]
     known = len(order) if middle_known else len(after)
     axes = tuple((k, value.axis(k)) for k in order)
     return replace(value, axes=axes, known=known, cover=len(axes))
 
 
-def _written_labels(
-    body: Body, value: Tensor, brackets: syntax.Brackets, span: Span
-) -> tuple[list[Label], list[Label], bool]:
-    before: list[Label] = []
-    after: list[Label] = []
-    is_open = False
+Declared = list[tuple[Label, syntax.AxisDecl]]
+
+
+def written(body: Body, brackets: syntax.Brackets) -> tuple[Declared, Declared, bool]:
+    """What stands before and after `...`, and whether there is one."""
+    before: Declared = []
+    after: Declared = []
+    opened = False
     for decl in brackets:
         if decl.kind == "open":
-            is_open = True
+            check_open(decl, opened)
+            opened = True
             continue
-        part = after if is_open else before
-        for label in declared_labels(body, decl):
-            if not value.carries(label):
-                raise errors.NoSuchAxis(
-                    axis=label.name,
-                    axes=value.names,
-                    known=tuple(k.name for k in value.labels),
-                    span=decl.span,
-                )
-            part.append(label)
-    return before, after, is_open
+        (after if opened else before).extend((k, decl) for k in declared_labels(body, decl))
+    return before, after, opened
+
+
+def check_open(decl: syntax.AxisDecl, opened: bool) -> None:
+    """`...` stands once in brackets, and a group only where a weight is declared."""
+    if decl.kind == "group" or opened:
+        raise errors.MisplacedAxes(
+            what="a group `(..)`" if decl.kind == "group" else "a second `...`", span=decl.span
+        )
 
 
 def declared_labels(body: Body, decl: syntax.AxisDecl) -> tuple[Label, ...]:
     """The labels one entry of written brackets names: a pack names several."""
-    if decl.kind == "pack" or decl.name in body.packs:
-        return body.packs.get(decl.name, ())
+    if decl.kind == "pack" and decl.name not in body.packs:
+        raise errors.UnknownPack(name=decl.name, known=tuple(body.packs), span=decl.span)
+    if decl.name in body.packs:
+        return body.packs[decl.name]
+    if decl.kind == "group":
+        check_open(decl, False)
     if decl.size is not None:
         return (body.declare_axis(decl.name, expect_size(body, decl.size), decl.span),)
     return (body.axis_label(decl.name),)
@@ -359,24 +419,31 @@ def _open_part(body: Body, value: Tensor, rest: list[Label]) -> tuple[list[Label
 def expect_size(body: Body, expr: syntax.Expr) -> Dim:
     """An expression that must be a whole number known at compile time."""
     value = body.settled(expressions.evaluate(body, expr))
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float):
         raise errors.NotWhole(got=str(value), span=expr.span)
     if not isinstance(value, Dim):
-        raise errors.NotASize(got=_what(value), span=expr.span)
+        raise errors.NotASize(got=kind_of(value), span=expr.span)
     return value
 
 
 def axis_for(body: Body, decl: syntax.AxisDecl) -> list[tuple[Label, Axis]]:
     """The axes of a declaration (`weight`, `const`): a bare name must have a size already."""
+    if decl.kind == "open":
+        raise errors.MisplacedAxes(what="`...`", span=decl.span)
     if decl.kind == "group":
         return [pair for member in decl.group for pair in axis_for(body, member)]
-    found = []
-    for label in declared_labels(body, decl):
-        if label.axis is None:
-            value = body.environment.find(label.name)
-            size = value.values[label.name] if value is not None else None
-            if not isinstance(size, Dim):
-                raise errors.UnknownSize(axis=label.name, span=decl.span)
-            label.axis = body.resolved_axis(AxisSize(size, label))
-        found.append((label, label.axis))
-    return found
+    return [(label, _declared_axis(body, label, decl)) for label in declared_labels(body, decl)]
+
+
+def _declared_axis(body: Body, label: Label, decl: syntax.AxisDecl) -> Axis:
+    home = body.environment.find(label.name) if decl.kind == "axis" else None
+    value = home.values[label.name] if home is not None else None
+    if decl.size is not None:
+        value = expect_size(body, decl.size)
+    if isinstance(value, PerLayer):
+        raise SplitIterations(value)
+    if isinstance(value, Dim) and label.role is None:
+        return body.resolved_axis(AxisSize(value, label), decl.span)
+    if label.axis is None:
+        raise errors.UnknownSize(axis=label.name, span=decl.span)
+    return body.resolved_axis(AxisSize(label.axis.size, label, label.ambiguous), decl.span)

@@ -1,6 +1,6 @@
 """The functions of the language itself: a table from name to meaning.
 
-Everything that can be written with these is in `std/`.
+Everything that can be written with these is in `std/`. What time means for them is in `time.py`.
 """
 
 from __future__ import annotations
@@ -13,46 +13,49 @@ from ...dsl import errors
 from ...dsl.dims import Dim
 from ...dsl.span import Span
 from ..ir.graph import Axis, DType
-from . import brackets, expressions, numbers
+from ..ops import promote
+from . import brackets, expressions, numbers, time
 from .body import Body
 from .labels import AxisSize, Label
-from .values import Tensor
+from .values import Builtin, Tensor
 
 if TYPE_CHECKING:
     from .calls import Given
 
-UNARY = (
-    "exp log log1p sqrt rsqrt sin cos tanh sigmoid erf round floor abs".split()
-)  # also on numbers
-BINARY = {"min": "min", "max": "max"}
+UNARY = "exp log log1p sqrt rsqrt sin cos tanh sigmoid erf round floor abs".split()
 CASTS: dict[str, DType] = {"f32": "f32", "f64": "f64", "float": "float"}
 NEEDS_FLOAT = {*UNARY} - {"abs", "round", "floor"}
+ROUNDINGS = ("bf16", "f16", "f32")
+FOREIGN = {"max": "amax", "min": "-amax(-x, ..)"}  # what a reduction is called here
 
 
 def call(body: Body, name: str, given: Given) -> Any:
     for keyword, (_, span) in given.keywords.items():
         raise errors.UnknownArgument(function=name, name=keyword, known=(), span=span)
+    for axis, (_, span) in given.axes.items():
+        if name != "topk":
+            raise errors.UnknownArgument(function=name, name=axis, known=(), span=span)
     low, high = ARITY.get(name, (1, 1))
     count = len(given.positional)
     if not low <= count <= high:
         raise errors.ArgumentCount(
             name=name, expected=_arity_words(low, high), got=count, span=given.span
         )
-    values = [value for value, _ in given.positional]
-    if any(value is None for value in values):
-        position = values.index(None)
-        raise errors.NoneUsed(function=name, span=given.positional[position][1])
+    for value, span in given.positional:
+        if value is None:
+            raise errors.NoneUsed(function=name, span=span)
     return TABLE[name](body, name, given)
 
 
 def _arity_words(low: int, high: int) -> str:
     if low == high:
         return f"{low} argument{'s' if low != 1 else ''}"
-    return f"at least {low}" if high > 9 else f"{low} to {high} arguments"
+    return f"at least {low} arguments" if high > 9 else f"{low} to {high} arguments"
 
 
-def _values(given: Given) -> list[Any]:
-    return [v.size if isinstance(v, AxisSize) else v for v, _ in given.positional]
+def _values(body: Body, given: Given) -> list[Any]:
+    """The arguments; an axis among them stands for its size."""
+    return [body.size(v, span) if isinstance(v, AxisSize) else v for v, span in given.positional]
 
 
 def _tensor(body: Body, given: Given, position: int = 0) -> Tensor:
@@ -60,34 +63,42 @@ def _tensor(body: Body, given: Given, position: int = 0) -> Tensor:
     return expressions.as_tensor(body, value, span)
 
 
-def _label(body: Body, given: Given, position: int, value: Tensor | None) -> Label:
-    """An axis argument; where a tensor is given it must carry the axis."""
+def _axis_argument(given: Given, position: int) -> AxisSize:
     axis, span = given.positional[position]
     if not isinstance(axis, AxisSize):
         raise errors.NotAnAxis(name="axis", got=numbers.describe(axis), span=span)
-    if value is not None and not value.carries(axis.label):
-        raise errors.NoSuchAxis(
-            axis=axis.label.name,
-            axes=value.names,
-            known=tuple(k.name for k in value.labels),
-            span=span,
-        )
-    return axis.label
+    return axis
 
 
-def _labels(body: Body, given: Given, start: int, values: Sequence[Tensor]) -> list[Label]:
-    found = []
+def _label(given: Given, position: int, *values: Tensor) -> Label:
+    """An axis argument that every one of `values` must carry."""
+    label = _axis_argument(given, position).label
+    for value in values:
+        brackets.must_carry(value, label, given.positional[position][1])
+    return label
+
+
+def _labels(given: Given, start: int, *values: Tensor) -> list[Label]:
+    found: list[Label] = []
     for position in range(start, len(given.positional)):
-        owner = values[0] if len(values) == 1 else None
-        found.append(_label(body, given, position, owner))
+        label = _label(given, position, *values)
+        if label in found:
+            raise errors.ArgumentTwice(name=label.name, span=given.positional[position][1])
+        found.append(label)
     return found
+
+
+def _own_axis(body: Body, given: Given) -> tuple[Label, Axis]:
+    """An axis argument as this body declares it, with its graph axis."""
+    size = _axis_argument(given, 0)
+    return size.label, body.resolved_axis(size, given.positional[0][1])
 
 
 # ---------------------------------------------------------------------------- elementwise
 
 
 def _unary(body: Body, name: str, given: Given) -> Any:
-    (value,) = _values(given)
+    (value,) = _values(body, given)
     if not isinstance(value, Tensor):
         return numbers.unary(name, value, body.bindings, given.span)
     if value.dtype in ("int", "bool") and name in NEEDS_FLOAT:
@@ -96,178 +107,110 @@ def _unary(body: Body, name: str, given: Given) -> Any:
 
 
 def _number_only(body: Body, name: str, given: Given) -> Any:
-    (value,) = _values(given)
+    (value,) = _values(body, given)
     if isinstance(value, Tensor):
         raise errors.NumberOnly(name=name, span=given.span)
     return numbers.unary(name, value, body.bindings, given.span)
 
 
 def _binary(body: Body, name: str, given: Given) -> Any:
-    left, right = _values(given)
+    """`max` and `min` of two values; along an axis it is `amax`."""
+    left, right = (value for value, _ in given.positional)
+    if isinstance(right, AxisSize) and isinstance(left, Tensor) and left.carries(right.label):
+        raise errors.ReductionName(
+            name=name, instead=FOREIGN[name], axis=right.label.name, span=given.span
+        )
+    left, right = _values(body, given)
     if isinstance(left, Tensor) or isinstance(right, Tensor):
-        return body.emitter.pointwise(BINARY[name], [left, right], given.span)
+        return body.emitter.pointwise(name, [left, right], given.span)
     return numbers.binary(name, left, right, body.bindings, given.span)
 
 
 def _where(body: Body, _: str, given: Given) -> Any:
-    chosen, then, otherwise = _values(given)
+    chosen, then, otherwise = _values(body, given)
+    chosen = body.settled(chosen)
     if isinstance(chosen, bool):
         return then if chosen else otherwise
     if not isinstance(chosen, Tensor) or chosen.dtype != "bool":
-        raise errors.NotABoolTensor(got=_kind(chosen), span=given.positional[0][1])
+        raise errors.NotABoolTensor(got=brackets.kind_of(chosen), span=given.positional[0][1])
     return body.emitter.pointwise("where", [chosen, then, otherwise], given.span)
 
 
-def _kind(value: Any) -> str:
-    return f"a {value.dtype} tensor" if isinstance(value, Tensor) else numbers.describe(value)
-
-
 def _to_int(body: Body, _: str, given: Given) -> Any:
-    (value,) = _values(given)
+    (value,) = _values(body, given)
     if not isinstance(value, Tensor):
-        return numbers.unary("to_int", value, body.bindings, given.span)
+        return numbers.unary("int", value, body.bindings, given.span)
+    if value.dtype == "int":
+        return value
     return body.emitter.pointwise("to_int", [value], given.span)
 
 
 def _convert(body: Body, name: str, given: Given) -> Any:
-    (value,) = _values(given)
+    (value,) = _values(body, given)
     if not isinstance(value, Tensor):
-        return numbers.unary("to_float", value, body.bindings, given.span)
+        return numbers.unary("float", value, body.bindings, given.span)
     return body.emitter.cast(value, CASTS[name])
 
 
 def _cast(body: Body, _: str, given: Given) -> Tensor:
-    target = given.positional[1][0]
-    name = getattr(target, "name", None)
-    if name not in CASTS:
-        raise errors.NotADtype(span=given.positional[1][1], known=tuple(CASTS))
-    return body.emitter.cast(_tensor(body, given), CASTS[name])
+    target, span = given.positional[1]
+    if not isinstance(target, Builtin) or target.name not in CASTS:
+        raise errors.NotADtype(span=span, known=tuple(CASTS))
+    return body.emitter.cast(_tensor(body, given), CASTS[target.name])
 
 
 def _round_to(body: Body, _: str, given: Given) -> Tensor:
     format_, span = given.positional[1]
-    if format_ not in ("bf16", "f16", "f32"):
-        raise errors.NotADtype(span=span, known=('"bf16"', '"f16"', '"f32"'))
+    if format_ not in ROUNDINGS:
+        raise errors.NotADtype(span=span, known=tuple(f'"{name}"' for name in ROUNDINGS))
     value = _tensor(body, given)
+    if value.dtype in ("int", "bool"):
+        value = body.emitter.cast(value, "float")
     node = body.emitter.node("round_to", (body.emitter.use(value),), format=format_)
-    return body.emitter.same_axes(value, node, keep_quiet=True)
+    return body.emitter.same_axes(value, node, value.quiet)
 
 
 def _stop_gradient(body: Body, _: str, given: Given) -> Tensor:
     value = _tensor(body, given)
     node = body.emitter.node("stop_gradient", (body.emitter.use(value),))
-    return body.emitter.same_axes(value, node, keep_quiet=True)
+    return body.emitter.same_axes(value, node, value.quiet)
 
 
 # -------------------------------------------------------------------------- time and axes
 
 
 def _index(body: Body, _: str, given: Given) -> Tensor:
-    return _slot(body, _label(body, given, 0, None))
-
-
-def _slot(body: Body, label: Label) -> Tensor:
-    axis = _axis(label)
-    node = body.emitter.node("index", (), axis=axis)
-    return Tensor(node, body.emitter.scope, ((label, axis),), "int", 1, 1)
-
-
-def _axis(label: Label) -> Axis:
-    assert label.axis is not None, f"axis {label!r} has no size"
-    return label.axis
+    return time.slot(body, *_own_axis(body, given))
 
 
 def _time_fact(body: Body, name: str, given: Given) -> Any:
-    label = _label(body, given, 0, None)
-    return time_fact(body, name, label, given.span)
-
-
-def time_fact(body: Body, fact: str, label: Label, span: Span) -> Any:
-    """`position`, `valid` or `segment` along an axis, as its timeline declares or by default."""
-    axis = _axis(label)
-    declared = _declared_fact(body, fact, label, span)
-    if declared is None:
-        if fact == "valid":
-            return True
-        declared = _slot(body, label) if fact == "position" else Dim.of(0)
-    clock = axis.time or axis.name
-    is_position = fact == "position" and isinstance(declared, Tensor)
-    return replace(declared, clock=clock) if is_position else declared
-
-
-def _declared_fact(body: Body, fact: str, label: Label, span: Span) -> Tensor | None:
-    axis = _axis(label)
-    timeline = body.session.timelines.get(axis.time) if axis.time is not None else None
-    value = timeline.facts.get(fact) if timeline is not None else None
-    if value is None or timeline is None:
-        return None
-    home = timeline.label
-
-    def inward(known: Label) -> Label:
-        if known is home:
-            return label
-        stands = body.frame.standing_for(known)
-        return stands[0] if len(stands) == 1 else known
-
-    return value.relabelled(inward)
+    return time.fact(body, name, *_own_axis(body, given))
 
 
 def _size(body: Body, _: str, given: Given) -> Any:
-    return axis_size(body, _label(body, given, 0, None))
-
-
-def axis_size(body: Body, label: Label) -> Any:
-    axis = _axis(label)
-    if axis.size.substitute(body.bindings).constant is not None:
-        return axis.size
-    node = body.emitter.node("size", (), axis=axis)
-    return Tensor(node, body.emitter.scope, (), "int")
+    return time.size(body, _own_axis(body, given)[1])
 
 
 def _count(body: Body, _: str, given: Given) -> Any:
     """How many valid positions an axis has."""
-    label = _label(body, given, 0, None)
-    valid = time_fact(body, "valid", label, given.span)
-    if valid is True:
-        return axis_size(body, label)
-    number = body.emitter.cast(valid, "float")
-    return _reduce(body, "sum", number, [label])
+    label, axis = _own_axis(body, given)
+    valid = time.fact(body, "valid", label, axis)
+    return time.size(body, axis) if valid is True else reduce(body, "sum", valid, [label])
 
 
 # ------------------------------------------------------------------------------ reductions
 
-NEUTRAL: dict[str, Any] = {"sum": 0.0, "amax": float("-inf"), "any": False, "dot": 0.0}
-
-
-def masked(body: Body, value: Tensor, labels: Sequence[Label], neutral: Any, span: Span) -> Tensor:
-    """Invalid positions along `labels` replaced by what the reduction ignores."""
-    for label in labels:
-        valid = time_fact(body, "valid", label, span) if label.axis is not None else True
-        if valid is True or (neutral == 0 and label in value.quiet):
-            continue
-        fill = neutral if value.dtype != "int" else Dim.of(0)
-        known, axes = value.known, value.axes
-        value = body.emitter.pointwise("where", [valid, value, fill], span)
-        value = _keep_order(value, axes, known)
-    return value
-
-
-def _keep_order(value: Tensor, axes: Any, known: int) -> Tensor:
-    order = [k for k, _ in axes]
-    extra = [k for k in value.labels if k not in order]
-    if extra:
-        return value
-    return replace(value, axes=tuple((k, value.axis(k)) for k in order), known=known)
-
 
 def _reduction(body: Body, name: str, given: Given) -> Tensor:
     value = _tensor(body, given)
-    labels = _labels(body, given, 1, [value])
-    value = masked(body, value, labels, NEUTRAL[name], given.span)
-    return _reduce(body, "amax" if name == "any" else name, value, labels)
+    labels = _labels(given, 1, value)
+    if name == "any" and value.dtype != "bool":
+        raise errors.NotABoolTensor(got=brackets.kind_of(value), span=given.positional[0][1])
+    value = time.masked(body, value, labels, name, given.span)
+    return reduce(body, "amax" if name == "any" else name, value, labels)
 
 
-def _reduce(body: Body, op: str, value: Tensor, labels: Sequence[Label]) -> Tensor:
+def reduce(body: Body, op: str, value: Tensor, labels: Sequence[Label]) -> Tensor:
     axes = tuple(value.axis(k) for k in labels)
     node = body.emitter.node(op, (body.emitter.use(value),), axes=axes)
     kept = tuple((k, a) for k, a in value.axes if k not in labels)
@@ -279,12 +222,11 @@ def _reduce(body: Body, op: str, value: Tensor, labels: Sequence[Label]) -> Tens
 
 def _dot(body: Body, _: str, given: Given) -> Tensor:
     left, right = _tensor(body, given, 0), _tensor(body, given, 1)
-    labels = [_label(body, given, i, left) for i in range(2, len(given.positional))]
-    for position in range(2, len(given.positional)):
-        _label(body, given, position, right)
-    quiet = left.quiet | right.quiet
-    noisy = [k for k in labels if k not in quiet]
-    left = masked(body, left, noisy, 0.0, given.span)
+    labels = _labels(given, 2, left, right)
+    if left.dtype == right.dtype == "bool":
+        raise errors.BoolArithmetic(op="dot", span=given.span)
+    noisy = [k for k in labels if k not in left.quiet | right.quiet]
+    left = time.masked(body, left, noisy, "dot", given.span)
     nodes, names = body.emitter.align([left, right], given.span)
     by_label = {k: a for a, k in names.items()}
     node = body.emitter.node("dot", nodes, axes=tuple(by_label[k] for k in labels))
@@ -293,29 +235,37 @@ def _dot(body: Body, _: str, given: Given) -> Tensor:
 
 def _softmax(body: Body, _: str, given: Given) -> Tensor:
     value = _tensor(body, given)
-    label = _label(body, given, 1, value)
-    has_padding = time_fact(body, "valid", label, given.span) is not True
-    value = masked(body, value, [label], float("-inf"), given.span)
-    node = body.emitter.node("softmax", (body.emitter.use(value),), axis=value.axis(label))
-    result = body.emitter.same_axes(value, node)
-    return replace(result, quiet=frozenset({label}) if has_padding else frozenset())
+    label = _label(given, 1, value)
+    masked = time.masked(body, value, [label], "softmax", given.span)
+    node = body.emitter.node("softmax", (body.emitter.use(masked),), axis=masked.axis(label))
+    quiet = frozenset({label}) if masked is not value else frozenset[Label]()
+    return body.emitter.same_axes(masked, node, quiet)
 
 
 def _cumsum(body: Body, _: str, given: Given) -> Tensor:
     value = _tensor(body, given)
-    label = _label(body, given, 1, value)
-    value = masked(body, value, [label], 0.0, given.span)
+    label = _label(given, 1, value)
+    value = time.masked(body, value, [label], "cumsum", given.span)
     node = body.emitter.node("cumsum", (body.emitter.use(value),), axis=value.axis(label))
     return body.emitter.same_axes(value, node)
 
 
 def _topk(body: Body, _: str, given: Given) -> tuple[Tensor, Tensor]:
     value = _tensor(body, given)
-    label = _label(body, given, 1, value)
+    label = _label(given, 1, value)
     if len(given.axes) != 1:
         raise errors.TopkAxis(span=given.span)
-    ((name, (size, _)),) = given.axes.items()
-    axis = brackets._unused(body, None, name, size.size, [a for _, a in value.axes])
+    ((name, (size, span)),) = given.axes.items()
+    if value.dtype == "bool":
+        raise errors.BoolArithmetic(op="topk", span=given.span)
+    if value.carries(size.label) and size.label is not label:
+        raise errors.AxisTwice(axis=name, span=span)
+    least, most = (
+        d.substitute(body.bindings).constant for d in (size.size, value.axis(label).size)
+    )
+    if least is not None and most is not None and least > most:
+        raise errors.TopkCount(count=least, axis=label.name, size=most, span=span)
+    axis = brackets.unused_axis(body, None, name, size.size, [a for _, a in value.axes])
     pair = body.emitter.node("topk", (body.emitter.use(value),), axis=value.axis(label), k=axis)
     axes = tuple((size.label, axis) if k is label else (k, a) for k, a in value.axes)
     found = []
@@ -331,60 +281,68 @@ def _topk(body: Body, _: str, given: Given) -> tuple[Tensor, Tensor]:
 
 def _concat(body: Body, _: str, given: Given) -> Tensor:
     values = [_tensor(body, given, i) for i in range(len(given.positional) - 1)]
-    label = _label(body, given, len(values), values[0])
-    for value in values:
-        _label(body, given, len(values), value)
-    return join(body, values, label, given.span)
+    return join(body, values, _label(given, len(values), *values), given.span)
 
 
-def join(body: Body, values: list[Tensor], label: Label, span: Span) -> Tensor:
+def join(body: Body, values: Sequence[Tensor], label: Label, span: Span) -> Tensor:
     """Concatenate along `label`; every other axis must be the same."""
+    kind = promote(*(v.dtype for v in values))
+    if kind not in ("int", "bool"):
+        values = [body.emitter.cast(v, kind) for v in values]
+    elif any(v.dtype != kind for v in values):
+        raise errors.MixedKinds(span=span)
     rests = [replace(v, axes=tuple((k, a) for k, a in v.axes if k is not label)) for v in values]
-    first = set(rests[0].labels)
     for rest in rests[1:]:
-        if set(rest.labels) != first:
+        if set(rest.labels) != set(rests[0].labels):
             raise errors.JoinAxes(first=rests[0].names, second=rest.names, span=span)
     _, names = body.emitter.align(rests, span)
     chosen = {k: a for a, k in names.items()}
-    nodes, parts = [], []
-    for value, rest in zip(values, rests, strict=True):
-        pairs = tuple((a, chosen[k]) for k, a in rest.axes if a != chosen[k])
-        part = value.axis(label)
-        nodes.append(body.emitter.rename(body.emitter.use(value), pairs))
-        parts.append(part)
+    parts = [value.axis(label) for value in values]
+    nodes = [
+        body.emitter.rename(
+            body.emitter.use(value), tuple((a, chosen[k]) for k, a in rest.axes if a != chosen[k])
+        )
+        for value, rest in zip(values, rests, strict=True)
+    ]
+    axis = _joined_axis(body, label, parts, list(chosen.values()))
+    node = body.emitter.node("concat", nodes, axis=axis, parts=tuple(parts))
+    axes = tuple((k, axis if k is label else chosen[k]) for k in values[0].labels)
+    return Tensor(node, body.emitter.scope, axes, kind, values[0].known, len(axes))
+
+
+def _joined_axis(body: Body, label: Label, parts: Sequence[Axis], used: list[Axis]) -> Axis:
     size = sum((p.size for p in parts), Dim())
     known = label.axis
-    same = known is not None and known.size == size and known not in chosen.values()
-    axis = known if same else brackets._unused(body, None, label.name, size, list(chosen.values()))
-    node = body.emitter.node("concat", nodes, axis=axis, parts=tuple(parts))
-    lead = values[0]
-    axes = tuple((k, axis if k is label else chosen[k]) for k in lead.labels)
-    assert axis is not None
-    dtype = body.emitter.scope.builder[node].type.dtype
-    return Tensor(node, body.emitter.scope, axes, dtype, lead.known, len(axes))  # type: ignore[arg-type]
+    if known is not None and known.size == size and known.time is None and known not in used:
+        return known
+    axis = brackets.unused_axis(body, None, label.name, size, used)
+    for part in parts:
+        time.derive(body, axis, part)
+    return axis
 
 
 def _stack(body: Body, _: str, given: Given) -> Tensor:
     """`stack(a, b, pair)`: a new axis, written before the others."""
-    new, span = given.positional[-1]
-    parts = given.positional[:-1]
-    if not isinstance(new, AxisSize):
-        raise errors.NotAnAxis(name="axis", got=numbers.describe(new), span=span)
+    last = len(given.positional) - 1
+    label = _label(given, last)
     one = Dim.of(1)
     values = []
-    for value, where in parts:
-        tensor = expressions.as_tensor(body, value, where)
-        axis = brackets._unused(body, None, new.label.name, one, [a for _, a in tensor.axes])
+    for position in range(last):
+        tensor = _tensor(body, given, position)
+        if tensor.carries(label):
+            raise errors.AxisTwice(axis=label.name, span=given.positional[last][1])
+        used = [a for _, a in tensor.axes]
+        axis = brackets.unused_axis(body, None, label.name, one, used)
         node = body.emitter.node("broadcast", (body.emitter.use(tensor),), axes=(axis,))
-        axes = ((new.label, axis), *tensor.axes)
+        axes = ((label, axis), *tensor.axes)
         values.append(Tensor(node, body.emitter.scope, axes, tensor.dtype, tensor.known, len(axes)))
-    return join(body, values, new.label, given.span)
+    return join(body, values, label, given.span)
 
 
 Meaning = Callable[[Body, str, "Given"], Any]
 TABLE: dict[str, Meaning] = {
     **dict.fromkeys(UNARY, _unary),
-    **dict.fromkeys(BINARY, _binary),
+    **dict.fromkeys(("min", "max"), _binary),
     **dict.fromkeys(("f32", "f64", "float"), _convert),
     **dict.fromkeys(("ceil", "log2"), _number_only),
     **dict.fromkeys(("position", "valid", "segment"), _time_fact),
@@ -406,7 +364,7 @@ TABLE: dict[str, Meaning] = {
     "stack": _stack,
 }
 ARITY: dict[str, tuple[int, int]] = {
-    **dict.fromkeys(BINARY, (2, 2)),
+    **dict.fromkeys(("min", "max"), (2, 2)),
     **dict.fromkeys(("sum", "amax", "any"), (2, 9)),
     **dict.fromkeys(("cast", "round_to", "softmax", "cumsum", "topk"), (2, 2)),
     "where": (3, 3),
@@ -415,4 +373,4 @@ ARITY: dict[str, tuple[int, int]] = {
     "stack": (2, 99),
 }
 NAMES = frozenset(TABLE)
-__all__ = ["NAMES", "call", "time_fact"]
+__all__ = ["NAMES", "call", "reduce"]

@@ -1,4 +1,4 @@
-"""From labelled values to graph nodes: operands are aligned by label, and renamed where axes disagree."""
+"""From labelled values to graph nodes: operands align by label, and are renamed where axes differ."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from ...dsl import errors
 from ...dsl.dims import Dim
 from ...dsl.span import Span
-from ..ir.graph import Attrs, Axis, Constraint, DType, Origin, TensorType
+from ..ir.graph import Axis, Constraint, DType, Origin, TensorType
 from .labels import Label
 from .numbers import describe
 from .scopes import AxisTable, GraphScope
-from .values import PerLayer, Tensor
+from .values import PerLayer, SplitIterations, Tensor
 
 NUMBER_DTYPE: dict[type, DType] = {bool: "bool", float: "float", Dim: "int"}
-LOGICAL = {"min", "max"}
-COMPARISONS = {"eq", "lt", "le"}
+FLOATING = ("float", "f32", "f64")
+ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "mod": "%", "abs": "abs"}
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Place:
 
 @dataclass(slots=True)
 class Emitter:
-    """Adds nodes to the current graph scope. Owns axis names, size bindings and recorded constraints."""
+    """Adds nodes to the current graph scope. Owns axis names, bindings and constraints."""
 
     scope: GraphScope
     bindings: dict[str, int] = field(default_factory=dict)
@@ -72,7 +72,9 @@ class Emitter:
         return self.scope.builder.add(op, tuple(inputs), attrs, types, self.origin())
 
     def use(self, value: Tensor) -> int:
-        """The id of a value in the current function."""
+        """The id of a value in the current function. A table sees no values but its own."""
+        if not value.scope.encloses(self.scope):
+            raise errors.RunTimeTable(span=self.place.spans[0])
         return self.scope.import_node(value.scope, value.node)
 
     def wrap(
@@ -93,21 +95,29 @@ class Emitter:
         )
 
     def number(self, value: Any, partner: DType | None = None) -> Tensor:
-        """A compile-time number as a 0-d value; a float takes the precision of its partner."""
+        """A compile-time number as a 0-d value; it takes the precision of its partner."""
         if isinstance(value, PerLayer):
-            numbers = tuple(float(self.evaluate(v)) for v in value.values)
-            return Tensor(self.scope.scalar(numbers), self.scope, (), "float")
-        dtype = NUMBER_DTYPE[bool if isinstance(value, bool) else type(value)]
-        if dtype != "bool" and partner in ("float", "f32", "f64"):
+            return self._per_layer(value, partner)
+        dtype = NUMBER_DTYPE[type(value)]
+        if dtype != "bool" and partner in FLOATING:
             dtype = partner
-        plain = value.constant if isinstance(value, Dim) else value
         if isinstance(value, Dim) and (free := value.symbols() - set(self.bindings)):
             # `size(s)` is a node, which the proof of causality sees; a bare `s` would slip past it
-            span = self.place.spans[0] if self.place.spans else None
-            raise errors.RunTimeSize(axis=min(free), span=span)
-        stored = value if plain is None else plain
+            raise errors.RunTimeSize(axis=min(free), span=self.place.spans[0])
+        constant = value.constant if isinstance(value, Dim) else None
+        stored = value if constant is None else constant
         node = self.node("const", (), (TensorType(dtype),), value=stored, dtype=dtype)
         return Tensor(node, self.scope, (), dtype)
+
+    def _per_layer(self, value: PerLayer, partner: DType | None) -> Tensor:
+        """A fraction becomes an argument of the layer kind; anything else makes kinds of its own."""
+        kinds = {type(v) for v in value.values}
+        is_number = kinds == {float} or (kinds <= {float, Dim} and partner in FLOATING)
+        if not is_number or not value.scope.encloses(self.scope):
+            raise SplitIterations(value)
+        dtype: DType = partner if partner in FLOATING else "float"
+        numbers = tuple(float(self.evaluate(v)) for v in value.values)
+        return Tensor(value.scope.scalar(numbers, dtype), value.scope, (), dtype)
 
     def evaluate(self, value: Any) -> Any:
         """A number under the present bindings."""
@@ -117,15 +127,13 @@ class Emitter:
 
     def alternative(self, label: Label, axis: Axis) -> Axis:
         """The graph axis a label takes when another label of the same value has its own."""
-        owner = label.splits
-        if owner.alternative is None or owner.alternative.size != axis.size:
-            hint = label.name if label.name != axis.name else axis.name
-            owner.alternative = self.axes.get(
-                hint, axis.size, axis.time, fresh=label.name == axis.name
-            )
-            if owner.alternative == axis:
-                owner.alternative = self.axes.get(hint, axis.size, axis.time, fresh=True)
-        return owner.alternative
+        owner, known = label.owner, label.owner.alternative
+        if known is None or (known.size, known.time) != (axis.size, axis.time):
+            known = self.axes.get(label.name, axis.size, axis.time)
+            if known == axis:
+                known = self.axes.get(label.name, axis.size, axis.time, fresh=True)
+            owner.alternative = known
+        return known
 
     def align(self, values: Sequence[Tensor], span: Span) -> tuple[list[int], dict[Axis, Label]]:
         """Nodes whose equal labels share one graph axis and whose different labels do not."""
@@ -149,14 +157,20 @@ class Emitter:
         self.require_equal(axis.size, other.size, label.name, span, label.declared_at)
 
     def choose(self, label: Label, axis: Axis, chosen: dict[Label, Axis]) -> None:
+        """Two labels of one value never share an axis: the secondary one yields."""
         rival = next((known for known, taken in chosen.items() if taken == axis), None)
-        if rival is None:
-            chosen[label] = axis
-        elif rival.is_secondary and not label.is_secondary:
-            chosen[rival] = self.alternative(rival, axis)
-            chosen[label] = axis
-        else:
-            self.choose(label, self.alternative(label, axis), chosen)
+        if rival is not None and (label.is_secondary or not rival.is_secondary):
+            chosen[label] = self._free_axis(label, axis, chosen)
+            return
+        if rival is not None:
+            chosen[rival] = self._free_axis(rival, axis, chosen)
+        chosen[label] = axis
+
+    def _free_axis(self, label: Label, axis: Axis, chosen: dict[Label, Axis]) -> Axis:
+        found = self.alternative(label, axis)
+        if found in chosen.values():
+            found = self.axes.get(label.name, axis.size, axis.time, fresh=True)
+        return found
 
     def renamed(self, value: Tensor, chosen: dict[Label, Axis]) -> int:
         node = self.use(value)
@@ -178,9 +192,9 @@ class Emitter:
         for operand in operands:
             if not isinstance(operand, Tensor | bool | float | Dim | PerLayer):
                 raise errors.NotATensor(got=describe(operand), span=span)
-        tensors = [o for o in operands if isinstance(o, Tensor)]
-        partner = strongest(tensors)
+        partner = strongest([o for o in operands if isinstance(o, Tensor)])
         values = [o if isinstance(o, Tensor) else self.number(o, partner) for o in operands]
+        self.check_kinds(op, values, span)
         nodes, labels = self.align(values, span)
         node = self.node(op, nodes)
         result = self.wrap(node, labels, written_order(values))
@@ -191,29 +205,27 @@ class Emitter:
             clock=clock_after(op, values, span),
         )
 
+    def check_kinds(self, op: str, values: Sequence[Tensor], span: Span) -> None:
+        """Logic takes truth values, arithmetic needs a number on one side."""
+        truths = [v.dtype == "bool" for v in values]
+        if op in ARITHMETIC and all(truths):
+            raise errors.BoolArithmetic(op=ARITHMETIC[op], span=span)
+        if op in ("min", "max") and any(truths) and not all(truths):
+            raise errors.MixedKinds(span=span)
+
     def cast(self, value: Tensor, dtype: DType) -> Tensor:
         if value.dtype == dtype:
             return value
+        if dtype == "float" and value.dtype in ("int", "bool"):
+            return self.same_axes(value, self.node("to_float", (self.use(value),)), value.quiet)
         # an integer goes to float32 in one step: through bfloat16 a position would lose digits
-        op = "to_float" if dtype == "float" and value.dtype in ("int", "bool") else "cast"
-        node = (
-            self.node(op, (self.use(value),), dtype=dtype)
-            if op == "cast"
-            else self.node(op, (self.use(value),))
-        )
-        converted = replace(
-            value, node=node, scope=self.scope, dtype=self.scope.builder[node].type.dtype
-        )
-        return self.cast(converted, dtype) if converted.dtype != dtype else converted
+        node = self.node("cast", (self.use(value),), dtype=dtype)
+        return self.same_axes(value, node, value.quiet)
 
-    def same_axes(self, value: Tensor, node: int, keep_quiet: bool = False) -> Tensor:
+    def same_axes(self, value: Tensor, node: int, quiet: frozenset[Label] = frozenset()) -> Tensor:
         """A node with the axes of `value`, as a tensor under the same labels."""
         dtype = self.scope.builder[node].type.dtype
-        quiet = value.quiet if keep_quiet else frozenset[Label]()
         return replace(value, node=node, scope=self.scope, dtype=dtype, quiet=quiet, clock=None)
-
-    def attributes(self, node: int) -> Attrs:
-        return self.scope.builder[node].attrs
 
 
 def strongest(values: Sequence[Tensor]) -> DType | None:
@@ -226,8 +238,8 @@ def strongest(values: Sequence[Tensor]) -> DType | None:
 def written_order(values: Sequence[Tensor]) -> tuple[Label, ...]:
     """The order a pointwise result inherits.
 
-    It is that of an operand with all the axes; an ordered operand wins over an unordered one, and two
-    different full orders keep only their common suffix.
+    It is that of an operand with all the axes; an ordered operand wins over an unordered one, and
+    two different full orders keep only their common suffix.
     """
     union = {label for value in values for label in value.labels}
     covering = [v for v in values if set(v.labels) == union]

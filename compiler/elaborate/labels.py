@@ -1,32 +1,39 @@
 """Labels: what an axis is called inside one body, and how names cross a call.
 
-A body runs in a `Frame`; inside it an axis is a `Label` on a value. A formal axis is its own label and
-remembers the caller's label it stands for (`outer`). Entering a call replaces caller labels by formals,
-leaving replaces formals by what they stand for. Graph axes change only when two labels of one value
-would share one: then the `secondary` label is given an axis of its own and a `rename` is emitted, so
-the rename stands as close to its consumer as it can.
+A body runs in a `Frame`; inside it an axis is a `Label` on a value. A formal axis is its own label
+and remembers the caller's label it stands for (`outer`). Entering a call replaces caller labels by
+formals, leaving replaces formals by what they stand for. Graph axes change only when two labels of
+one value would share one: then the `secondary` label is given an axis of its own and a `rename` is
+emitted, so the rename stands as close to its consumer as it can.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ...dsl.dims import Dim
 from ...dsl.span import Span
 from ..ir.graph import Axis
 
+Role = Literal["input", "hyper", "pack"]
+
 
 @dataclass(slots=True, eq=False)
 class Label:
-    """An axis as one body knows it. `axis` is the graph axis it had when it was declared or bound."""
+    """An axis as one body knows it, with the graph axis it had when it was declared or bound.
+
+    `role` is set on formals; `ambiguous` when one body declares the name with several sizes.
+    """
 
     frame: Frame
     name: str
     axis: Axis | None = None
     outer: Label | None = None
+    role: Role | None = None
     secondary: bool = False
-    hyper: bool = False
     alternative: Axis | None = None
     declared_at: Span | None = None
     ambiguous: bool = False
@@ -35,23 +42,19 @@ class Label:
         return f"{self.frame.name}.{self.name}"
 
     @property
-    def splits(self) -> Label:
-        """The label that owns the alternative axis: the outermost one that is still secondary."""
-        label = self
-        while not label.owns_split and label.outer is not None:
+    def owner(self) -> Label:
+        """The nearest label, from this one outwards, that yields its axis to another; or this."""
+        label: Label | None = self
+        while label is not None and not label.secondary:
             label = label.outer
-        return label if label.owns_split else self
-
-    @property
-    def owns_split(self) -> bool:
-        return self.secondary and not (self.outer is not None and self.outer.is_secondary)
+        return label or self
 
     @property
     def is_secondary(self) -> bool:
-        return self.secondary or (self.outer is not None and self.outer.is_secondary)
+        return self.owner.secondary
 
     def outward(self, frames: frozenset[int]) -> Label:
-        """The label this one stands for in one of `frames` (ids), or itself when it reaches none."""
+        """The label this one stands for in one of `frames` (ids); itself when it reaches none."""
         label: Label | None = self
         while label is not None:
             if id(label.frame) in frames:
@@ -62,12 +65,15 @@ class Label:
 
 @dataclass(slots=True, eq=False)
 class Frame:
-    """One activation of a body. `lexical` is the enclosing body of a lambda, none for a definition."""
+    """One activation of a body. `lexical` is the body around a lambda, none for a definition.
+
+    The axes of a pack have no names here: the names their caller gave them are not this body's.
+    """
 
     name: str
     lexical: Frame | None = None
     labels: dict[str, Label] = field(default_factory=dict)
-    formals: dict[str, Label] = field(default_factory=dict)
+    formals: list[Label] = field(default_factory=list)
 
     def chain(self) -> Iterator[Frame]:
         """This frame and those that enclose it in the text."""
@@ -86,7 +92,7 @@ class Frame:
         return None
 
     def label(self, name: str) -> Label:
-        """The label called `name` here or in an enclosing body; a new one of this body otherwise."""
+        """The label called `name` here or in an enclosing body; otherwise a new one, made here."""
         return self.find(name) or self.declare(name)
 
     def declare(self, name: str, axis: Axis | None = None, span: Span | None = None) -> Label:
@@ -101,29 +107,50 @@ class Frame:
         return label
 
     def formal(
-        self, name: str, outer: Label | None, axis: Axis | None, span: Span, hyper: bool = False
+        self, name: str, outer: Label | None, axis: Axis | None, span: Span, role: Role = "input"
     ) -> Label:
         """A formal axis of a signature, standing for the caller's `outer`.
 
         Of two formals that stand for one axis the one that yields (gets a graph axis of its own) is
-        the hyperparameter, which only new weights carry, else the later one.
+        the one only new weights carry, a hyperparameter or a pack, else the later one.
         """
-        label = Label(self, name, axis, outer, hyper=hyper, declared_at=span)
-        for rival in self.formals.values() if outer is not None else ():
+        label = Label(self, name, axis, outer, role, declared_at=span)
+        for rival in self.formals if outer is not None else ():
             if rival.outer is outer:
-                (rival if rival.hyper else label).secondary = True
-        self.labels[name] = self.formals[name] = label
+                (label if rival.role == "input" else rival).secondary = True
+        self.formals.append(label)
+        if role != "pack":
+            self.labels[name] = label
         return label
 
-    def standing_for(self, label: Label) -> list[Label]:
-        """The formals of this frame that stand, at any distance, for `label`."""
+    def formal_named(self, name: str) -> Label | None:
+        label = self.labels.get(name)
+        return label if label is not None and label.role is not None else None
+
+    def standing_for(
+        self, label: Label, roles: tuple[Role, ...] = ("input", "hyper")
+    ) -> list[Label]:
+        """The formals of this frame, of these roles, that stand at any distance for `label`."""
         target = frozenset({id(label.frame)})
-        return [f for f in self.formals.values() if f.outward(target) is label]
+        return [f for f in self.formals if f.role in roles and f.outward(target) is label]
+
+    @contextmanager
+    def local(self) -> Iterator[None]:
+        """Labels first declared inside are forgotten afterwards: those of one iteration."""
+        before = dict(self.labels)
+        try:
+            yield
+        finally:
+            self.labels = before
 
 
 @dataclass(frozen=True, slots=True)
 class AxisSize:
-    """A compile-time size that is also an axis of the caller: what a bare name passes."""
+    """A compile-time size that is also an axis of the caller: what a bare name passes.
+
+    `ambiguous` when it is the size of an axis that has several.
+    """
 
     size: Dim
     label: Label
+    ambiguous: bool = False

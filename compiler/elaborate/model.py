@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 from ...dsl import errors, syntax
-from ...dsl.diagnostics import Diagnostics
+from ...dsl.diagnostics import ArchError, Diagnostics
 from ...dsl.dims import Dim
 from ...dsl.span import Span
-from ..ir.graph import Builder, Function, Program, TensorType
-from . import brackets, builtins, expressions, numbers, statements
+from ..ir.graph import Builder, DType, Function, Node, Program, TensorType
+from . import brackets, builtins, calls, expressions, numbers, statements
 from .body import Body, Session, Timeline
 from .emit import Emitter
 from .labels import Frame, Label
@@ -19,7 +20,18 @@ from .module import Module, load_module
 from .scopes import GraphScope
 from .values import Environment, Tensor, WeightPlace
 
-INPUT_DTYPES = {"ids": "int", "int": "int", "bool": "bool", "float": "float"}
+INPUT_DTYPES: dict[str, DType] = {"ids": "int", "int": "int", "bool": "bool", "float": "float"}
+# what a fact of time must be, and the constant that says nothing (any, for None)
+TIME_FACTS: dict[str, tuple[DType, bool | None]] = {
+    "valid": ("bool", True),
+    "position": ("int", None),
+    "segment": ("int", None),
+}
+
+
+def _distinct(mistakes: Iterable[ArchError]) -> list[ArchError]:
+    """Layer kinds repeat the mistakes of their common text."""
+    return list({(m.id, m.span, m.message): m for m in reversed([*mistakes])}.values())[::-1]
 
 
 @dataclass(slots=True)
@@ -40,13 +52,13 @@ def module_of(file: syntax.File) -> Module:
     return load_module(file, builtins.NAMES)
 
 
-def the_model(module: Module, name: str | None = None) -> syntax.ModelDef:
-    """The model called `name`, or the only one of the file."""
+def the_model(module: Module, name: str | None = None, span: Span | None = None) -> syntax.ModelDef:
+    """The model called `name` (by the text at `span`), or the only one of the file."""
     if name is not None and name not in module.models:
-        raise errors.UnknownModel(name=name, known=tuple(module.models))
+        raise errors.UnknownModel(name=name, known=tuple(module.models), span=span)
     if name is None and len(module.models) != 1:
         source = module.file.span.source.name
-        raise errors.WhichModel(file=source, known=", ".join(module.models) or "none")
+        raise errors.WhichModel(file=source, known=tuple(module.models))
     return module.models[name] if name is not None else next(iter(module.models.values()))
 
 
@@ -54,14 +66,18 @@ def preset_overrides(module: Module, preset: str) -> tuple[str, dict[str, syntax
     """The model a preset is of, and the values it sets, as expressions."""
     if preset not in module.presets:
         raise errors.UnknownPreset(name=preset, known=tuple(module.presets))
-    definition = module.presets[preset]
-    call = definition.value
+    call = module.presets[preset].value
     if not isinstance(call, syntax.Call) or not isinstance(call.function, syntax.Name):
         raise errors.BadPreset(name=preset, span=call.span)
-    positional = next((a for a in call.arguments if a.name is None), None)
-    if positional is not None:
-        raise errors.BadPreset(name=preset, span=positional.span)
-    return call.function.name, {a.name: a.value for a in call.arguments if a.name is not None}
+    the_model(module, call.function.name, call.function.span)
+    values: dict[str, syntax.Expr] = {}
+    for argument in call.arguments:
+        if argument.name is None or argument.axis:
+            raise errors.BadPreset(name=preset, span=argument.span)
+        if argument.name in values:
+            raise errors.ArgumentTwice(name=argument.name, span=argument.span)
+        values[argument.name] = argument.value
+    return call.function.name, values
 
 
 def hyperparameters(model: syntax.ModelDef) -> dict[str, syntax.Assign]:
@@ -92,12 +108,13 @@ class _ModelElaborator:
             Frame(model.name),
             Environment(),
             WeightPlace(self.scope, ""),
-            is_model=True,
+            kind="model",
         )
         self.outputs: list[tuple[str, int]] = []
         self.decode = ""
         self.hypers = hyperparameters(model)
         self.session.model_effects = {
+            syntax.Assign: self._assign,
             syntax.InputStmt: self._input,
             syntax.TimeStmt: self._time,
             syntax.DecodeStmt: self._decode,
@@ -106,11 +123,13 @@ class _ModelElaborator:
 
     def run(self) -> Program:
         self._check_overrides()
-        for statement in self.model.body:
-            self._execute(statement)
+        try:
+            statements.execute_all(self.body, self.model.body)
+        except RecursionError:
+            raise errors.TooDeep(limit=calls.MAX_DEPTH, span=self.model.span) from None
         if self.session.errors:
-            raise Diagnostics(self.session.errors)
-        if not self.outputs:
+            raise Diagnostics(_distinct(self.session.errors))
+        if not any(name != "loss" for name, _ in self.outputs):
             raise errors.NoOutput(name=self.model.name, span=self.model.span)
         program = Program(
             self.model.name,
@@ -131,17 +150,13 @@ class _ModelElaborator:
                 model=self.model.name, name=unknown[0], known=tuple(self.hypers), span=span
             )
 
-    def _execute(self, statement: syntax.Stmt) -> None:
-        if not isinstance(statement, syntax.Assign):
-            statements.execute(self.body, statement)
-        elif self._is_hyper(statement):
-            with statements.recorded(self.body, statement):
-                self._hyper(self.body, statement)
+    def _assign(self, body: Body, statement: syntax.Assign) -> None:
+        if self._is_hyper(statement):
+            self._hyper(body, statement)
         elif statement.targets[0].name != "loss":
-            statements.execute(self.body, statement)
+            statements.assign(body, statement)
         elif self.request.loss:
-            with statements.recorded(self.body, statement):
-                self._loss(self.body, statement)
+            self._loss(body, statement)
 
     def _is_hyper(self, statement: syntax.Assign) -> bool:
         return self.hypers.get(statement.targets[0].name) is statement
@@ -161,22 +176,36 @@ class _ModelElaborator:
     # ------------------------------------------------------------------ hyperparameters
 
     def _hyper(self, body: Body, statement: syntax.Assign) -> None:
+        if len(statement.targets) != 1 or statement.targets[0].brackets is not None:
+            raise errors.HyperTarget(span=statement.span)
         name = statement.targets[0].name
-        value = self.request.overrides.get(name, statement.value)
-        if isinstance(value, syntax.Expr):
-            value = expressions.evaluate(body, value)
-        elif isinstance(value, int) and not isinstance(value, bool):
-            value = Dim.of(value)
+        value = self._value_of(body, statement, name)
         if isinstance(value, Tensor):
             raise errors.RunTimeHyperparameter(name=name, span=statement.span)
         value = self._checked(statement, name, value)
         if isinstance(value, Dim):
-            body.bindings[name] = int(numbers.number(value, body.bindings, statement.span))
+            body.bindings[name] = numbers.whole(value, body.bindings, statement.span)
             value = Dim.symbol(name)
         body.environment.values[name] = value
 
+    def _value_of(self, body: Body, statement: syntax.Assign, name: str) -> Any:
+        """The override if there is one. A Python caller's whole numbers are sizes like any other."""
+        value = self.request.overrides.get(name, statement.value)
+        if isinstance(value, syntax.Expr):
+            return expressions.evaluate(body, value)
+        if isinstance(value, list | tuple):
+            return [self._number(v) for v in value]
+        return self._number(value)
+
+    @staticmethod
+    def _number(value: Any) -> Any:
+        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+        return Dim.of(int(value)) if is_whole else value
+
     def _checked(self, statement: syntax.Assign, name: str, value: Any) -> Any:
         """An override must be one of the listed choices, and a number where a number stood."""
+        given = self.request.overrides.get(name)
+        span = given.span if isinstance(given, syntax.Expr) else statement.span
         if isinstance(statement.value, syntax.Choice):
             options = [expressions.evaluate(self.body, o) for o in statement.value.options]
             if value not in options:
@@ -185,14 +214,16 @@ class _ModelElaborator:
                     name=name,
                     got=numbers.describe(value),
                     options=" or ".join(map(str, options)),
-                    span=statement.span,
+                    span=span,
                     declared_at=statement.value.span,
                 )
-        is_float = isinstance(statement.value, syntax.Number) and isinstance(
-            statement.value.value, float
-        )
-        if is_float and isinstance(value, Dim):
-            return float(numbers.number(value, self.body.bindings, statement.span))
+        default = statement.value.value if isinstance(statement.value, syntax.Number) else None
+        if isinstance(default, float) and isinstance(value, Dim):
+            return float(numbers.number(value, self.body.bindings, span))
+        if isinstance(default, int) and not isinstance(value, Dim | None):
+            raise errors.HyperKind(
+                name=name, got=numbers.describe(value), span=span, declared_at=statement.span
+            )
         return value
 
     # ---------------------------------------------------------------------------- inputs
@@ -202,80 +233,138 @@ class _ModelElaborator:
             raise errors.InputKind(
                 kind=statement.kind, known=tuple(INPUT_DTYPES), span=statement.span
             )
+        if any(n.op == "input" and n.attrs["name"] == statement.name for n in self._nodes()):
+            raise errors.InputTwice(name=statement.name, span=statement.span)
         labels = [self._input_axis(body, d) for d in statement.brackets]
-        if self._left_out(statement):
-            assert statement.default is not None
-            value = expressions.evaluate(body, statement.default)
-            body.environment.values[statement.name] = value
-            return
+        twice = next((k for k in labels if labels.count(k) > 1), None)
+        if twice is not None:
+            raise errors.AxisTwice(axis=twice.name, span=statement.span)
         axes = tuple((label, label.axis) for label in labels if label.axis is not None)
-        dtype = INPUT_DTYPES[statement.kind]
-        kind = TensorType(dtype, tuple(a for _, a in axes))  # type: ignore[arg-type]
-        node = body.emitter.node("input", (), (kind,), **self._input_attrs(body, statement))
-        value = Tensor(node, self.scope, axes, kind.dtype, len(axes), len(axes))
-        body.environment.values[statement.name] = value
+        kind = TensorType(INPUT_DTYPES[statement.kind], tuple(a for _, a in axes))
+        attrs = self._input_attrs(body, statement, kind.dtype)
+        if self._left_out(statement):
+            node = self._constant(body, attrs["default"], kind)
+        else:
+            node = body.emitter.node("input", (), (kind,), **attrs)
+        body.environment.values[statement.name] = Tensor(
+            node, self.scope, axes, kind.dtype, len(axes), len(axes)
+        )
+
+    def _nodes(self) -> tuple[Node, ...]:
+        return self.scope.builder.nodes
 
     def _left_out(self, statement: syntax.InputStmt) -> bool:
         given = self.request.given
         return given is not None and statement.name not in given and statement.default is not None
 
+    def _constant(self, body: Body, value: bool | int | float, kind: TensorType) -> int:
+        number = body.emitter.node("const", (), value=value, dtype=kind.dtype)
+        if not kind.axes:
+            return number
+        return body.emitter.node("broadcast", (number,), axes=kind.axes)
+
     def _input_axis(self, body: Body, decl: syntax.AxisDecl) -> Label:
         if decl.kind != "axis":
             raise errors.InputAxes(span=decl.span)
         known = body.frame.find(decl.name)
+        size = self._input_size(body, decl)
         if known is not None and known.axis is not None:
+            if decl.size is not None:
+                body.emitter.require_equal(
+                    size, known.axis.size, decl.name, decl.span, known.declared_at
+                )
             return known
-        home = body.environment.find(decl.name)
-        if decl.size is not None:
-            size = brackets.expect_size(body, decl.size)
-        elif home is not None and isinstance(home.values[decl.name], Dim):
-            size = home.values[decl.name]
-        else:
-            size = Dim.symbol(decl.name)
         at_run_time = size.substitute(body.bindings).constant is None
-        axis = body.emitter.axes.get(decl.name, size, decl.name if at_run_time else None)
+        axis = body.new_axis(decl.name, size, decl.span, decl.name if at_run_time else None)
         return body.frame.declare(decl.name, axis, decl.span)
 
-    def _input_attrs(self, body: Body, statement: syntax.InputStmt) -> dict[str, Any]:
+    def _input_size(self, body: Body, decl: syntax.AxisDecl) -> Dim:
+        """What is written, the variable of that name, or a symbol that a call binds."""
+        if decl.size is not None:
+            return brackets.expect_size(body, decl.size)
+        home = body.environment.find(decl.name)
+        value = home.values[decl.name] if home is not None else None
+        return value if isinstance(value, Dim) else Dim.symbol(decl.name)
+
+    def _input_attrs(self, body: Body, statement: syntax.InputStmt, dtype: DType) -> dict[str, Any]:
         attrs: dict[str, Any] = {"name": statement.name, "kind": statement.kind}
         if statement.below is not None:
             attrs["below"] = brackets.expect_size(body, statement.below)
         if statement.extra is not None:
             extra = brackets.expect_size(body, statement.extra)
-            attrs["extra"] = int(numbers.number(extra, body.bindings, statement.extra.span))
+            attrs["extra"] = numbers.whole(extra, body.bindings, statement.extra.span)
         if statement.default is not None:
-            default = expressions.evaluate(body, statement.default)
-            if not isinstance(default, bool | float | Dim):
-                raise errors.InputDefault(name=statement.name, span=statement.default.span)
-            attrs["default"] = (
-                default.evaluate(body.bindings) if isinstance(default, Dim) else default
-            )
+            attrs["default"] = self._default(body, statement, statement.default, dtype)
             attrs["optional"] = True
         return attrs
 
+    @staticmethod
+    def _default(
+        body: Body, statement: syntax.InputStmt, expr: syntax.Expr, dtype: DType
+    ) -> bool | int | float:
+        value = expressions.evaluate(body, expr)
+        fits = {"bool": bool, "int": Dim, "float": Dim | float}[dtype]
+        if not isinstance(value, fits):
+            raise errors.InputDefault(name=statement.name, kind=statement.kind, span=expr.span)
+        if isinstance(value, bool):
+            return value
+        number = numbers.number(value, body.bindings, expr.span)
+        return float(number) if dtype == "float" else number
+
+    # ------------------------------------------------------------------------------ time
+
     def _time(self, body: Body, statement: syntax.TimeStmt) -> None:
-        label = body.frame.find(statement.axis)
-        if label is None or label.axis is None or label.axis.time != statement.axis:
-            raise errors.TimeAxis(axis=statement.axis, span=statement.span)
+        label = self._time_axis(body, statement)
         timeline = self.session.timelines.setdefault(statement.axis, Timeline(label))
         for name, expr in statement.facts:
-            if name not in ("valid", "position", "segment"):
+            if name not in TIME_FACTS:
                 raise errors.TimeFact(name=name, span=expr.span)
             value = expressions.evaluate(body, expr)
-            if isinstance(value, Tensor):
-                timeline.facts[name] = value
+            dtype, default = TIME_FACTS[name]
+            is_tensor = isinstance(value, Tensor)
+            if is_tensor and value.dtype == dtype and value.carries(label):
+                if name == "position" or not self._is_constant(value, default):
+                    timeline.facts[name] = value
+            elif is_tensor or value is not True or name != "valid":
+                raise errors.TimeFactValue(
+                    name=name,
+                    axis=statement.axis,
+                    expected=brackets.ELEMENTS[dtype],
+                    got=brackets.kind_of(value),
+                    axes=value.names if is_tensor else "no axes",
+                    span=expr.span,
+                )
+
+    def _is_constant(self, value: Tensor, default: bool | None) -> bool:
+        """Is this an input that was left out, with a default that says nothing?"""
+        node = self.scope.builder[value.node]
+        if node.op != "broadcast":
+            return False
+        (number,) = (self.scope.builder[i] for i in node.inputs)
+        return number.op == "const" and default in (None, number.attrs["value"])
 
     def _decode(self, body: Body, statement: syntax.DecodeStmt) -> None:
-        label = body.frame.find(statement.axis)
-        if label is None or label.axis is None or label.axis.time != statement.axis:
-            raise errors.TimeAxis(axis=statement.axis, span=statement.span)
+        self._time_axis(body, statement)
         if statement.after is not None:
             raise errors.Unsupported(what="`decode ... after`", span=statement.span)
-        self.decode = label.axis.name
+        if self.decode not in ("", statement.axis):
+            raise errors.DecodeTwice(first=self.decode, second=statement.axis, span=statement.span)
+        self.decode = statement.axis
+
+    def _time_axis(self, body: Body, statement: syntax.TimeStmt | syntax.DecodeStmt) -> Label:
+        label = body.frame.find(statement.axis)
+        if label is None or label.axis is None or label.axis.time != statement.axis:
+            known = tuple(
+                k.name for k in body.frame.labels.values() if k.axis is not None and k.axis.time
+            )
+            raise errors.TimeAxis(axis=statement.axis, known=known, span=statement.span)
+        return label
 
     # --------------------------------------------------------------------------- outputs
 
     def _output(self, body: Body, statement: syntax.OutputStmt) -> None:
+        if statement.name == "loss":
+            raise errors.OutputLoss(span=statement.span)
         value = expressions.evaluate(body, statement.value)
         target = syntax.Target(
             name=statement.name, brackets=statement.brackets, span=statement.span
@@ -295,7 +384,7 @@ class _ModelElaborator:
         if any(name == known for known, _ in self.outputs):
             raise errors.OutputTwice(name=name, span=span)
         if not value.ordered:
-            raise errors.WriteTheAxes(name=name, axes=value.names, span=span)
+            raise errors.OutputOrder(name=name, axes=value.names, span=span)
         node = statements.lay_out(body, value, tuple(a for _, a in value.axes))
         body.environment.values[name] = value
         self.outputs.append((name, node))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any
 
 from ...dsl import Source, errors, parse
-from ...dsl.diagnostics import Diagnostics
+from ...dsl.diagnostics import ArchError, Diagnostics
 from ...dsl.syntax import (
     AxisDecl,
     AxisGroup,
@@ -45,26 +46,36 @@ class Module:
     presets: dict[str, PresetDef] = field(default_factory=dict)
     checkpoints: list[CheckpointDef] = field(default_factory=list)
     builtins: frozenset[str] = frozenset()
+    axis_names: dict[int, frozenset[str]] = field(default_factory=dict)
 
-    def lookup(self, name: str) -> Any:
-        """A definition as a configured value, a builtin, or a constant; Python's none if unknown.
+    def visible(self, library: bool) -> Mapping[str, CallableDef]:
+        """The definitions a text sees: what a file replaces, the library still has for itself."""
+        return standard_library() if library else self.definitions
 
-        The language's own `none` is in `CONSTANTS` and is found first by the expression evaluator.
+    def lookup(self, name: str, library: bool = False) -> Any:
+        """A definition as a configured value, a builtin, or a constant. `KeyError` if unknown."""
+        if name in self.visible(library):
+            return Template(self.visible(library)[name])
+        return Builtin(name) if name in self.builtins else CONSTANTS[name]
+
+    def names(self, library: bool = False) -> tuple[str, ...]:
+        return (*self.visible(library), *self.builtins, *CONSTANTS)
+
+    def names_used_as_axes(self, definition: CallableDef) -> frozenset[str]:
+        """Names that the body writes in brackets, in `->` or as a bare argument.
+
+        Only such a hyperparameter is an axis, so `attention(heads, heads)` binds one, not two.
         """
-        if name in self.definitions:
-            return Template(self.definitions[name])
-        if name in self.builtins:
-            return Builtin(name)
-        return CONSTANTS.get(name)
-
-    def names(self) -> tuple[str, ...]:
-        return (*self.definitions, *self.builtins, *CONSTANTS)
+        key = id(definition)  # hashing it would walk the tree
+        if key not in self.axis_names:
+            self.axis_names[key] = _names_used_as_axes(definition)
+        return self.axis_names[key]
 
 
 def load_module(file: File, builtins: frozenset[str]) -> Module:
     """Collect definitions of `file` and of what it uses. Reports every name defined twice."""
     module = Module(file, builtins=builtins)
-    mistakes: list[errors.ArchError] = []
+    mistakes: list[ArchError] = []
     for item in file.items:
         if isinstance(item, UseItem):
             if item.name != "std":
@@ -81,12 +92,13 @@ def load_module(file: File, builtins: frozenset[str]) -> Module:
     return module
 
 
-def _define(module: Module, item: CallableDef | ModelDef | PresetDef) -> list[errors.ArchError]:
-    table: dict[str, Any] = {
+def _define(module: Module, item: CallableDef | ModelDef | PresetDef) -> list[ArchError]:
+    tables: dict[type, dict[str, Any]] = {
         CallableDef: module.definitions,
         ModelDef: module.models,
         PresetDef: module.presets,
-    }[type(item)]
+    }
+    table = tables[type(item)]
     earlier = table.get(item.name)
     if earlier is not None and earlier.span.source is item.span.source:
         return [errors.DefinedTwice(name=item.name, span=item.span, first=earlier.span)]
@@ -105,12 +117,11 @@ def standard_library() -> dict[str, CallableDef]:
     return found
 
 
-@cache
-def names_used_as_axes(definition: CallableDef) -> frozenset[str]:
-    """Names that the body writes in brackets, in `->` or as a bare argument.
+def is_library(definition: CallableDef) -> bool:
+    return standard_library().get(definition.name) is definition
 
-    Only such a hyperparameter counts as an axis, so `attention(heads, heads)` binds one axis, not two.
-    """
+
+def _names_used_as_axes(definition: CallableDef) -> frozenset[str]:
     found: set[str] = set()
     for node in walk((definition.inputs, definition.results or (), definition.body)):
         if isinstance(node, AxisDecl):

@@ -6,16 +6,22 @@ iterations that agree; a number that merely differs becomes a scalar argument of
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ...dsl import errors, syntax
 from ...dsl.dims import Dim
-from ..ir.graph import Builder, Parameter, TensorType
-from . import brackets, expressions, numbers, statements
+from ...dsl.span import Span
+from ..ir.graph import Builder, DType, TensorType
+from ..ops import promote
+from . import brackets, calls, expressions, numbers, statements
 from .body import Body
 from .scopes import GraphScope
-from .values import Environment, PerLayer, SplitIterations, Tensor, WeightPlace
+from .values import PerLayer, SplitIterations, Tensor, WeightPlace
+
+MOST_ITERATIONS = 10_000
 
 
 @dataclass(slots=True)
@@ -27,43 +33,62 @@ class Kind:
     outputs: list[tuple[str, int]]
 
 
+class Widen(Exception):
+    """A carried value leaves an iteration with a higher dtype than it entered: start with that."""
+
+    def __init__(self, name: str, dtype: DType) -> None:
+        super().__init__()
+        self.name, self.dtype = name, dtype
+
+
 def elaborate_repeat(body: Body, statement: syntax.RepeatStmt) -> None:
     if statement.until is not None:
         raise errors.Unsupported(what="`repeat ... until`", span=statement.until.span)
+    if body.place.scope is not body.emitter.scope:
+        what = "a `shared` block with a `repeat` in it, applied in another `repeat`,"
+        raise errors.Unsupported(what=what, span=statement.span)
     count = _count(body, statement)
-    if body.place.taken.get(statement.path) is not None:
-        raise errors.LabelTwice(
-            label=statement.path, span=statement.span, first=body.place.taken[statement.path]
-        )
-    body.place.taken[statement.path] = statement.span
-    if count == 0:
-        return
+    calls.claim(body, statement.path, statement.span)
     carried = _carried(body, statement)
-    kinds = _kinds(body, statement, carried, tuple(range(count)))
-    _emit(body, statement, carried, kinds, count)
+    iterations = tuple(range(count))
+    while iterations:
+        try:
+            kinds = _kinds(body, statement, carried, iterations)
+        except Widen as found:
+            carried[found.name] = body.emitter.cast(carried[found.name], found.dtype)
+        else:
+            _emit(body, statement, carried, kinds)
+            return
 
 
 def _count(body: Body, statement: syntax.RepeatStmt) -> int:
-    expr = statement.count or syntax.Name(name=statement.path, span=statement.span)
-    size = brackets.expect_size(body, expr)
-    count = int(numbers.number(size, body.bindings, expr.span))
-    if count < 0:
-        raise errors.NegativeCount(count=count, span=expr.span)
+    expr = statement.count or syntax.Name(name=statement.path, span=_path_span(statement))
+    count = numbers.whole(brackets.expect_size(body, expr), body.bindings, expr.span)
+    if not 0 <= count <= MOST_ITERATIONS:
+        raise errors.RepeatCount(count=count, most=MOST_ITERATIONS, span=expr.span)
     return count
 
 
+def _path_span(statement: syntax.RepeatStmt) -> Span:
+    start = statement.span.source.text.index(statement.path, statement.span.start + len("repeat"))
+    return Span(statement.span.source, start, start + len(statement.path))
+
+
 def _carried(body: Body, statement: syntax.RepeatStmt) -> dict[str, Tensor]:
-    """Run-time names that exist before the repeat and are assigned in its body."""
+    """Names that exist before the repeat and are assigned in its body: tensors and numbers."""
     found: dict[str, Tensor] = {}
     for name in dict.fromkeys(statements.assigned_names(statement.body)):
-        if body.environment.find(name) is None:
-            continue
-        value = body.lookup(name, statement.span)
-        if isinstance(value, bool | float | Dim):
-            value = body.emitter.number(value)
-        if isinstance(value, Tensor):
-            found[name] = value
+        if body.environment.find(name) is not None:
+            value = body.lookup(name, statement.span)
+            if not isinstance(value, Tensor | bool | float | Dim | PerLayer):
+                raise errors.CarriedValue(
+                    name=name, got=numbers.describe(value), span=statement.span
+                )
+            found[name] = expressions.as_tensor(body, value, statement.span)
     return found
+
+
+# ------------------------------------------------------------------------------- layer kinds
 
 
 def _kinds(
@@ -73,14 +98,18 @@ def _kinds(
     iterations: tuple[int, ...],
 ) -> list[Kind]:
     """Elaborate the body for `iterations`, on smaller groups where structure differs."""
-    mistakes = len(body.session.errors)
+    session = body.session
+    mistakes, functions = len(session.errors), dict(session.functions)
+    scope = GraphScope(Builder("kind"), body.emitter.scope)
     try:
-        return [_kind(body, statement, carried, iterations)]
+        return [_kind(body, statement, carried, iterations, scope)]
     except SplitIterations as split:
-        if body.session.errors[mistakes:] == [] and len(split.groups) > 1:
-            groups = [tuple(iterations[p] for p in group) for group in split.groups]
-            return [k for group in groups for k in _kinds(body, statement, carried, group)]
-        raise
+        if split.scope is not scope:
+            raise
+        del session.errors[mistakes:]
+        session.functions = functions
+        groups = [tuple(iterations[p] for p in group) for group in split.groups]
+        return [k for group in groups for k in _kinds(body, statement, carried, group)]
 
 
 def _kind(
@@ -88,23 +117,21 @@ def _kind(
     statement: syntax.RepeatStmt,
     carried: dict[str, Tensor],
     iterations: tuple[int, ...],
+    scope: GraphScope,
 ) -> Kind:
-    scope = GraphScope(Builder("kind"), body.emitter.scope)
-    inner = replace(
-        body.nested(),
-        environment=Environment(body.environment),
-        place=WeightPlace(scope, ""),
-    )
-    inner.environment.values[statement.index] = PerLayer.of(tuple(Dim.of(i) for i in iterations))
+    inner = replace(body.nested(), place=WeightPlace(scope, ""), in_repeat=True)
+    index = tuple(Dim.of(i) for i in iterations)
+    inner.environment.values[statement.index] = PerLayer.of(index, scope)
     place = body.emitter.place
-    with statements.in_function(body, scope):
+    with statements.in_function(body, scope), body.frame.local():
         body.emitter.place = replace(place, region="")
         try:
             inputs = _carried_inputs(scope, carried, body)
             inner.environment.values.update(inputs)
             statements.execute_all(inner, statement.body)
             outputs = [
-                (name, _carried_output(inner, name, inputs[name], statement)) for name in carried
+                (name, _carried_output(inner, name, before, statement))
+                for name, before in inputs.items()
             ]
         finally:
             body.emitter.place = place
@@ -127,43 +154,57 @@ def _carried_output(inner: Body, name: str, before: Tensor, statement: syntax.Re
         raise errors.CarriedAxes(
             name=name, before=before.names, after=after.names, span=statement.span
         )
+    after = _carried_dtype(inner, name, before, after, statement)
     emitter = inner.emitter
     pairs = []
     for label, axis in before.axes:
         own = after.axis(label)
         if own != axis:
-            emitter.require_equal(own.size, axis.size, label.name, statement.span, None)
+            emitter.meet(label, own, axis, statement.span)
             pairs.append((own, axis))
     node = emitter.rename(emitter.use(after), tuple(pairs))
-    kind = emitter.scope.builder[before.node].type
-    if after.dtype != before.dtype:
-        if before.dtype in ("int", "bool") or after.dtype in ("int", "bool"):
-            raise errors.CarriedDtype(
-                name=name, before=before.dtype, after=after.dtype, span=statement.span
-            )
-        node = emitter.node("cast", (node,), dtype=before.dtype)
-    if emitter.scope.builder[node].axes != kind.axes:
-        node = emitter.node("transpose", (node,), order=kind.axes)
+    axes = emitter.scope.builder[before.node].axes
+    if emitter.scope.builder[node].axes != axes:
+        node = emitter.node("transpose", (node,), order=axes)
     return node
+
+
+def _carried_dtype(
+    inner: Body, name: str, before: Tensor, after: Tensor, statement: syntax.RepeatStmt
+) -> Tensor:
+    """A carried value never loses precision; a number before the repeat may become a fraction."""
+    if after.dtype == before.dtype:
+        return after
+    widest = promote(before.dtype, after.dtype)
+    starts_as_number = not before.axes and before.dtype == "int"
+    if "bool" in (before.dtype, after.dtype) or (before.dtype == "int" and not starts_as_number):
+        raise errors.CarriedDtype(
+            name=name,
+            before=brackets.kind_of(before),
+            after=brackets.kind_of(after),
+            span=statement.span,
+        )
+    if widest != before.dtype:
+        raise Widen(name, widest)
+    return inner.emitter.cast(after, widest)
 
 
 # --------------------------------------------------------------------------------- emission
 
 
 def _emit(
-    body: Body,
-    statement: syntax.RepeatStmt,
-    carried: dict[str, Tensor],
-    kinds: Sequence[Kind],
-    count: int,
+    body: Body, statement: syntax.RepeatStmt, carried: dict[str, Tensor], kinds: Sequence[Kind]
 ) -> None:
-    sources = _common_captures(kinds)
-    scalars = _common_scalars(kinds, count)
-    for kind in kinds:
-        kind.scope.pad_scalars(len(scalars))
-    names = [_finish(body, statement, kind, sources) for kind in kinds]
-    by_iteration = {i: n for k, n in zip(kinds, names, strict=True) for i in k.iterations}
-    emitter = body.emitter
+    """Close the kinds, and put the node that runs them into the enclosing function."""
+    emitter, path = body.emitter, body.place.child(statement.path).path
+    sources = list(dict.fromkeys(s for kind in kinds for s in kind.scope.captured.values()))
+    dtypes = _scalar_dtypes(kinds)
+    columns = [kind.scope.scalar_columns(dtypes) for kind in kinds]
+    names = [
+        _finish(body, path, kind, sources, column)
+        for kind, column in zip(kinds, columns, strict=True)
+    ]
+    order = sorted((i, n) for k, n in zip(kinds, names, strict=True) for i in k.iterations)
     inputs = [emitter.use(v) for v in carried.values()]
     inputs += [emitter.scope.import_node(scope, node) for scope, node in sources]
     types = tuple(v.scope.builder[v.node].type for v in carried.values())
@@ -171,77 +212,84 @@ def _emit(
         "repeat",
         inputs,
         types or (TensorType("int"),),
-        path=_path(body, statement.path),
-        kinds=tuple(by_iteration[i] for i in range(count)),
-        indices=tuple(range(count)),
-        scalars=scalars,
+        path=path,
+        kinds=tuple(name for _, name in order),
+        indices=tuple(i for i, _ in order),
+        scalars=_scalar_table(kinds, columns, len(order)),
         carried=len(carried),
     )
-    emitter.scope.parameters.extend(_parameters(body, statement, kinds, count))
+    _add_parameters(body, path, kinds)
     for position, (name, before) in enumerate(carried.items()):
         result = emitter.node("result", (node,), (types[position],), index=position)
         emitter.scope.builder.set_hint(result, name)
         body.environment.values[name] = replace(
-            before, node=result, scope=emitter.scope, cover=len(before.axes), quiet=frozenset()
+            before,
+            node=result,
+            scope=emitter.scope,
+            cover=len(before.axes),
+            quiet=frozenset(),
+            clock=None,
         )
 
 
-def _path(body: Body, path: str) -> str:
-    return f"{body.place.path}.{path}" if body.place.path else path
-
-
-def _common_captures(kinds: Sequence[Kind]) -> list[tuple[GraphScope, int]]:
-    """Every outer value some kind reads; all kinds take all of them, in one order."""
-    found: list[tuple[GraphScope, int]] = []
+def _scalar_dtypes(kinds: Sequence[Kind]) -> list[DType]:
+    """The dtypes of the common scalar arguments: of each as many as some kind has."""
+    most: Counter[Any] = Counter()
     for kind in kinds:
-        found += [source for source in kind.scope.captured.values() if source not in found]
-    return found
+        most |= Counter(dtype for dtype, _ in kind.scope.scalars.values())
+    return sorted(most.elements())
 
 
-def _common_scalars(kinds: Sequence[Kind], count: int) -> tuple[tuple[float, ...], ...]:
-    width = max(len(kind.scope.scalars) for kind in kinds)
-    columns = []
-    for position in range(width):
-        column = [0.0] * count
-        for kind in kinds:
-            if position < len(kind.scope.scalars):
-                for iteration, value in zip(
-                    kind.iterations, kind.scope.scalars[position], strict=True
-                ):
-                    column[iteration] = value
-        columns.append(tuple(column))
-    return tuple(columns)
+def _scalar_table(
+    kinds: Sequence[Kind], columns: Sequence[list[int]], count: int
+) -> tuple[tuple[float, ...], ...]:
+    """The value of every scalar in every iteration; 0 where its kind does not use it."""
+    table = [[0.0] * count for _ in (columns[0] if columns else ())]
+    for kind, nodes in zip(kinds, columns, strict=True):
+        for column, node in zip(table, nodes, strict=True):
+            _, values = kind.scope.scalars[node]
+            for iteration, value in zip(kind.iterations, values, strict=False):
+                column[iteration] = value
+    return tuple(map(tuple, table))
 
 
 def _finish(
     body: Body,
-    statement: syntax.RepeatStmt,
+    path: str,
     kind: Kind,
     sources: Sequence[tuple[GraphScope, int]],
+    scalars: Sequence[int],
 ) -> str:
-    """Close the function of a kind with inputs in the common order: carried, captured, scalars."""
+    """Close a kind's function with inputs in the common order: carried, captured, scalars."""
     scope = kind.scope
-    name = body.session.function_name(_path(body, statement.path))
-    by_source = {source: inner for inner, source in scope.captured.items()}
-    captured = [by_source[s] if s in by_source else scope.import_node(s[0], s[1]) for s in sources]
+    captured = [scope.import_node(owner, node) for owner, node in sources]
+    name = body.session.function_name(path)
     function = scope.builder.finish(kind.outputs)
-    inner_inputs = [i for i in function.inputs if i not in scope.captured]
-    carried = [i for i in inner_inputs if i not in scope.scalar_inputs]
-    inputs = (*carried, *captured, *scope.scalar_inputs)
+    others = {*captured, *scalars}
+    carried = [i for i in function.inputs if i not in others]
+    inputs = (*carried, *captured, *scalars)
     body.session.functions[name] = replace(function, name=name, inputs=inputs)
     return name
 
 
-def _parameters(
-    body: Body, statement: syntax.RepeatStmt, kinds: Sequence[Kind], count: int
-) -> list[Parameter]:
-    by_iteration: dict[int, GraphScope] = {i: k.scope for k in kinds for i in k.iterations}
-    path = _path(body, statement.path)
-    return [
-        parameter.below(f"{path}[{i}].")
-        for i in range(count)
-        for parameter in by_iteration[i].parameters
-    ]
+def _add_parameters(body: Body, path: str, kinds: Sequence[Kind]) -> None:
+    """Every iteration's weights. An instance that repeats makes them once, however often applied."""
+    known = body.emitter.scope.parameters
+    made = {parameter.path: parameter for parameter in known}
+    for iteration, kind in sorted((i, n) for n, k in enumerate(kinds) for i in k.iterations):
+        for parameter in kinds[kind].scope.parameters:
+            complete = replace(parameter, path=f"{path}[{iteration}].{parameter.path}")
+            earlier = made.get(complete.path)
+            if earlier is None:
+                known.append(complete)
+            elif earlier.axes != complete.axes and earlier.span is not None:
+                raise errors.SharedSizes(
+                    weight=complete.path,
+                    got=", ".join(map(str, complete.axes)),
+                    expected=", ".join(map(str, earlier.axes)),
+                    span=earlier.span,
+                    shared_at=body.place.shared_at,
+                )
 
 
 __all__ = ["elaborate_repeat"]

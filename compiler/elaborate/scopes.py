@@ -1,19 +1,21 @@
 """Graph functions under construction, nested as the text nests: `main`, layer kinds, tables.
 
-A value of an outer function that an inner one reads is captured: it becomes an input of the inner one.
+A value of an outer function that an inner one reads is captured: it becomes an input there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ...dsl.diagnostics import InternalError
 from ...dsl.dims import Dim
-from ..ir.graph import Axis, Builder, Parameter, TensorType
+from ..ir.graph import Axis, Builder, DType, Parameter, TensorType
 
 
 @dataclass(slots=True)
 class AxisTable:
-    """Graph axes by name: equal hint, size and timeline share one axis, else the name is numbered."""
+    """Graph axes by name: equal hint, size and timeline share one, else the name is numbered."""
 
     axes: dict[str, Axis] = field(default_factory=dict)
 
@@ -32,54 +34,69 @@ class AxisTable:
 
 @dataclass(slots=True, eq=False)
 class GraphScope:
-    """A function being built. `parameters` have paths relative to it."""
+    """A function being built. `parameters` have paths relative to it.
+
+    `scalars` are the numbers that differ per iteration: dtype and values, by input node.
+    """
 
     builder: Builder
     parent: GraphScope | None = None
+    depth: int = field(init=False)
     captured: dict[int, tuple[GraphScope, int]] = field(default_factory=dict)
     parameters: list[Parameter] = field(default_factory=list)
-    scalars: list[tuple[float, ...]] = field(default_factory=list)
-    scalar_inputs: list[int] = field(default_factory=list)
-    weight_nodes: dict[str, int] = field(default_factory=dict)
+    scalars: dict[int, tuple[DType, tuple[float, ...]]] = field(default_factory=dict)
     renames: dict[tuple[int, tuple[tuple[Axis, Axis], ...]], int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.depth = 0 if self.parent is None else self.parent.depth + 1
 
     def import_node(self, owner: GraphScope, node: int) -> int:
         """The id under which this function sees a node of `owner` (itself or an enclosing scope)."""
         if owner is self:
             return node
-        assert self.parent is not None, "a value escaped its function"
+        if self.parent is None:
+            raise InternalError("a value escaped its function")
         outer = self.parent.import_node(owner, node)
         for inner, source in self.captured.items():
             if source == (self.parent, outer):
                 return inner
-        kind = self.parent.builder[outer]
+        source_node = self.parent.builder[outer]
         inner = self.builder.add(
             "input",
             (),
             {"name": f"captured.{len(self.captured)}"},
-            kind.types,
-            kind.origins,
-            kind.hint,
+            source_node.types,
+            source_node.origins,
+            source_node.hint,
         )
         self.captured[inner] = (self.parent, outer)
         return inner
 
-    def scalar(self, values: tuple[float, ...]) -> int:
+    def encloses(self, other: GraphScope) -> bool:
+        """Whether `other` is this scope or inside it."""
+        scope: GraphScope | None = other
+        while scope is not None and scope is not self:
+            scope = scope.parent
+        return scope is self
+
+    def scalar(self, values: tuple[float, ...], dtype: DType) -> int:
         """A 0-d input that takes one value per iteration."""
-        for node, known in zip(self.scalar_inputs, self.scalars, strict=True):
-            if known == values:
+        for node, known in self.scalars.items():
+            if known == (dtype, values):
                 return node
-        node = self.builder.add(
-            "input", (), {"name": f"scalar.{len(self.scalars)}"}, (TensorType("float"),)
-        )
-        self.scalars.append(values)
-        self.scalar_inputs.append(node)
+        return self._add_scalar(values, dtype)
+
+    def _add_scalar(self, values: tuple[float, ...], dtype: DType) -> int:
+        name = f"scalar.{len(self.scalars)}"
+        node = self.builder.add("input", (), {"name": name}, (TensorType(dtype),))
+        self.scalars[node] = (dtype, values)
         return node
 
-    def pad_scalars(self, count: int) -> None:
-        """Unused scalar inputs, so that every kind of a repeat takes the same arguments."""
-        while len(self.scalar_inputs) < count:
-            name = f"scalar.{len(self.scalar_inputs)}"
-            self.scalar_inputs.append(
-                self.builder.add("input", (), {"name": name}, (TensorType("float"),))
-            )
+    def scalar_columns(self, wanted: Sequence[DType]) -> list[int]:
+        """One scalar input for each dtype in `wanted`, unused ones where there are too few."""
+        found: list[int] = []
+        for dtype in wanted:
+            free = (n for n, (d, _) in self.scalars.items() if d == dtype and n not in found)
+            node = next(free, None)
+            found.append(node if node is not None else self._add_scalar((), dtype))
+        return found

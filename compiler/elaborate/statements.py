@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
+from itertools import islice
 from typing import Any
 
 from ...dsl import errors, syntax
 from ...dsl.diagnostics import ArchError
 from ...dsl.span import Span
 from ..ir.graph import Axis, Builder, Parameter, TensorType
-from . import brackets, expressions, numbers, repeats
+from . import brackets, calls, expressions, numbers, repeats
 from .body import Body, MadeWeight, Naming, Session
-from .labels import AxisSize, Label
+from .labels import Label
 from .scopes import GraphScope
 from .values import (
     Bank,
@@ -34,24 +35,23 @@ class Returned(Exception):
         self.values = values
 
 
-def run_body(body: Body, statements: Sequence[syntax.Stmt]) -> list[Any]:
+def run_body(body: Body, definition: syntax.CallableDef) -> list[Any]:
     """Run a block's or fn's statements to its `return`."""
     try:
-        for statement in statements:
-            execute(body, statement)
+        execute_all(body, definition.body)
     except Returned as returned:
         return returned.values
-    last = statements[-1].span if statements else body.emitter.place.spans[0]
-    raise errors.NoReturn(name=body.frame.name, span=last)
+    last = definition.body[-1] if definition.body else definition
+    raise errors.NoReturn(name=definition.name, span=last.span)
 
 
 def execute(body: Body, statement: syntax.Stmt) -> None:
     """Run one statement. What only a model's own text may say is looked up in the session."""
     with recorded(body, statement):
-        effect = EFFECT.get(type(statement))
-        at_top = body.is_model and body.emitter.scope.parent is None
-        if effect is None and at_top:
-            effect = body.session.model_effects[type(statement)]
+        effects = EFFECT
+        if body.is_model and body.emitter.scope.parent is None:
+            effects = {**EFFECT, **body.session.model_effects}
+        effect = effects.get(type(statement))
         if effect is None:
             raise errors.OnlyInModel(span=statement.span)
         effect(body, statement)
@@ -66,7 +66,7 @@ def recorded(body: Body, statement: syntax.Stmt) -> Iterator[None]:
         with body.at(statement.span):
             yield
     except (ArchError, Skip) as mistake:
-        if not body.is_model:
+        if not body.is_model or isinstance(mistake, errors.TooLarge):
             raise
         _poison(body, statement)
         if isinstance(mistake, ArchError):
@@ -85,12 +85,22 @@ def _poison(body: Body, statement: syntax.Stmt) -> None:
         body.environment.values[name] = Poison()
 
 
+NAMING = (
+    syntax.ConstStmt,
+    syntax.WeightStmt,
+    syntax.InputStmt,
+    syntax.SharedStmt,
+    syntax.BankStmt,
+    syntax.OutputStmt,
+)
+
+
 def assigned_names(statements: Sequence[syntax.Stmt]) -> Iterator[str]:
     """Every name that statements may assign, in text order, repeats allowed."""
     for node in syntax.walk(tuple(statements)):
         if isinstance(node, syntax.Assign):
             yield from (t.name for t in node.targets)
-        elif isinstance(node, syntax.ConstStmt | syntax.WeightStmt | syntax.InputStmt) or isinstance(node, syntax.SharedStmt | syntax.BankStmt | syntax.OutputStmt):
+        elif isinstance(node, NAMING):
             yield node.name
 
 
@@ -99,10 +109,9 @@ def assigned_names(statements: Sequence[syntax.Stmt]) -> Iterator[str]:
 
 def _naming(body: Body, statement: syntax.Stmt) -> Naming:
     if isinstance(statement, syntax.Assign | syntax.OutputStmt):
-        count = sum(1 for _ in _applications(body, statement.value))
-        return Naming(_new_variable(body, statement), count)
+        return Naming(_new_variable(body, statement), _applications(body, statement.value))
     if isinstance(statement, syntax.ReturnStmt):
-        return Naming(None, sum(1 for v in statement.values for _ in _applications(body, v)))
+        return Naming(None, _applications(body, statement.values))
     return Naming()
 
 
@@ -114,50 +123,42 @@ def _new_variable(body: Body, statement: syntax.Assign | syntax.OutputStmt) -> s
     return names[0] if is_new and statement.op == "=" else None
 
 
-def _applications(body: Body, expr: syntax.Expr) -> Iterator[syntax.Expr]:
-    """What counts as an application in the text: all but builtins and `fn`s called by own name."""
-    for node in _outside_lambdas(expr):
-        if isinstance(node, syntax.Stage):
-            call = node.call
-            function = call.function if isinstance(call, syntax.Call) else call
-            if not _is_plain_function(body, function):
-                yield function
-        elif isinstance(node, syntax.Call) and not _is_plain_function(body, node.function):
-            callee = node.function
-            is_own = isinstance(callee, syntax.Name) and _own_block(body, callee.name)
-            if not is_own and not _is_stage_call(expr, node):
-                yield callee
+def _applications(body: Body, text: object) -> int:
+    """How many applications a text has: all but builtins and `fn`s called by their own name.
+
+    A lambda's are made where it is called. A block's own name before `(` configures.
+    """
+    if isinstance(text, tuple):
+        return sum(_applications(body, item) for item in text)
+    if not isinstance(text, syntax.Node) or isinstance(text, syntax.Lambda):
+        return 0
+    if isinstance(text, syntax.Stage):
+        call = text.call
+        function = call.function if isinstance(call, syntax.Call) else call
+        arguments = call.arguments if isinstance(call, syntax.Call) else ()
+        own = _own_meaning(body, function)
+        is_block = isinstance(own, Template) and own.definition.kind == "block"
+        return (own is None or is_block) + _applications(body, (function, arguments))
+    inside = sum(_applications(body, getattr(text, f.name)) for f in fields(text))
+    is_call = isinstance(text, syntax.Call) and _own_meaning(body, text.function) is None
+    return inside + is_call
 
 
-def _is_stage_call(expr: syntax.Expr, call: syntax.Call) -> bool:
-    stages = (n for n in _outside_lambdas(expr) if isinstance(n, syntax.Stage))
-    return any(stage.call is call for stage in stages)
-
-
-def _outside_lambdas(node: object) -> Iterator[syntax.Node]:
-    for found in syntax.walk(node):
-        if not isinstance(found, syntax.Lambda):
-            yield found
-
-
-def _is_plain_function(body: Body, function: syntax.Expr) -> bool:
-    if not isinstance(function, syntax.Name):
-        return False
-    if body.environment.find(function.name) is not None:
-        return False
-    found = body.session.module.lookup(function.name)
-    is_fn = isinstance(found, Template) and found.definition.kind == "fn"
-    return is_fn or isinstance(found, Builtin)
-
-
-def _own_block(body: Body, name: str) -> bool:
-    return body.environment.find(name) is None and name in body.session.module.definitions
+def _own_meaning(body: Body, function: syntax.Expr) -> Template | Builtin | None:
+    """The definition or builtin that a text calls by its own name."""
+    if not isinstance(function, syntax.Name) or body.environment.find(function.name) is not None:
+        return None
+    try:
+        found = body.session.module.lookup(function.name, body.library)
+    except KeyError:
+        return None
+    return found if isinstance(found, Template | Builtin) else None
 
 
 # ------------------------------------------------------------------------------ assignment
 
 
-def _assign(body: Body, statement: syntax.Assign) -> None:
+def assign(body: Body, statement: syntax.Assign) -> None:
     value = expressions.evaluate(body, statement.value)
     if statement.op == "+=":
         _add_to(body, statement, value)
@@ -186,24 +187,18 @@ def bind(body: Body, target: syntax.Target, value: Any, span: Span) -> Any:
 
 
 def _add_to(body: Body, statement: syntax.Assign, value: Any) -> None:
-    target = statement.targets[0]
+    if len(statement.targets) != 1:
+        raise errors.TargetCount(targets=len(statement.targets), values=1, span=statement.span)
+    (target,) = statement.targets
     old = body.lookup(target.name, target.span)
     if isinstance(old, Tensor):
-        new = _added(body, old, value, statement.span)
+        new: Any = _added(body, old, value, statement.span)
+    elif isinstance(value, Tensor):
+        new = expressions.tensor_binary(body, "+", old, value, statement.span)
     else:
-        new = (
-            expressions.evaluate(
-                body,
-                syntax.Binary(
-                    op="+",
-                    left=syntax.Name(name=target.name, span=target.span),
-                    right=statement.value,
-                    span=statement.span,
-                ),
-            )
-            if not isinstance(value, Tensor)
-            else expressions.tensor_binary(body, "+", old, value, statement.span)
-        )
+        new = numbers.binary("+", old, value, body.bindings, statement.span)
+    if target.brackets is not None:
+        new = bind(body, target, new, statement.span)
     body.environment.values[target.name] = new
 
 
@@ -219,35 +214,40 @@ def _added(body: Body, old: Tensor, value: Any, span: Span) -> Tensor:
 
 
 def _return(body: Body, statement: syntax.ReturnStmt) -> None:
-    values = []
-    for expr in statement.values:
-        value = expressions.evaluate(body, expr)
-        values.append(value)
-    flat = list(values[0]) if len(values) == 1 and isinstance(values[0], tuple) else values
-    raise Returned(flat)
+    if body.is_model:
+        raise errors.MisplacedReturn(where="in a model", span=statement.span)
+    if body.in_repeat:
+        raise errors.MisplacedReturn(where="in a repeat", span=statement.span)
+    values = [expressions.evaluate(body, expr) for expr in statement.values]
+    raise Returned(list(values[0]) if len(values) == 1 and isinstance(values[0], tuple) else values)
 
 
 # --------------------------------------------------------------------------- weights, tables
 
 
 def _weight(body: Body, statement: syntax.WeightStmt) -> None:
-    if body.place.path == "" and not body.is_model:
+    if body.kind == "fn":
         raise errors.WeightInFunction(name=statement.name, span=statement.span)
+    first = body.place.taken.get(statement.name)
+    if first is not None:
+        raise errors.DefinedTwice(name=statement.name, span=statement.span, first=first)
     groups = [brackets.axis_for(body, d) for d in statement.brackets]
     pairs = [pair for group in groups for pair in group]
     labels = [label for label, _ in pairs]
     if twice := next((k for k in labels if labels.count(k) > 1), None):
         raise errors.AxisTwice(axis=twice.name, span=statement.span)
+    body.place.taken[statement.name] = statement.span
     flat = _distinct(body, pairs)
-    path = f"{body.place.path}.{statement.name}" if body.place.path else statement.name
-    key = (id(body.place.scope), path)
+    path = body.place.child(statement.name).path
+    key = (body.place.scope, path)
     made = body.session.weights.get(key)
-    if made is None:
-        made = _make_weight(body, statement, path, groups, flat)
-        body.session.weights[key] = made
-        body.environment.values[statement.name] = made.value
-        return
-    body.environment.values[statement.name] = _reuse(body, made, flat, statement)
+    if made is not None:
+        value = _reuse(body, made, flat, statement)
+    else:
+        lengths = [len(group) for group in groups]
+        value = _make_weight(body, statement, path, lengths, flat)
+        body.session.weights[key] = MadeWeight(value, statement.span)
+    body.environment.values[statement.name] = value
 
 
 def _distinct(body: Body, pairs: list[tuple[Label, Axis]]) -> list[tuple[Label, Axis]]:
@@ -265,70 +265,68 @@ def _make_weight(
     body: Body,
     statement: syntax.WeightStmt,
     path: str,
-    groups: list[list[tuple[Label, Axis]]],
+    lengths: Sequence[int],
     flat: list[tuple[Label, Axis]],
-) -> MadeWeight:
-    axes = iter(axis for _, axis in flat)
-    grouping = tuple(tuple(next(axes) for _ in group) for group in groups)
+) -> Tensor:
+    """A new parameter, stored with as many axes per dimension as `lengths` says."""
     order = tuple(axis for _, axis in flat)
+    axes = iter(order)
+    parameter = Parameter(
+        path,
+        order,
+        grouping=tuple(tuple(islice(axes, n)) for n in lengths),
+        init=statement.init.span.text if statement.init is not None else "",
+        declared=tuple(label.name for label, _ in flat),
+        span=statement.span,
+    )
     scope = body.place.scope
-    scope.parameters.append(
-        Parameter(
-            path,
-            order,
-            grouping,
-            statement.init.span.text if statement.init is not None else "",
-            tuple(label.name for label, _ in flat),
-            statement.span,
-        )
-    )
-    node = scope.builder.add(
-        "weight",
-        (),
-        {"path": path},
-        (TensorType("float", order),),
-        body.emitter.origin(),
-        statement.name,
-    )
-    value = Tensor(node, scope, tuple(flat), "float", len(flat), len(flat))
-    return MadeWeight(value, tuple(label for label, _ in flat), statement.span)
+    scope.parameters.append(parameter)
+    kind, origin = TensorType("float", order), body.emitter.origin()
+    node = scope.builder.add("weight", (), {"path": path}, (kind,), origin, statement.name)
+    return Tensor(node, scope, tuple(flat), "float", len(flat), len(flat))
 
 
 def _reuse(
     body: Body, made: MadeWeight, flat: list[tuple[Label, Axis]], statement: syntax.WeightStmt
 ) -> Tensor:
     """An instance applied again: the same weight under the new body's labels, sizes checked."""
-    axes = []
+    sizes = [(a.size, b.size) for (_, a), (_, b) in zip(flat, made.value.axes, strict=False)]
+    differ = any(a.substitute(body.bindings) != b.substitute(body.bindings) for a, b in sizes)
+    if differ or len(flat) != len(made.value.axes):
+        shown = ", ".join(body.emitter.show(axis.size) for _, axis in flat)
+        earlier = ", ".join(body.emitter.show(axis.size) for _, axis in made.value.axes)
+        raise errors.SharedSizes(
+            weight=statement.name,
+            got=f"[{shown}]",
+            expected=f"[{earlier}]",
+            span=statement.span,
+            shared_at=body.place.shared_at,
+        )
     for (label, axis), (_, own) in zip(flat, made.value.axes, strict=True):
         body.emitter.require_equal(axis.size, own.size, label.name, statement.span, made.span)
-        axes.append((label, own))
-    return replace(made.value, axes=tuple(axes))
+    axes = tuple((k, own) for (k, _), (_, own) in zip(flat, made.value.axes, strict=True))
+    return replace(made.value, axes=axes)
 
 
 def _const(body: Body, statement: syntax.ConstStmt) -> None:
     """A table: its own function of no inputs, evaluated once in float64."""
-    session, emitter = body.session, body.emitter
-    outer = emitter.scope
-    emitter.scope = GraphScope(Builder("table"), None)
-    try:
+    emitter = body.emitter
+    with in_function(body, GraphScope(Builder("table"))):
         declared = [pair for d in statement.brackets for pair in brackets.axis_for(body, d)]
-        value = expressions.as_tensor(
-            body, expressions.evaluate(body, statement.value), statement.span
-        )
+        result = expressions.evaluate(body, statement.value)
+        value = expressions.as_tensor(body, result, statement.span)
         value = brackets.annotate(body, value, statement.brackets, statement.span)
-        node = _laid_out(body, value, [k for k, _ in declared])
+        node = lay_out(body, value, tuple(value.axis(k) for k, _ in declared))
         if value.dtype not in ("int", "bool"):
             node = emitter.node("cast", (node,), dtype="f64")
-        name = _table_function(session, emitter.scope.builder, statement.name, node)
+        name = _table_function(body.session, emitter.scope.builder, statement.name, node)
         kind = emitter.scope.builder[node].type
-    finally:
-        emitter.scope = outer
     dtype = "f32" if kind.dtype == "f64" else kind.dtype
     table = emitter.node("table", (), (TensorType(dtype, kind.axes),), body=name)
     axes = tuple((k, value.axis(k)) for k, _ in declared)
     emitter.scope.builder.set_hint(table, statement.name)
     body.environment.values[statement.name] = Tensor(
-        table, outer, axes, dtype, len(axes), len(axes)
+        table, emitter.scope, axes, dtype, len(axes), len(axes)
     )
 
 
@@ -343,11 +341,6 @@ def _table_function(session: Session, builder: Builder, hint: str, node: int) ->
     return name
 
 
-def _laid_out(body: Body, value: Tensor, order: Sequence[Label]) -> int:
-    """The value's node, transposed when it is not laid out in the written order."""
-    return lay_out(body, value, tuple(value.axis(k) for k in order))
-
-
 def lay_out(body: Body, value: Tensor, order: tuple[Axis, ...]) -> int:
     node = body.emitter.use(value)
     if body.emitter.scope.builder[node].axes == order:
@@ -357,12 +350,9 @@ def lay_out(body: Body, value: Tensor, order: tuple[Axis, ...]) -> int:
 
 def _shared(body: Body, statement: syntax.SharedStmt) -> None:
     template = _template(body, statement.value)
-    first = body.place.taken.get(statement.name)
-    if first is not None:
-        raise errors.LabelTwice(label=statement.name, span=statement.span, first=first)
-    body.place.taken[statement.name] = statement.span
+    place = calls.claim(body, statement.name, statement.span)
     body.environment.values[statement.name] = Instance(
-        template, statement.name, body.place.child(statement.name), statement.span
+        template, statement.name, place, statement.span
     )
 
 
@@ -375,14 +365,14 @@ def _template(body: Body, expr: syntax.Expr) -> Template:
 
 def _bank(body: Body, statement: syntax.BankStmt) -> None:
     template = _template(body, statement.value)
-    entries = statement.brackets[0]
-    if entries.size is not None:
-        count = brackets.expect_size(body, entries.size)
-        size = AxisSize(count, body.declare_axis(entries.name, count, statement.span))
-    else:
-        size = expressions.argument(body, syntax.Name(name=entries.name, span=entries.span))
+    if len(statement.brackets) != 1 or statement.brackets[0].kind != "axis":
+        raise errors.BankSize(span=statement.span)
+    (entries,) = statement.brackets
+    count = entries.size or syntax.Name(name=entries.name, span=entries.span)
+    size = brackets.expect_size(body, count)
+    place = calls.claim(body, statement.name, statement.span)
     body.environment.values[statement.name] = Bank(
-        template, statement.name, size, body.place.child(statement.name), statement.span
+        template, statement.name, size, place, statement.span
     )
 
 
@@ -405,8 +395,7 @@ def _scan(body: Body, statement: syntax.ScanStmt) -> None:
 @contextmanager
 def in_function(body: Body, scope: GraphScope) -> Iterator[None]:
     """Emit into another graph function."""
-    outer = body.emitter.scope
-    body.emitter.scope = scope
+    outer, body.emitter.scope = body.emitter.scope, scope
     try:
         yield
     finally:
@@ -414,7 +403,7 @@ def in_function(body: Body, scope: GraphScope) -> Iterator[None]:
 
 
 EFFECT: dict[type[syntax.Stmt], Callable[[Body, Any], None]] = {
-    syntax.Assign: _assign,
+    syntax.Assign: assign,
     syntax.ReturnStmt: _return,
     syntax.WeightStmt: _weight,
     syntax.ConstStmt: _const,
@@ -426,6 +415,7 @@ EFFECT: dict[type[syntax.Stmt], Callable[[Body, Any], None]] = {
 }
 
 __all__ = [
+    "assign",
     "assigned_names",
     "bind",
     "execute",

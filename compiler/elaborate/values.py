@@ -1,18 +1,19 @@
 """What a name can hold while a model is elaborated.
 
-Compile-time values: `Dim` (every integer), `float`, `bool`, `str`, `None`, lists, tables, templates,
-instances, closures, `PerLayer`. The only run-time value is a `Tensor`, a node of the graph under labels.
+Compile-time values: `Dim` (every integer), `float`, `bool`, `str`, `None`, lists, tables,
+templates, instances, closures, `PerLayer`. The only run-time value is a `Tensor`, a node of the
+graph under labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 from ...dsl.dims import Dim
 from ...dsl.span import Span
-from ...dsl.syntax import Argument, CallableDef, Lambda
+from ...dsl.syntax import CallableDef, Lambda
 from ..ir.graph import Axis, DType
 from .labels import AxisSize, Frame, Label
 
@@ -26,10 +27,10 @@ Labelled = tuple[tuple[Label, Axis], ...]
 class Tensor:
     """A run-time value.
 
-    `axes` are in written order, of which the last `known` are really known (an order nobody wrote is
-    open). `cover` is the number of axes of the widest leaf it was computed from: a value wider than
-    that is an outer product and needs an annotation. `quiet` names the labels along which invalid
-    positions hold zeros. `clock` is set on positions: the timeline they count.
+    `axes` are in written order, of which the last `known` are really known (an order nobody wrote
+    is open). `cover` is the number of axes of the widest leaf it was computed from: a value wider
+    than that is an outer product and needs an annotation. `quiet` names the labels along which
+    invalid positions hold zeros. `clock` is set on positions: the timeline they count.
     """
 
     node: int
@@ -67,33 +68,64 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class PerLayer:
-    """A compile-time value that differs between the iterations of a `repeat` under elaboration."""
+    """A compile-time value that differs between the iterations of the `repeat` building `scope`."""
 
     values: tuple[Any, ...]
+    scope: GraphScope = field(repr=False)
 
     @staticmethod
-    def of(values: tuple[Any, ...]) -> Any:
-        """One value when all are equal."""
-        return values[0] if all(v == values[0] for v in values[1:]) else PerLayer(values)
+    def of(values: tuple[Any, ...], scope: GraphScope) -> Any:
+        """One value when all are alike."""
+        return values[0] if all(alike(v, values[0]) for v in values) else PerLayer(values, scope)
+
+
+def each_layer(function: Callable[..., Any], *operands: Any) -> Any:
+    """`function` of the operands, at each iteration where one of them is a `PerLayer`.
+
+    Inside two repeats the outer one's values must settle: they split it.
+    """
+    layered = [o for o in operands if isinstance(o, PerLayer)]
+    if not layered:
+        return function(*operands)
+    scope = max((o.scope for o in layered), key=lambda s: s.depth)
+    found = []
+    for i in range(max(len(o.values) for o in layered if o.scope is scope)):
+        value = function(*(_at(o, i, scope) for o in operands))
+        found.append(_at(value, i, scope))
+    return PerLayer.of(tuple(found), scope)
+
+
+def _at(value: Any, iteration: int, scope: GraphScope) -> Any:
+    if not isinstance(value, PerLayer):
+        return value
+    if value.scope is not scope:
+        raise SplitIterations(value)
+    return value.values[iteration]
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Equality that tells 1, 1.0 and true apart."""
+    return a is b or (type(a) is type(b) and bool(a == b))
 
 
 class SplitIterations(Exception):
-    """Raised where structure depends on a `PerLayer`: the repeat starts again on each group."""
+    """Raised where structure depends on a `PerLayer`: its repeat starts again on each group."""
 
     def __init__(self, value: PerLayer) -> None:
         super().__init__()
-        groups: dict[int, list[int]] = {}
-        distinct: list[Any] = []
+        self.scope = value.scope
+        groups: list[tuple[Any, list[int]]] = []
         for position, item in enumerate(value.values):
-            if item not in distinct:
-                distinct.append(item)
-            groups.setdefault(distinct.index(item), []).append(position)
-        self.groups = tuple(tuple(g) for g in groups.values())
+            members = next((m for known, m in groups if alike(known, item)), None)
+            if members is None:
+                groups.append((item, members := []))
+            members.append(position)
+        self.groups = tuple(tuple(members) for _, members in groups)
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A block or fn with some hyperparameters set. Applying it makes weights where that is written."""
+    """A block or fn with some hyperparameters set. Each application in the text makes weights."""
 
     definition: CallableDef
     hypers: tuple[tuple[str, Any], ...] = ()
@@ -111,6 +143,7 @@ class Closure:
     syntax: Lambda
     frame: Frame
     environment: Environment
+    library: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +162,7 @@ class Bank:
 
     template: Template
     label: str
-    size: AxisSize
+    size: Dim
     place: WeightPlace
     declared_at: Span
 
@@ -143,14 +176,19 @@ class Builtin:
 
 @dataclass(slots=True, eq=False)
 class WeightPlace:
-    """Where weights are made: a path in a graph scope, and the labels already given there."""
+    """Where weights are made: a path in a graph scope, and the labels already given there.
+
+    `shared_at` is where the instance is declared whose weights stand here, if they may exist.
+    """
 
     scope: GraphScope
     path: str
     taken: dict[str, Span] = field(default_factory=dict)
+    shared_at: Span | None = None
 
     def child(self, label: str) -> WeightPlace:
-        return WeightPlace(self.scope, f"{self.path}.{label}" if self.path else label)
+        path = f"{self.path}.{label}" if self.path else label
+        return WeightPlace(self.scope, path, shared_at=self.shared_at)
 
 
 @dataclass(slots=True, eq=False)
@@ -179,9 +217,3 @@ class Poison:
 
 class Skip(Exception):
     """A use of a poisoned name: the mistake was reported where it was made."""
-
-
-Value = Union[
-    Tensor, Dim, float, bool, str, None, Template, Closure, Instance, Bank, Builtin, PerLayer, Any
-]
-Arguments = tuple[Argument, ...]

@@ -1,0 +1,125 @@
+"""What time means on an axis: slots, declared facts, and the padding that reductions skip.
+
+`time s: valid = m, position = p, segment = g` declares facts of an input axis' timeline. Every axis
+with that timeline, whatever it is called, has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...dsl import errors
+from ...dsl.dims import Dim
+from ...dsl.span import Span
+from ..ir.graph import Axis
+from .body import Body
+from .labels import Label
+from .values import Tensor
+
+LEAST_INT = Dim.of(-(2**31))  # a Triton kernel holds integers in 32 bits
+FLOAT_NEUTRAL = {"sum": 0.0, "cumsum": 0.0, "dot": 0.0, "amax": -float("inf")}
+INT_NEUTRAL = {"sum": Dim.of(0), "cumsum": Dim.of(0), "dot": Dim.of(0), "amax": LEAST_INT}
+
+
+def slot(body: Body, label: Label, axis: Axis) -> Tensor:
+    """0, 1, 2, .. along an axis."""
+    node = body.emitter.node("index", (), axis=axis)
+    return Tensor(node, body.emitter.scope, ((label, axis),), "int", 1, 1)
+
+
+def size(body: Body, axis: Axis) -> Any:
+    """The size of an axis: a number where it is known, else a run-time value."""
+    if axis.size.substitute(body.bindings).constant is not None:
+        return axis.size
+    node = body.emitter.node("size", (), axis=axis)
+    return Tensor(node, body.emitter.scope, (), "int")
+
+
+def fact(body: Body, name: str, label: Label, axis: Axis) -> Any:
+    """`position`, `valid` or `segment` along an axis, as its timeline declares or by default."""
+    declared = _declared(body, name, label, axis)
+    if name == "position":
+        counted = slot(body, label, axis) if declared is None else declared
+        return replace(counted, clock=axis.time or axis.name)
+    if declared is not None:
+        return declared
+    return True if name == "valid" else Dim.of(0)
+
+
+def _declared(body: Body, name: str, label: Label, axis: Axis) -> Tensor | None:
+    timeline = body.session.timelines.get(axis.time) if axis.time is not None else None
+    if timeline is None or name not in timeline.facts:
+        return None
+
+    def inward(known: Label) -> Label:
+        if known is timeline.label:
+            return label
+        for frame in body.frame.chain():
+            stands = frame.standing_for(known)
+            if len(stands) == 1:
+                return stands[0]
+        return known
+
+    return timeline.facts[name].relabelled(inward)
+
+
+def derive(body: Body, axis: Axis, source: Axis) -> None:
+    """Note that `axis` was cut or joined from one that has a timeline, which it no longer has."""
+    origin = source.time or body.session.derived.get(source)
+    if origin is not None:
+        body.session.derived[axis] = origin
+
+
+# ------------------------------------------------------------------------------- padding
+
+
+def masked(body: Body, value: Tensor, labels: Sequence[Label], op: str, span: Span) -> Tensor:
+    """`value` with what a reduction along `labels` must not see replaced by what it ignores."""
+    for label in labels:
+        axis = value.axis(label)
+        _must_be_whole(body, axis, span)
+        for visible in _visible(body, value, label, axis, op, span):
+            value = _hidden(body, value, visible, op, span)
+    return value
+
+
+def _must_be_whole(body: Body, axis: Axis, span: Span) -> None:
+    origin = body.session.derived.get(axis)
+    timeline = body.session.timelines.get(origin) if origin is not None else None
+    if timeline is not None and timeline.facts:
+        what = f"a reduction over a part of `{origin}`, whose `time` is declared,"
+        raise errors.Unsupported(what=what, span=span)
+
+
+def _visible(
+    body: Body, value: Tensor, label: Label, axis: Axis, op: str, span: Span
+) -> list[Tensor]:
+    """The conditions under which a reduction sees an entry: it is valid, and of one's segment."""
+    found = []
+    valid = fact(body, "valid", label, axis)
+    if valid is not True and not (label in value.quiet and op in ("sum", "dot", "cumsum")):
+        found.append(valid)
+    segment = _declared(body, "segment", label, axis) if op == "softmax" else None
+    if segment is not None:
+        for other, its_axis in value.axes:
+            if other is not label and its_axis.time == axis.time:
+                own = fact(body, "segment", other, its_axis)
+                found.append(body.emitter.pointwise("eq", [segment, own], span))
+    return found
+
+
+def _hidden(body: Body, value: Tensor, visible: Tensor, op: str, span: Span) -> Tensor:
+    hidden = body.emitter.pointwise("where", [visible, value, _neutral(op, value)], span)
+    if set(hidden.labels) != set(value.labels):
+        return hidden
+    axes = tuple((k, hidden.axis(k)) for k in value.labels)
+    return replace(hidden, axes=axes, known=value.known, cover=value.cover)
+
+
+def _neutral(op: str, value: Tensor) -> Any:
+    if value.dtype == "bool":
+        return False
+    table = INT_NEUTRAL if value.dtype == "int" else FLOAT_NEUTRAL
+    return table.get(op, -float("inf"))
