@@ -72,7 +72,7 @@ ELEMENTWISE = {
     "`round` `floor` `int`": "output @[b, s, d] = round(3 * x) + floor(y) + int(4 * x)",
     "comparisons, `and` `or` `not`": "output @[b, s, d] = x < y and not (x == 0 or y <= -1)",
     "`where`": "output @[b, s, d] = where(keep, x, y - 1)",
-    "`f32` `float` `cast`": "output @[b, s, d] = float(f32(x) * cast(y, f32))",
+    "`f32` `float` `cast`": "output @[b, s, d] = float(f32(x) * cast(y, f32)) + float(ids)",
     "`round_to`": 'output @[b, s, d] = round_to(x, "bf16")',
     "`stop_gradient`": "output @[b, s, d] = x * stop_gradient(y)",
 }

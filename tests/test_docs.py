@@ -11,6 +11,7 @@ import pytest
 import snippets
 from snippets import FENCE, Snippet
 
+import archc
 from archc.compiler.checkpoint import (
     bind,
     checkpoint_block,
@@ -125,6 +126,18 @@ def test_every_built_in_function_is_in_its_table() -> None:
     section = LANGUAGE.read_text(encoding="utf-8").partition("## Built-in functions\n")[2]
     cells = re.findall(r"`(\w+)[(`]", section.partition("\n## ")[0])
     assert set(cells) >= builtins.NAMES
+
+
+def test_the_parameter_counts_of_the_readme() -> None:
+    rows = re.findall(
+        r"^\| `(\w+\.arch)` \| `(\w+)` \| ([\d,]+) \|$",
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    assert rows
+    for file, preset, count in rows:
+        model = archc.load(ROOT / "examples" / file, preset=preset)
+        assert f"{model.parameter_count():,}" == count
 
 
 def test_every_link_leads_somewhere() -> None:
