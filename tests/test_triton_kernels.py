@@ -3,7 +3,9 @@ floats."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from graphs import (
     e,
     g,
     h,
+    heads,
     hidden,
     layer,
     layernorm,
@@ -31,8 +34,18 @@ from graphs import (
 
 from archc.backends.numpy import NumpyBackend
 from archc.backends.triton import TritonBackend
-from archc.compiler.ir.graph import Builder, Function, Node, Program, TensorType
+from archc.compiler.ir.graph import (
+    Attrs,
+    Axis,
+    Builder,
+    Function,
+    Node,
+    Parameter,
+    Program,
+    TensorType,
+)
 from archc.compiler.passes import optimise
+from archc.dsl.dims import Dim
 from archc.dsl.errors import MissingPackage, NoLowering
 
 pytest.importorskip("triton")
@@ -125,16 +138,45 @@ def test_attention_under_masks(mask):
 def test_attention_with_a_changed_score():
     m = Model()
     q, k, v = heads_of(m)
-    slope = m.input("slope", heads_axis())
+    slope = m.input("slope", heads)
     capped = (scores(q, k) / 5.0).op("tanh") * 5.0
     biased = capped + (m.index(t) - m.index(s)).op("to_float") * slope
     check(m.program(y=attention(q, k, v, biased, causal(m))), shapes=((2, 17),))
 
 
-def heads_axis():
-    from graphs import heads
+def sized(name: str, size: int) -> Axis:
+    return Axis(name, Dim.of(size))
 
-    return heads
+
+@pytest.mark.parametrize(("content", "value"), [(20, 40), (300, 12)])
+def test_attention_with_two_products_in_the_score(content, value):
+    m, n, c, p, w = Model(), sized("n", 3), sized("c", content), sized("p", 12), sized("w", value)
+    q, k, v = m.input("q", b, s, n, c), m.input("k", b, t, n, c), m.input("v", b, t, n, w)
+    a = q.dot(k, c) * 0.1 + m.input("q2", b, s, n, p).dot(m.input("k2", b, t, p), p) * 0.2
+    weights = m.where(causal(m), a, float("-inf")).op("softmax", axis=t)
+    program = m.program(y=weights.dot(v, t))
+    assert [n.op for n in optimise(program).program.main.nodes].count("attend") == 1
+    check(program, levels=(1,), shapes=((1, 1), (2, 17)))
+
+
+def test_difference_of_two_attentions():
+    m, c = Model(), sized("c", 8)
+    v, weights = m.input("v", b, t, c), []
+    for i in "12":
+        a = m.input(f"q{i}", b, s, c).dot(m.input(f"k{i}", b, t, c), c)
+        weights.append(m.where(causal(m), a, float("-inf")).op("softmax", axis=t))
+    check(m.program(y=(weights[0] - weights[1] * 0.3).dot(v, t)), shapes=((1, 17),))
+
+
+def test_pooling_by_attention():
+    m, x = model_with_x()
+    check(m.program(y=x.dot(m.weight("q", d), d).op("softmax", axis=s).dot(x, s)))
+
+
+def test_norm_folded_into_a_product():
+    m, x = model_with_x()
+    gain, bias = m.weight("gain", d), m.weight("bias", d)
+    check(m.program(y=layernorm(x, gain, bias).dot(m.weight("w", hidden, d), d)))
 
 
 def test_only_proved_tiles_are_visited():
@@ -213,14 +255,11 @@ def test_long_rows_run_in_a_loop():
 def test_results_along_several_axes():
     m, x = model_with_x()
     mean = x.sum(d) / 12.0
-    check(m.program(y=x - mean, mean=mean, flat=(x * 2.0).split(d, (g, r, axis_of(2)))))
+    check(m.program(y=x - mean, mean=mean, flat=(x * 2.0).split(d, (g, r, sized("two", 2)))))
 
 
-def axis_of(size: int):
-    from archc.compiler.ir.graph import Axis
-    from archc.dsl.dims import Dim
-
-    return Axis("two", Dim.of(size))
+def moved(program: Program, prefix: str) -> list[Parameter]:
+    return [replace(p, path=prefix + p.path) for p in program.parameters]
 
 
 def stacked(program: Program, count: int, first: Function) -> Program:
@@ -232,23 +271,11 @@ def stacked(program: Program, count: int, first: Function) -> Program:
         "path": "layers", "kinds": (first.name,) * count, "indices": tuple(range(count)),
         "scalars": (tuple(0.5 + i for i in range(count)),),
     }  # fmt: skip
-    repeat = main.append(Node(1, "repeat", (x,), _attrs(attrs), (kind,)))
+    repeat = main.append(Node(1, "repeat", (x,), Attrs(attrs), (kind,)))
     y = main.add("rename", (repeat,), {"pairs": ()})
     functions = (main.finish([("y", y)]), first)
-    paths = [p for i in range(count) for p in _moved(program, f"layers[{i}].")]
+    paths = [p for i in range(count) for p in moved(program, f"layers[{i}].")]
     return Program("Stack", functions, program.bindings, tuple(paths))
-
-
-def _attrs(items):
-    from archc.compiler.ir.graph import Attrs
-
-    return Attrs(items)
-
-
-def _moved(program: Program, prefix: str):
-    from dataclasses import replace
-
-    return [replace(p, path=prefix + p.path) for p in program.parameters]
 
 
 def test_layers_share_one_kind():
@@ -294,8 +321,6 @@ def test_kernels_say_where_they_come_from():
 
 
 def test_packages_that_are_not_installed_are_named(monkeypatch):
-    import importlib.util
-
     m, x = model_with_x()
     program, found = m.program(y=x.op("sigmoid")), importlib.util.find_spec
     monkeypatch.setattr(

@@ -123,11 +123,8 @@ def _reducing(original: Callable[..., Any]) -> Callable[..., Any]:
     def reduce(self: Any, operands: Any) -> Any:
         if not any(_is_bf16(o.handle) for o in operands):
             return original(self, operands)
-        wide = tuple(tl.core.tensor(_widened(o.handle), o.type.with_element_ty(tl.float32))
-                     for o in operands)  # fmt: skip
-        found = original(self, wide)
+        found = original(self, tuple(o.to(tl.float32) for o in operands))
         results = found if isinstance(found, (list, tuple)) else [found]
-        return [tl.core.tensor(_rounded(r.handle, tl.bfloat16), r.type.with_element_ty(tl.bfloat16))
-                if r.dtype == tl.float32 else r for r in results]  # fmt: skip
+        return [r.to(tl.bfloat16) if r.dtype == tl.float32 else r for r in results]
 
     return reduce
