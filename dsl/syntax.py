@@ -143,9 +143,10 @@ class Select(Node):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AxisRef(Node):
-    """A bare axis in brackets (`x[b, s]`), the open part `...` (name `...`), or a list index `kinds[i + 1]`.
+    """A bare axis in brackets (`x[b, s]`), the open part `...`, or a list index `kinds[i + 1]`.
 
-    `name` is none when the bracket holds an expression that is no name; `value` always holds it.
+    `name` (`...` for the open part) is none when the bracket holds an expression that is no name;
+    `value` always holds it.
     """
 
     name: str | None
@@ -487,13 +488,14 @@ def walk(node: object) -> Iterator[Node]:
         item = pending.pop()
         if isinstance(item, Node):
             yield item
-            pending += [getattr(item, name) for name in _parts(type(item))]
+            kind: type = type(item)
+            pending += [getattr(item, name) for name in _parts(kind)]
         elif isinstance(item, tuple):
             pending += item[::-1]
 
 
 @cache
-def _parts(kind: type[Node]) -> tuple[str, ...]:
+def _parts(kind: type) -> tuple[str, ...]:
     """The fields that can hold nodes, last first."""
     names = [f.name for f in fields(kind) if f.name != "span" and f.type not in ("str", "bool")]
     return tuple(reversed(names))

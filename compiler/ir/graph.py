@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Union
+from typing import Literal, TypeAlias
 
 from ...dsl.diagnostics import InternalError
 from ...dsl.dims import Dim
@@ -56,7 +56,7 @@ class TensorType:
         return f"{self.dtype}[{', '.join(a.name for a in self.axes)}]"
 
 
-AttrValue = Union[int, float, bool, str, None, Dim, Axis, tuple["AttrValue", ...]]
+AttrValue: TypeAlias = "int | float | bool | str | Dim | Axis | tuple[AttrValue, ...] | None"
 
 
 class Attrs(Mapping[str, AttrValue]):
