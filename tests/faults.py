@@ -226,7 +226,25 @@ TORCH: dict[str, Fault] = {
 
 # ------------------------------------------------------------------------------------- triton
 
+
+def online(name: str, wrong: Callable[..., Any]) -> Fault:
+    """`wrong(right, *arguments)` in place of a function that writes the loop over keys."""
+
+    def fault() -> AbstractContextManager[Any]:
+        from archc.backends.triton import online
+
+        return wrapped(online, name, wrong)()
+
+    return fault
+
+
+def not_normalised(right, reducer, part, parent, total):
+    return part.finish(parent)
+
+
 TRITON: dict[str, Fault] = {
+    "tiles not rescaled": online("_weights", lambda right, *given: right(*given) and "1.0"),
+    "sum not divided": online("_normalised", not_normalised),
     "mask bound": template("triton", "le", "({0} < {1})"),
     "difference swapped": template("triton", "sub", "({1} - {0})"),
     "quotient swapped": template("triton", "div", "({1} / {0})"),

@@ -225,8 +225,8 @@ def test_values_know_their_makers(llama: api.Model) -> None:
 
 def test_random_inputs_cover_their_domains() -> None:
     model = tiny("bert")
-    ragged, colliding = random_cases(model.program, 0, {})
-    assert (ragged.name, colliding.name) == ("ragged", "colliding")
+    ragged, colliding, long = random_cases(model.program, 0, {})
+    assert [case.name for case in (ragged, colliding, long)] == ["ragged", "colliding", "long"]
     ids, mask = ragged.inputs["input_ids"], ragged.inputs["attention_mask"]
     assert ids.shape == (3, 7)
     assert ids.min() >= 0
@@ -235,7 +235,8 @@ def test_random_inputs_cover_their_domains() -> None:
     assert not mask[1, -1]  # padding after
     assert mask[2].all()
     assert set(colliding.inputs["input_ids"].shape) <= set(model.program.sizes.values()) | {2}
-    again, _ = random_cases(model.program, 0, {})
+    assert long.inputs["input_ids"].shape == (1, 40)  # the table of positions has 40 rows
+    again, *_ = random_cases(model.program, 0, {})
     assert (again.inputs["input_ids"] == ids).all()
 
 

@@ -34,7 +34,7 @@ def diff(
 ) -> Report:
     """Compares `candidates` on `model`, which has weights.
 
-    Without `inputs` two random cases are made from `seed`; `sizes` fixes run-time sizes of both.
+    Without `inputs` random cases are made from `seed`; `sizes` fixes run-time sizes of all.
     `introduced` runs every node on its own, not only suspects. Raises NoWeights, and whatever
     backends raise for constructs they lack.
     """

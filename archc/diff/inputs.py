@@ -1,8 +1,9 @@
 """Inputs for a model that was given none, from the domains its `input` lines declare.
 
-Two cases by default: *ragged*, where all run-time sizes are distinct and odd, and *colliding*,
-where they equal sizes of the model (as many tokens as heads), so that a lookup by size finds the
-wrong axis. Masks hide the end of one row and the beginning of another.
+Three cases by default: *ragged*, where all run-time sizes are distinct and odd; *colliding*, where
+they equal sizes of the model (as many tokens as heads), so that a lookup by size finds the wrong
+axis; and *long*, past the borders of tiles. Masks hide the end of one row and the beginning of
+another.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..compiler.ir.graph import Axis, Node, Program
 
 RAGGED = (3, 7, 5, 2, 9)
 COLLIDING = (2, 16)  # the smallest and greatest size of the model to collide with
+LONG = 70  # one sequence of more than a tile on every backend, as far as tables of positions reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,11 @@ def read_inputs(program: Program) -> dict[str, Node]:
 
 
 def random_cases(program: Program, seed: int, sizes: Mapping[str, int]) -> Iterator[Case]:
-    """The ragged and the colliding case; `sizes` fixes some or all run-time sizes of both."""
+    """Ragged, colliding and long; only one when `sizes` fixes all run-time sizes."""
     symbols = run_time_symbols(program)
-    own = _model_sizes(program)
-    for name, cycle in (("ragged", RAGGED), ("colliding", own or RAGGED)):
+    colliding = _model_sizes(program) or RAGGED
+    long = (*[1] * (len(symbols) - 1), min([LONG, *_table_lengths(program)]))
+    for name, cycle in (("ragged", RAGGED), ("colliding", colliding), ("long", long)):
         chosen = {s: cycle[i % len(cycle)] for i, s in enumerate(symbols)}
         yield Case(name, _arrays(program, seed, {**program.sizes, **chosen, **sizes}))
         if set(symbols) <= sizes.keys():
@@ -61,6 +64,13 @@ def _model_sizes(program: Program) -> tuple[int, ...]:
     axes = {a for f in program.functions for n in f.nodes for t in n.types for a in t.axes}
     sizes = {a.size.evaluate(known) for a in axes if a.size.symbols() <= known.keys()}
     return tuple(sorted(s for s in sizes if COLLIDING[0] <= s <= COLLIDING[1]))
+
+
+def _table_lengths(program: Program) -> list[int]:
+    """Rows of what is looked up by an index that must be in range."""
+    takes = [n for f in program.functions for n in f.nodes if n.op == "take"]
+    sizes = [n.attrs.axis("axis").size for n in takes if n.attrs["fill"] is None]
+    return [s.evaluate(program.sizes) for s in sizes if s.symbols() <= program.sizes.keys()]
 
 
 def _arrays(program: Program, seed: int, sizes: Mapping[str, int]) -> dict[str, Array]:
