@@ -102,6 +102,13 @@ class _Proof:
             result = replace(result, cause=node)
         return result
 
+    @property
+    def length(self) -> frozenset[str]:
+        """The symbols in the size of the decoded axis that only a call binds."""
+        main = self.program.main
+        axes = {a for i in main.inputs for a in main[i].axes if a.name == self.program.decode}
+        return frozenset[str]().union(*(a.size.symbols() for a in axes)) - set(self.program.sizes)
+
     # ------------------------------------------------------------------------ reductions
 
     def reduced(self, node: Node, _: list[Reach], joined: Reach) -> Reach:
@@ -159,7 +166,13 @@ class _Proof:
         return Reach(along, joined.anywhere, joined.cause)
 
     def reshaped(self, node: Node, _: list[Reach], joined: Reach) -> Reach:
-        """A view that cuts, joins or reorders the decoded axis itself is not followed."""
+        """A view that cuts, joins or reorders the decoded axis itself is not followed.
+
+        Nor is one of any axis that starts where the length of the sequence says.
+        """
+        places = [node.attrs.dim(name) for name in ("at", "start") if name in node.attrs]
+        if any(place.symbols() & self.length for place in places):
+            return Reach(joined.along, ALL, joined.cause)
         lost = [a for a in joined.along if a not in node.axes]
         if not lost:
             return joined

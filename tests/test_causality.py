@@ -1,0 +1,125 @@
+"""The proof behind `decode s`: what it accepts is causal by experiment, what looks ahead is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from archc.backends.numpy import NumpyBackend
+from archc.compiler.causality import prove_causal
+from archc.compiler.elaborate import elaborate, module_of, the_model
+from archc.compiler.ir.graph import Program
+from archc.compiler.weights import random_weights
+from archc.dsl import Source, parse
+from archc.dsl.errors import LooksAhead
+
+LENGTH = 9
+HEAD = """use std
+model M {
+  d = 8; heads = 2; n = 2
+  input x: float[b, s, d]
+  input ids: ids[b, s] < 5
+  input keep: bool[b, s]
+  input m: float[b, t, d]
+  decode s
+"""
+SCORES = "a[b, s, u] = dot(x, x[s -> u], d)\n"
+
+CAUSAL = {
+    "pointwise": "y = silu(x) + x",
+    "causal attention": "y = x |> attention(heads, mask = causal)",
+    "rotary": "y = x |> attention(heads, mask = causal, rotate = rope)",
+    "a window": "y = x |> attention(heads, mask = sliding(3))",
+    "a lagged mask": ("y = x |> attention(heads, mask = (s, t) -> position(t) + 2 <= position(s))"),
+    "a strict bound": "y = x |> attention(heads, mask = (s, t) -> position(t) < position(s) + 1)",
+    "more conditions": (
+        "y = x |> attention(heads, mask = (s, t) -> causal(s, t) and ids == ids[s -> t])"
+    ),
+    "biased scores": (
+        "y = x |> attention(heads, mask = causal, score = (a[...], s, t) -> a + position(t))"
+    ),
+    "cross attention": "y = x |> attention(heads, memory = m)",
+    "in a repeat": (
+        "y = x\nrepeat layers[i: n] { y += y |> rmsnorm |> attention(heads, mask = causal) as a }"
+    ),
+    "a running sum": "y = cumsum(x, s)",
+    "a masked product without softmax": (
+        SCORES + "y[b, s, d] = dot(where(causal(s, u), a, 0), x[s -> u], u)"
+    ),
+    "padding": (
+        "time s: valid = keep\ny = x |> attention(heads, mask = causal)\ny = where(keep, y, 0)"
+    ),
+    "a table by slot": "y = x |> learned_positions(16)",
+    "every row of the batch for itself": "y = x + sum(m, t)",
+}
+LOOKS_AHEAD = {
+    "full attention": "y = x |> attention(heads)",
+    "one too far": "y = x |> attention(heads, mask = (s, t) -> position(t) <= position(s) + 1)",
+    "or": "y = x |> attention(heads, mask = (s, t) -> causal(s, t) or keep[s -> t])",
+    "turned around": "y = x |> attention(heads, mask = (s, t) -> position(s) <= position(t))",
+    "a finite fill": (
+        SCORES + "p = softmax(where(causal(s, u), a, -1e9), u)\ny[b, s, d] = dot(p, x[s -> u], u)"
+    ),
+    "a mask after the softmax": (
+        SCORES + "p = where(causal(s, u), softmax(a, u), 0)\ny[b, s, d] = dot(p, x[s -> u], u)"
+    ),
+    "a sum": "y = x - sum(x, s)",
+    "a mean": "y = x / mean(abs(x), s)",
+    "a maximum": "y = x - amax(x, s)",
+    "a softmax over time": "y = softmax(x, s)",
+    "the length": "y = x / size(s)",
+    "the length as an index": "weight w[rows: 16, d]\ny = x + w[rows: s - 1]",
+    "the last entry": "y = x + x[s: -1]",
+    "the next entry": "y = x[s: min(index(s) + 1, 8)]",
+    "an index from data": "y = x[s: ids]",
+    "in a repeat": "y = x\nrepeat layers[i: n] { y += y |> attention(heads) as a }",
+    "a shared statistic of one layer": (
+        "y = x\nrepeat layers[i: n] { y = y - mean(x, s) * (i + 1) }"
+    ),
+}
+
+
+def program_of(body: str) -> Program:
+    text = HEAD + body + "\noutput y[b, s, d] = y\n}"
+    module = module_of(parse(Source("model.arch", text)))
+    return elaborate(module, the_model(module))
+
+
+@pytest.mark.parametrize("body", CAUSAL.values(), ids=CAUSAL)
+def test_what_is_accepted_reads_nothing_later(body: str) -> None:
+    """Change everything from some position on: nothing before it may move."""
+    program = program_of(body)
+    prove_causal(program)
+    model = NumpyBackend().load(program, random_weights(program), dtype="f64")
+    first, second = inputs(0), inputs(1)
+    for at in (1, 4, LENGTH - 1):
+        mixed = {
+            name: array if name == "m" else np.concatenate([array[:, :at], second[name][:, at:]], 1)
+            for name, array in first.items()
+        }
+        before, after = model.run(first)["y"], model.run(mixed)["y"]
+        np.testing.assert_allclose(before[:, :at], after[:, :at], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("body", LOOKS_AHEAD.values(), ids=LOOKS_AHEAD)
+def test_what_looks_ahead_is_refused(body: str) -> None:
+    with pytest.raises(LooksAhead) as caught:
+        prove_causal(program_of(body))
+    assert caught.value.span is not None
+    assert (caught.value.axis, caught.value.output) == ("s", "y")
+
+
+def test_without_decode_nothing_is_proved() -> None:
+    text = HEAD.replace("decode s\n", "") + "output y[b, d] = sum(x, s)\n}"
+    module = module_of(parse(Source("model.arch", text)))
+    prove_causal(elaborate(module, the_model(module)))
+
+
+def inputs(seed: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {
+        "x": random.standard_normal((2, LENGTH, 8)),
+        "ids": random.integers(0, 5, (2, LENGTH)),
+        "keep": random.random((2, LENGTH)) < 0.7,
+        "m": random.standard_normal((2, 4, 8)),
+    }
