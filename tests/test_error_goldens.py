@@ -1,13 +1,18 @@
 """What a person sees for every error of the catalogue: `errors/<id>[.variant].golden`.
 
-A golden holds `-- source`, a file `model.arch` that is checked, or `-- command`, a command line of
-archc that is run among the files of its `-- file NAME` sections; and `-- error`, the exact screen.
+A golden holds `-- error`, the exact screen, and what leads to it: `-- source`, a file `model.arch`
+that is checked; or `-- command`, a command line of archc; or, for what no command can do,
+`-- python`. The latter two run among the files of `goldens.lay_out`, with the variables of
+`-- environment` set and without the package of `-- without NAME`.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import goldens
@@ -23,15 +28,15 @@ GOLDENS = sorted(Path(__file__).with_name("errors").glob("*.golden"))
 MISTAKE, USAGE = 1, 2
 
 
-def check(source: Source) -> None:
-    module = module_of(parse(source))
+def check(text: str) -> None:
+    module = module_of(parse(Source("model.arch", text)))
     elaborate(module, the_model(module))
 
 
-def screen_of(text: str) -> str:
-    """The screen for a file with this text; empty when nothing is wrong with it."""
+def screen_of(run: Callable[[str], object], text: str) -> str:
+    """The screen for what is wrong with `text`; empty when nothing is."""
     try:
-        check(Source("model.arch", text))
+        run(text)
     except Diagnostics as found:
         return "\n\n".join(map(render, found.errors))
     except ArchError as error:
@@ -39,11 +44,8 @@ def screen_of(text: str) -> str:
     return ""
 
 
-def screen_of_command(line: str, files: dict[str, str], directory: Path) -> str:
-    """The screen of a command line of archc, run in `directory` among `files`."""
-    for name, text in files.items():
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_text(text, encoding="utf-8")
+def screen_of_command(line: str) -> str:
+    """The screen of a command line of archc."""
     program, *arguments = shlex.split(line)
     assert program == "archc"
     result = CliRunner().invoke(main, arguments)
@@ -51,16 +53,28 @@ def screen_of_command(line: str, files: dict[str, str], directory: Path) -> str:
     return result.output
 
 
+def execute(text: str) -> None:
+    exec(compile(text, "session.py", "exec"), {})
+
+
+WAYS: dict[str, Callable[[str], str]] = {
+    "source": partial(screen_of, check),
+    "command": screen_of_command,
+    "python": partial(screen_of, execute),
+}
+
+
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
 def test_screen(path: Path, accept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sections = goldens.read(path)
-    if "command" in sections:
-        monkeypatch.chdir(tmp_path)
-        prefix = "file "
-        files = {n.removeprefix(prefix): t for n, t in sections.items() if n.startswith(prefix)}
-        screen = screen_of_command(sections["command"], files, tmp_path)
-    else:
-        screen = screen_of(sections["source"])
+    goldens.lay_out(sections, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for line in sections.get("environment", "").splitlines():
+        monkeypatch.setenv(*line.split("=", 1))
+    for name in (n.removeprefix("without ") for n in sections if n.startswith("without ")):
+        monkeypatch.setitem(sys.modules, name, None)
+    (way,) = WAYS.keys() & sections.keys()
+    screen = WAYS[way](sections[way])
     goldens.compare(path, sections, "error", screen, accept=accept)
     assert path.name.split(".")[0] in shown(screen)
 
@@ -75,8 +89,8 @@ def test_every_error_has_a_golden() -> None:
 
 
 def test_every_golden_is_of_an_error() -> None:
-    sections = {"source", "command", "error"}
+    kinds = {*WAYS, *goldens.FILES, "environment", "without", "error"}
     for path in GOLDENS:
         assert path.name.split(".")[0] in CATALOGUE
-        extra = {n for n in goldens.read(path) if not n.startswith("file ")} - sections
+        extra = {name for name in goldens.read(path) if name.split(" ")[0] not in kinds}
         assert not extra, f"{path.name}: orphaned sections {extra}"
