@@ -120,8 +120,9 @@ class _Class:
             f"class {class_name(function)}:",
             f'    """{self._doc()}"""',
             "",
-            "    def __init__(self, run, weights, path):",
-            *("        " + line for line in ["self.run, self.path = run, path", *self.made]),
+            "    def __init__(self, run, weights, prefix):",
+            '        self.run, self.path = run, prefix.removesuffix(".")',
+            *("        " + line for line in self.made),
             "",
             f"    def forward({signature}):",
             "        run = self.run",
@@ -170,8 +171,8 @@ class _Class:
         name = self.fresh(value_name(node))
         self.values[node.id] = f"self.{name}"
         key = constant_key(node)
-        path = 'f"{path}.' + key + '" if path else ' if node.op != "table" else ""
-        self.made.append(f'self.{name} = weights[{path}"{key}"]')
+        path = f'"{key}"' if node.op == "table" else f'f"{{prefix}}{key}"'
+        self.made.append(f"self.{name} = weights[{path}]")
 
     def array(self, node_id: int) -> str:
         """The value as an array in memory: views that kernels only address are written out."""
@@ -210,16 +211,8 @@ class _Class:
 
     def _repeat(self, node: Node) -> None:
         """A loop over the layers, each an object of its kind with its own weights and scalars."""
-        program, layers = self.plan.program, self.fresh(identifier(node.attrs.string("path")))
-        self.made.append(f"self.{layers} = [")
-        scalars = node.attrs["scalars"]
-        assert isinstance(scalars, tuple)
-        for step, (inner, kind) in enumerate(iterations(node, "")):
-            path = f'f"{{path}}.{inner}" if path else "{inner}"'
-            numbers = "".join(f", run.scalar({s[step]!r})" for s in scalars if isinstance(s, tuple))
-            made = f"{class_name(program.function(kind))}(run, weights, {path})"
-            self.made.append(f"    ({made}{numbers or ','}),")
-        self.made.append("]")
+        layers = self.fresh(identifier(node.attrs.string("path")))
+        self.made += [f"self.{layers} = [", *self._layers(node), "]"]
         count = len(node.types)
         operands = [self.array(i) for i in node.inputs]
         carried = [self.fresh(value_name(self.function[i])) for i in node.inputs[:count]]
@@ -233,8 +226,27 @@ class _Class:
         self.results[node.id] = carried
         self.values[node.id] = carried[0]
 
+    def _layers(self, node: Node) -> Iterator[str]:
+        """Lines that make each iteration's object and scalars."""
+        path, scalars = node.attrs.string("path"), node.attrs["scalars"]
+        indices, kinds = node.attrs["indices"], node.attrs["kinds"]
+        assert isinstance(scalars, tuple)
+        assert isinstance(indices, tuple)
+        assert isinstance(kinds, tuple)
+        columns = [c for c in scalars if isinstance(c, tuple)]
+        yield f'    (kind(run, weights, f"{{prefix}}{path}[{{i}}]."), *map(run.scalar, scalars))'
+        if len(set(kinds)) == 1 and not columns and indices == tuple(range(len(indices))):
+            kind = class_name(self.plan.program.function(str(kinds[0])))
+            yield f"    for i, kind, *scalars in ((i, {kind}) for i in range({len(indices)}))"
+            return
+        yield "    for i, kind, *scalars in ("
+        for index, kind_name, *numbers in zip(indices, kinds, *columns, strict=True):
+            kind = class_name(self.plan.program.function(str(kind_name)))
+            yield f"        ({', '.join(map(str, (index, kind, *numbers)))}),"
+        yield "    )"
 
-RESERVED = frozenset("run self path weights layer scalars kernels torch triton".split())
+
+RESERVED = frozenset("run self path weights prefix layer scalars kernels torch triton".split())
 CONSTANTS = frozenset({"weight", "derived", "table"})
 
 
