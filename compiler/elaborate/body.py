@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from ...dsl.dims import Dim
 from ...dsl.span import Span
 from ...dsl.syntax import Stmt
 from ..ir.graph import Axis, Function
-from .emit import Emitter, Place
+from .emit import Emitter, Place, Placed
 from .labels import AxisSize, Frame, Label
 from .module import Module, standard_library
 from .scopes import GraphScope
@@ -36,7 +35,7 @@ class MadeWeight:
     span: Span
 
 
-MOST_STEPS = 1_000_000  # some seconds; the largest layer kinds take a few thousand
+MOST_STEPS = 200_000  # some seconds; a layer kind takes a few hundred
 
 
 @dataclass(slots=True)
@@ -182,22 +181,11 @@ class Body:
             raise SplitIterations(value)
         return value
 
-    @contextmanager
-    def at(self, span: Span) -> Iterator[None]:
+    def at(self, span: Span) -> Placed:
         """Nodes emitted inside come from `span`."""
-        emitter, old = self.emitter, self.emitter.place
-        emitter.place = Place((span, *old.spans[1:]), old.region)
-        try:
-            yield
-        finally:
-            emitter.place = old
+        old = self.emitter.place
+        return Placed(self.emitter, Place((span, *old.spans[1:]), old.region))
 
-    @contextmanager
-    def inside(self, span: Span, region: str) -> Iterator[None]:
+    def inside(self, span: Span, region: str) -> Placed:
         """A call: spans of the callee go on top of the present one."""
-        emitter, old = self.emitter, self.emitter.place
-        emitter.place = Place((span, *old.spans), region)
-        try:
-            yield
-        finally:
-            emitter.place = old
+        return Placed(self.emitter, Place((span, *self.emitter.place.spans), region))

@@ -29,6 +29,23 @@ class Place:
 
 
 @dataclass(slots=True)
+class Placed:
+    """A context in which an emitter's place is `place`; entered once for every expression."""
+
+    emitter: Emitter
+    place: Place
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *_: object) -> None:
+        self._swap()
+
+    def _swap(self) -> None:
+        self.emitter.place, self.place = self.place, self.emitter.place
+
+
+@dataclass(slots=True)
 class Emitter:
     """Adds nodes to the current graph scope. Owns axis names, bindings and constraints."""
 

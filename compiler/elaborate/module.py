@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -18,10 +18,13 @@ from ...dsl.syntax import (
     CallableDef,
     CheckpointDef,
     File,
+    Lambda,
     ModelDef,
     Name,
+    Node,
     PresetDef,
     Select,
+    Stage,
     UseItem,
     walk,
 )
@@ -47,6 +50,7 @@ class Module:
     checkpoints: list[CheckpointDef] = field(default_factory=list)
     builtins: frozenset[str] = frozenset()
     axis_names: dict[int, frozenset[str]] = field(default_factory=dict)
+    calls: dict[int, tuple[Stage | Call, ...]] = field(default_factory=dict)
 
     def visible(self, library: bool) -> Mapping[str, CallableDef]:
         """The definitions a text sees: what a file replaces, the library still has for itself."""
@@ -57,6 +61,12 @@ class Module:
         if name in self.visible(library):
             return Template(self.visible(library)[name])
         return Builtin(name) if name in self.builtins else CONSTANTS[name]
+
+    def calls_in(self, text: Node) -> tuple[Stage | Call, ...]:
+        """Stages and calls of a text of this module, outside its lambdas."""
+        if id(text) not in self.calls:
+            self.calls[id(text)] = tuple(_calls(text))
+        return self.calls[id(text)]
 
     def names(self, library: bool = False) -> tuple[str, ...]:
         return (*self.visible(library), *self.builtins, *CONSTANTS)
@@ -135,3 +145,19 @@ def _names_used_as_axes(definition: CallableDef) -> frozenset[str]:
         elif isinstance(node, Call):
             found.update(a.value.name for a in node.arguments if isinstance(a.value, Name))
     return frozenset(found)
+
+
+def _calls(text: Node) -> Iterator[Stage | Call]:
+    """A call that is a stage counts as the stage only."""
+    pending: list[object] = [text]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, tuple):
+            pending += item
+        if not isinstance(item, Node) or isinstance(item, Lambda):
+            continue
+        if isinstance(item, Stage | Call):
+            yield item
+        if isinstance(item, Stage) and isinstance(item.call, Call):
+            item = item.call
+        pending += [getattr(item, f.name) for f in fields(item)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -123,25 +123,22 @@ def _new_variable(body: Body, statement: syntax.Assign | syntax.OutputStmt) -> s
     return names[0] if is_new and statement.op == "=" else None
 
 
-def _applications(body: Body, text: object) -> int:
+def _applications(body: Body, text: syntax.Expr | tuple[syntax.Expr, ...]) -> int:
     """How many applications a text has: all but builtins and `fn`s called by their own name.
 
     A lambda's are made where it is called. A block's own name before `(` configures.
     """
     if isinstance(text, tuple):
         return sum(_applications(body, item) for item in text)
-    if not isinstance(text, syntax.Node) or isinstance(text, syntax.Lambda):
-        return 0
-    if isinstance(text, syntax.Stage):
-        call = text.call
-        function = call.function if isinstance(call, syntax.Call) else call
-        arguments = call.arguments if isinstance(call, syntax.Call) else ()
-        own = _own_meaning(body, function)
-        is_block = isinstance(own, Template) and own.definition.kind == "block"
-        return (own is None or is_block) + _applications(body, (function, arguments))
-    inside = sum(_applications(body, getattr(text, f.name)) for f in fields(text))
-    is_call = isinstance(text, syntax.Call) and _own_meaning(body, text.function) is None
-    return inside + is_call
+    return sum(_applies(body, call) for call in body.session.module.calls_in(text))
+
+
+def _applies(body: Body, call: syntax.Stage | syntax.Call) -> bool:
+    if isinstance(call, syntax.Call):
+        return _own_meaning(body, call.function) is None
+    called = call.call.function if isinstance(call.call, syntax.Call) else call.call
+    own = _own_meaning(body, called)
+    return own is None or (isinstance(own, Template) and own.definition.kind == "block")
 
 
 def _own_meaning(body: Body, function: syntax.Expr) -> Template | Builtin | None:
