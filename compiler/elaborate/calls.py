@@ -29,6 +29,8 @@ from .values import (
 
 MAX_DEPTH = 40  # calls in calls; each takes some fifteen frames of the Python stack
 
+STEPS_PER_CALL = 10
+
 
 @dataclass(slots=True)
 class Given:
@@ -202,6 +204,7 @@ def apply(body: Body, callee: Any, given: Given, label: str | None) -> Any:
     for name, (_, span) in given.axes.items():
         raise errors.UnknownArgument(function=_called(callee), name=name, known=(), span=span)
     session = body.session
+    session.spend(STEPS_PER_CALL, given.span)
     if session.depth >= MAX_DEPTH:
         raise errors.TooDeep(limit=MAX_DEPTH, span=given.span)
     session.depth += 1
@@ -259,7 +262,7 @@ def _apply_closure(body: Body, closure: Closure, given: Given, _: str | None) ->
         result = expressions.evaluate(callee, syntax_.body)
     if not isinstance(result, Tensor):
         return result
-    return binding.back_inward(body, frame, result, given.span)
+    return binding.back_inward(body, frame, result, syntax_.span)
 
 
 def default_label(body: Body, name: str) -> str:

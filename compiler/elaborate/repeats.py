@@ -19,7 +19,7 @@ from ..ops import promote
 from . import brackets, calls, expressions, numbers, statements
 from .body import Body
 from .scopes import GraphScope
-from .values import PerLayer, SplitIterations, Tensor, WeightPlace
+from .values import PerLayer, Skip, SplitIterations, Tensor, WeightPlace
 
 MOST_ITERATIONS = 10_000
 
@@ -109,7 +109,26 @@ def _kinds(
         del session.errors[mistakes:]
         session.functions = functions
         groups = [tuple(iterations[p] for p in group) for group in split.groups]
-        return [k for group in groups for k in _kinds(body, statement, carried, group)]
+    return _all_kinds(body, statement, carried, groups)
+
+
+def _all_kinds(
+    body: Body,
+    statement: syntax.RepeatStmt,
+    carried: dict[str, Tensor],
+    groups: Sequence[tuple[int, ...]],
+) -> list[Kind]:
+    """The kinds of every group: a mistake in one does not hide those of the next."""
+    found: list[Kind] = []
+    skipped: Skip | None = None
+    for group in groups:
+        try:
+            found += _kinds(body, statement, carried, group)
+        except Skip as skip:
+            skipped = skip
+    if skipped is not None:
+        raise skipped
+    return found
 
 
 def _kind(
@@ -278,7 +297,7 @@ def _add_parameters(body: Body, path: str, kinds: Sequence[Kind]) -> None:
     made = {parameter.path: parameter for parameter in known}
     for iteration, kind in sorted((i, n) for n, k in enumerate(kinds) for i in k.iterations):
         for parameter in kinds[kind].scope.parameters:
-            complete = replace(parameter, path=f"{path}[{iteration}].{parameter.path}")
+            complete = parameter.below(f"{path}[{iteration}].")
             earlier = made.get(complete.path)
             if earlier is None:
                 known.append(complete)
