@@ -227,6 +227,28 @@ TORCH: dict[str, Fault] = {
 # ------------------------------------------------------------------------------------- triton
 
 
+def rule(op: str, wrong: Callable[..., Any]) -> Fault:
+    """`wrong(right, evaluator, node, at)` in place of the rule that writes an op into a kernel."""
+
+    def fault() -> AbstractContextManager[Any]:
+        from archc.backends.triton import evaluate
+
+        return wrapped(evaluate.RULES, op, wrong)()
+
+    return fault
+
+
+def writer(name: str, wrong: Callable[..., Any]) -> Fault:
+    """The same for a method that writes many ops."""
+
+    def fault() -> AbstractContextManager[Any]:
+        from archc.backends.triton import evaluate
+
+        return wrapped(evaluate.Evaluator, name, wrong)()
+
+    return fault
+
+
 def online(name: str, wrong: Callable[..., Any]) -> Fault:
     """`wrong(right, *arguments)` in place of a function that writes the loop over keys."""
 
@@ -238,16 +260,63 @@ def online(name: str, wrong: Callable[..., Any]) -> Fault:
     return fault
 
 
-def not_normalised(right, reducer, part, parent, total):
-    return part.finish(parent)
+def constant(old: float, new: float) -> Fault:
+    def wrong(right, evaluator, node, at):
+        return right(
+            evaluator, changed(node, value=new) if node.attrs["value"] == old else node, at
+        )
+
+    return rule("const", wrong)
+
+
+def crossed_view(right, evaluator, node, at):
+    paired = node.op == "pick" and node.attrs.axis("axis").name == "pair"
+    crossed = changed(node, at=1 - node.attrs.dim("at").constant) if paired else node
+    return right(evaluator, crossed, at)
+
+
+def without_vector_of(op: str) -> Fault:
+    def wrong(right, evaluator, node, at):
+        operands = evaluator.region.operands(node)
+        if node.op == op and len(operands[1].axes) == 1 and len(operands[0].axes) == 3:
+            return evaluator.value(operands[0].id, at)
+        return right(evaluator, node, at)
+
+    return writer("_pointwise", wrong)
+
+
+def narrowed_cast(right, evaluator, node, at):
+    value = right(evaluator, node, at)
+    if node.op != "cast" or node.type.dtype != "f32":
+        return value
+    return replace(value, text=f"{value.text}.to(tl.float16).to(tl.float32)")
+
+
+def another_axis(right, evaluator, node, at):
+    """Sums along an axis that is not asked for."""
+    (x,) = evaluator.region.operands(node)
+    other = next(axis for axis in x.axes if axis not in node.attrs.axes("axes"))
+    return right(evaluator, changed(node, axes=(other,)), at)
 
 
 TRITON: dict[str, Fault] = {
-    "tiles not rescaled": online("_weights", lambda right, *given: right(*given) and "1.0"),
-    "sum not divided": online("_normalised", not_normalised),
+    "scale dropped": constant(0.25, 1.0),
     "mask bound": template("triton", "le", "({0} < {1})"),
+    "rope pairing": writer("_view", crossed_view),
+    "epsilon": constant(1e-5, 1e-6),
+    "gain dropped": without_vector_of("mul"),
     "difference swapped": template("triton", "sub", "({1} - {0})"),
     "quotient swapped": template("triton", "div", "({1} / {0})"),
+    "wrong axis": rule("sum", another_axis),
+    "bias dropped": without_vector_of("add"),
+    "GELU flavour": template("triton", "erf", "({0} / (1.0 + tl.abs({0})))"),
+    "softmax axis": rule(
+        "softmax",
+        lambda right, evaluator, node, at: right(evaluator, changed(node, axis=node.axes[1]), at),
+    ),
+    "cast to half": writer("_pointwise", narrowed_cast),
+    "sum not divided": online("_normalised", lambda right, r, part, parent, t: part.finish(parent)),
+    "tiles not rescaled": online("_weights", lambda right, *given: right(*given) and "1.0"),
 }
 
 FAULTS: dict[str, dict[str, Fault]] = {"numpy": NUMPY, "torch": TORCH, "triton": TRITON}
