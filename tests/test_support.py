@@ -15,15 +15,15 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from archc.compiler.checkpoint import save
-from archc.compiler.ir.graph import Program
-from archc.compiler.ops import FUSED, OPS
-from archc.dsl.diagnostics import ArchError, Diagnostics
 from safetensors.numpy import load_file, save_file
 
 import archc
 from archc import support
+from archc.compiler.checkpoint import save
+from archc.compiler.ir.graph import Program
+from archc.compiler.ops import FUSED, OPS
 from archc.diff.inputs import random_cases
+from archc.dsl.diagnostics import ArchError, Diagnostics
 from archc.support import CONSTRUCTS, RUNS, Construct
 
 ROOT = Path(__file__).parent.parent
