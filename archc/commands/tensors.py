@@ -34,7 +34,7 @@ def read_tensors(path: Path) -> dict[str, Array]:
     from safetensors import SafetensorError, deserialize
 
     try:
-        found = deserialize(path.read_bytes())
+        found = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except OSError as error:
         raise BadTensorFile(path=str(path), reason=reason_of(error)) from None
     except SafetensorError as error:
