@@ -56,6 +56,45 @@ GPT2 = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+SMALL = {  # the names most decoders share
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": EPSILON,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+FALCON = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "layer_norm_epsilon": EPSILON,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+T5 = {
+    "vocab_size": VOCAB,
+    "d_model": 64,
+    "d_kv": 16,
+    "d_ff": 112,
+    "num_layers": 2,
+    "num_decoder_layers": 3,
+    "num_heads": 4,
+    "layer_norm_epsilon": EPSILON,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 16,
+    "decoder_start_token_id": 0,
+}
+GEMMA3_ROPE = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+}
+GEMMA3_KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +147,73 @@ REFERENCES: dict[str, Reference] = {
     "bert-mlm": Reference("bert", "BertForMaskedLM", BERT),
     "bert-hidden": Reference("bert", "BertModel", BERT, "hidden"),
     "bert-pooled": Reference("bert", "BertModel", BERT | {"hidden_act": "gelu_new"}, "pooled"),
+    "gpt1": Reference("gpt1", "OpenAIGPTLMHeadModel", GPT2),
+    "gpt-neo-bands": Reference(
+        "gpt3",
+        "GPTNeoForCausalLM",
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 64,
+            "num_layers": 4,
+            "num_heads": 4,
+            "max_position_embeddings": 40,
+            "window_size": 5,
+            "attention_types": [[["global", "local"], 2]],
+            "layer_norm_epsilon": EPSILON,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+    ),
+    "mistral-window": Reference("mistral", "MistralForCausalLM", SMALL | {"sliding_window": 5}),
+    "mistral-nemo": Reference(
+        "mistral", "MistralForCausalLM", SMALL | {"sliding_window": None, "head_dim": 24}
+    ),
+    "qwen2": Reference("qwen2", "Qwen2ForCausalLM", SMALL | {"tie_word_embeddings": True}),
+    "phi3-window": Reference("phi3", "Phi3ForCausalLM", SMALL | {"sliding_window": 6}),
+    "gemma": Reference(
+        "gemma", "GemmaForCausalLM", SMALL | {"head_dim": 24, "num_key_value_heads": 1}
+    ),
+    "gemma3": Reference(
+        "gemma",
+        "Gemma3ForCausalLM",
+        SMALL
+        | {
+            "head_dim": 24,
+            "sliding_window": 5,
+            "query_pre_attn_scalar": 20,
+            "layer_types": GEMMA3_KINDS,
+            "rope_parameters": GEMMA3_ROPE,
+        },
+    ),
+    "falcon-7b": Reference("falcon", "FalconForCausalLM", FALCON),
+    "falcon-40b": Reference(
+        "falcon",
+        "FalconForCausalLM",
+        FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2},
+    ),
+    "falcon-rw": Reference(
+        "falcon",
+        "FalconForCausalLM",
+        FALCON | {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
+    ),
+    "roberta": Reference(
+        "roberta", "RobertaForMaskedLM", BERT | {"type_vocab_size": 1, "pad_token_id": 1}
+    ),
+    "xlm-roberta": Reference(
+        "roberta", "XLMRobertaModel", BERT | {"type_vocab_size": 1, "pad_token_id": 1}, "hidden"
+    ),
+    "t5": Reference("t5", "T5ForConditionalGeneration", T5),
+    "t5-gated": Reference(
+        "t5",
+        "T5ForConditionalGeneration",
+        T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
+    "mt5": Reference(
+        "t5",
+        "MT5ForConditionalGeneration",
+        T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_heads": 3},
+    ),
+    "ul2": Reference("t5", "T5ForConditionalGeneration", T5 | {"feed_forward_proj": "gated-silu"}),
 }
 
 
@@ -134,6 +240,10 @@ def batch(example: str, tokens: int = 12, padding: int = 3, seed: int = 1) -> di
     }
     if example == "bert":
         inputs["token_type_ids"] = generator.integers(0, 2, (2, tokens))
+    if example == "roberta":  # the padding token decides the positions
+        inputs["input_ids"] = np.where(mask == 1, inputs["input_ids"].clip(2), 1)
+    if example == "t5":
+        inputs["decoder_input_ids"] = generator.integers(0, VOCAB, (2, 9))
     return inputs
 
 
