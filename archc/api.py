@@ -25,8 +25,8 @@ from .compiler.elaborate import (
 )
 from .compiler.ir.graph import Program
 from .dsl import parse_file
-from .dsl.errors import NoWeights, OtherModel, UnknownBackend
-from .dsl.syntax import CheckpointDef, ModelDef
+from .dsl.errors import NoWeights, OtherModel, UnknownBackend, UnknownInput
+from .dsl.syntax import CheckpointDef, InputStmt, ModelDef
 
 if TYPE_CHECKING:  # what only some calls need is imported by them: `check` needs none of it
     from .backends.base import Array, Backend, Executable
@@ -72,7 +72,14 @@ class Model:
         return self.program_for(None)
 
     def program_for(self, given: Collection[str] | None) -> Program:
-        """The graph when just `given` inputs are supplied: the others are replaced by defaults."""
+        """The graph when just `given` inputs are supplied: the others are replaced by defaults.
+
+        Raises `UnknownInput`, and what elaboration raises.
+        """
+        declared = tuple(s.name for s in self.definition.body if isinstance(s, InputStmt))
+        for name in given or ():
+            if name not in declared:
+                raise UnknownInput(name=name, known=declared)
         key = None if given is None else frozenset(given)
         if key not in self._programs:
             request = Request(self.overrides, key, self.loss)

@@ -45,14 +45,13 @@ def examples() -> Iterator[syn.File]:
 
 
 def _example(opened: Checkpoint) -> tuple[syn.File, syn.CheckpointDef]:
-    known: list[str] = []
     for file in examples():
         for item in file.items:
-            if isinstance(item, syn.CheckpointDef) and item.format == opened.format:
-                if opened.class_name in item.class_names:
-                    return file, item
-                known += item.class_names
-    raise NoExample(class_name=opened.class_name, known=tuple(known))
+            if isinstance(item, syn.CheckpointDef) and (
+                item.format == opened.format and opened.class_name in item.class_names
+            ):
+                return file, item
+    raise NoExample(format=opened.format, class_name=opened.class_name)
 
 
 def _arguments(values: Mapping[str, Value]) -> str:

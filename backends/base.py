@@ -108,7 +108,7 @@ def node_name(node: Node) -> str:
 
 def span_of(node: Node) -> Span | None:
     """The innermost source span of a node, if it has any."""
-    return next((span for origin in node.origins for span in origin.spans), None)
+    return next(iter(node.spans), None)
 
 
 # What a dtype's kind letter may be, by the kind of the input.
@@ -178,5 +178,5 @@ def _check_range(node: Node, array: Array, sizes: Mapping[str, int]) -> None:
         value = int(array[outside].flat[0])
         more = "" if extra is None else f" or {extra}"
         raise InputRange(
-            name=node_name(node), value=value, below=below, extra=more, span=span_of(node)
+            name=node_name(node), value=value, last=below - 1, extra=more, span=span_of(node)
         )

@@ -26,8 +26,8 @@ def _check(function: Function, take: Node, sizes: Mapping[str, int]) -> None:
     axis = take.attrs.axis("axis")
     last, size = _last(function, take.inputs[1], sizes), axis.size.evaluate(sizes)
     if last is not None and last >= size:
-        span = next((span for origin in take.origins for span in origin.spans), None)
-        raise IndexOutOfRange(axis=axis.name, index=last, size=size, span=span)
+        here, calls = next(iter(take.spans), None), take.spans[1:]
+        raise IndexOutOfRange(axis=axis.name, index=last, size=size, span=here, calls=calls)
 
 
 def _last(function: Function, node_id: int, sizes: Mapping[str, int]) -> int | None:

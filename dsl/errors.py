@@ -74,7 +74,7 @@ class NotACheckpoint(ArchError, id="not-a-checkpoint"):
     path: str
     reason: str
     title = "`{path}` is not a checkpoint: {reason}"
-    help = "give a directory with config.json and model.safetensors, or a .gguf file"
+    help = "give a local directory with config.json and model.safetensors, or a .gguf file"
 
 
 class PickledCheckpoint(ArchError, id="pickled-checkpoint"):
@@ -121,9 +121,9 @@ class NoCheckpointBlock(ArchError, id="no-checkpoint-block"):
     title = '{file} has no `checkpoint {format} "{class_name}"`'
 
     def help_text(self) -> str:
-        return did_you_mean(self.class_name, self.known) or (
-            f"it reads {_listed(self.known)}" if self.known else "it reads no checkpoint at all"
-        )
+        if not self.known:
+            return f'write one: `checkpoint {self.format} "{self.class_name}" for MODEL {{ .. }}`'
+        return f"it reads checkpoints of {_listed(self.known)}"
 
 
 class UnreadConfig(ArchError, id="unread-config"):
@@ -244,18 +244,24 @@ class MissingTensor(ArchError, id="missing-tensor"):
 class UnusedTensor(ArchError, id="unused-tensor"):
     tensors: tuple[str, ...]
     title = "the checkpoint has tensors that no line reads"
-    help = 'name it in a line, or say why it is not needed: `ignore "name": "reason"`'
 
     @property
     def message(self) -> str:
         return f"no line reads tensor {_listed(self.tensors)} of the checkpoint"
+
+    def help_text(self) -> str:
+        ignore = f'ignore "{self.tensors[0]}": "reason"'
+        return f"name it in a line, or say why it is not needed: `{ignore}`"
 
 
 class UnreadWeight(ArchError, id="unread-weight"):
     weights: tuple[str, ...]
     title = "weights without a tensor line"
     labels = {"span": "declared here"}
-    help = "every element of every weight is read exactly once"
+    help = (
+        "every element of every weight is read exactly once; a line says from where:"
+        ' `"name in the file" = {weights[0]}`'
+    )
 
     @property
     def message(self) -> str:
@@ -313,16 +319,20 @@ class NoTokenizer(ArchError, id="no-tokenizer"):
     path: str
     reason: str
     title = "no tokenizer in `{path}`: {reason}"
-    help = "a directory needs tokenizer.json; a GGUF needs byte-level BPE tokens and merges"
+    help = (
+        "a directory needs tokenizer.json; a GGUF needs byte-level BPE tokens and merges,"
+        " else take the directory it was made from"
+    )
 
 
 class NoExample(ArchError, id="no-example"):
+    format: str
     class_name: str
-    known: tuple[str, ...]
     title = "no bundled example reads checkpoints of `{class_name}`"
-
-    def help_text(self) -> str:
-        return did_you_mean(self.class_name, self.known) or f"there are {_listed(self.known)}"
+    help = (
+        "start from the example of a similar model, and give it a block"
+        ' `checkpoint {format} "{class_name}" for MODEL {{ .. }}`'
+    )
 
 
 # Inputs of a run
@@ -334,7 +344,10 @@ class IndexOutOfRange(ArchError, id="index-range"):
     size: int
     title = "index {index} is outside axis `{axis}` of size {size}"
     labels = {"span": "this reads outside"}
-    help = "keep the index within the axis: `x[{axis}: min(max(i, 0), {size} - 1)]`"
+    help = (
+        "give smaller inputs or a larger axis; or, to read the nearest entry, clamp the index:"
+        " `min(max(i, 0), size({axis}) - 1)`"
+    )
 
 
 class MissingInput(ArchError, id="missing-input"):
@@ -372,9 +385,9 @@ class InputShape(ArchError, id="input-shape"):
 class InputRange(ArchError, id="input-range"):
     name: str
     value: int
-    below: int
+    last: int
     extra: str = ""
-    title = "input `{name}` holds {value}; its values are 0 to {below} - 1{extra}"
+    title = "input `{name}` holds {value}; its values are 0 to {last}{extra}"
     labels = {"span": "the bound is declared here"}
 
 
@@ -798,7 +811,7 @@ class TooManyInputs(ArchError, id="too-many-inputs"):
     defined_at: Span
     title = "`{name}` has {count} input(s)"
     labels = {"span": "one too many", "defined_at": "`{name}` is defined here"}
-    help = "what flows in by `|>` is the first input; a configured value takes no hyperparameters by position"
+    help = "what flows in by `|>` is the first input; a configured value takes hyperparameters by keyword"
 
 
 class TensorHyperparameter(ArchError, id="tensor-hyperparameter"):
@@ -893,7 +906,9 @@ class NoWeight(ArchError, id="no-weight"):
 
     def help_text(self) -> str:
         if not self.known:
-            return f"an instance makes its weights when first applied: apply `{self.instance}` above"
+            return (
+                f"an instance makes its weights when first applied: apply `{self.instance}` above"
+            )
         return did_you_mean(self.path, self.known) or f"it has: {', '.join(self.known)}"
 
 
@@ -1483,6 +1498,7 @@ class OtherModel(ArchError, id="other-model"):
     asked: str
     title = "the checkpoint {path} is one of `{model}`, not of `{asked}`"
     labels = {"span": "this block reads it"}
+    help = "run `{model}`, or write a `checkpoint` block for `{asked}`"
 
 
 class NotGenerative(ArchError, id="not-generative"):
@@ -1504,6 +1520,7 @@ class ChatTemplateFails(ArchError, id="chat-template"):
     path: str
     reason: str
     title = "the chat template of {path} cannot be used: {reason}"
+    help = "leave out `--chat` to continue the prompt as plain text"
 
 
 class EmptyPrompt(ArchError, id="empty-prompt"):

@@ -107,7 +107,8 @@ class Interpreter:
         try:
             return evaluate(node.op, call, operands)
         except ArchError as error:
-            error.span = error.span or span_of(node)
+            if error.span is None:
+                error.span, error.calls = span_of(node), node.spans[1:]
             raise
 
     def repeat(self, node: Node, operands: Sequence[Array], path: str) -> Values:

@@ -142,9 +142,15 @@ class TorchExecutable(Executable):
 
 
 def _out_of_range(takes: Sequence[Node], error: IndexError) -> IndexOutOfRange:
-    take, index, size = error.args
-    axis = takes[take].attrs.axis("axis").name
-    return IndexOutOfRange(axis=axis, index=index, size=size, span=span_of(takes[take]))
+    number, index, size = error.args
+    take = takes[number]
+    return IndexOutOfRange(
+        axis=take.attrs.axis("axis").name,
+        index=index,
+        size=size,
+        span=span_of(take),
+        calls=take.spans[1:],
+    )
 
 
 def _imported(path: Path) -> ModuleType:

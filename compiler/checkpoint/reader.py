@@ -12,6 +12,7 @@ from typing import Any
 from ...dsl.errors import DamagedCheckpoint, NotACheckpoint, PickledCheckpoint
 from .arrangement import Array, Shape
 
+LFS_POINTER = b"version https://git-lfs.github.com/"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -56,11 +57,15 @@ def map_file(path: Path) -> mmap.mmap:
     """The file's bytes, mapped read-only."""
     try:
         with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except ValueError:
         raise DamagedCheckpoint(path=str(path), reason="it is empty") from None
     except OSError as problem:
         raise unreadable(path, problem) from None
+    if data[: len(LFS_POINTER)] == LFS_POINTER:
+        reason = "it is a Git LFS pointer, which `git lfs pull` replaces by the file"
+        raise NotACheckpoint(path=str(path), reason=reason)
+    return data
 
 
 def unreadable(path: Path, problem: OSError) -> NotACheckpoint:

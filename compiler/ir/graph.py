@@ -145,6 +145,11 @@ class Node:
         return self.types[0]
 
     @property
+    def spans(self) -> tuple[Span, ...]:
+        """Where the node's text is, innermost first, by its first origin that knows."""
+        return next((origin.spans for origin in self.origins if origin.spans), ())
+
+    @property
     def axes(self) -> tuple[Axis, ...]:
         return self.types[0].axes
 
