@@ -332,6 +332,12 @@ def test_command_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert LLAMA.read_text().split("\n")[found["places"][0]["line"] - 1].strip().startswith("|>")
 
 
+def test_command_takes_the_tiny_preset_by_itself() -> None:
+    result = run(LLAMA, "--backends", "numpy", "--size", "b=1", "--size", "s=3")
+    assert result.exit_code == 0, result.output
+    assert "preset tiny is compared" in result.stderr
+
+
 def test_command_with_inputs(tmp_path: Path) -> None:
     path = tmp_path / "in.safetensors"
     save_file({"input_ids": np.arange(6).reshape(2, 3)}, path)

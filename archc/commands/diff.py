@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # what each backend needs besides archc itself
 NEEDS = {"numpy": "numpy", "torch": "torch", "triton": "triton"}
+SMALL = "tiny"  # the preset that a comparison takes by itself: backends differ at any size
 LEVELS = ("O0", "O1")
 DTYPES = ("f64", "f32", "bf16", "f16")
 
@@ -76,6 +77,9 @@ def command(
         difference = compare_models(opened, open_model(other, preset, settings, model))
         _finish(ctx, difference, not difference.same, as_json)
         return
+    if not (weights or preset or settings) and SMALL in opened.module.presets:
+        click.echo(f"no sizes are given: preset {SMALL} is compared", err=True)
+        opened = open_model(file, SMALL, (), model)
     if weights is None:
         opened = opened.with_random_weights(seed or 0)
     candidates = _candidates(backends, dtype)

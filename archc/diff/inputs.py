@@ -67,9 +67,10 @@ def _model_sizes(program: Program) -> tuple[int, ...]:
 
 
 def _table_lengths(program: Program) -> list[int]:
-    """Rows of what is looked up by an index that must be in range."""
-    takes = [n for f in program.functions for n in f.nodes if n.op == "take"]
-    sizes = [n.attrs.axis("axis").size for n in takes if n.attrs["fill"] is None]
+    """Rows of what is looked up by positions, which must be in range; ids are by themselves."""
+    takes = [(f, n) for f in program.functions for n in f.nodes if n.op == "take"]
+    by_position = [n for f, n in takes if f[n.inputs[1]].op != "input"]
+    sizes = [n.attrs.axis("axis").size for n in by_position if n.attrs["fill"] is None]
     return [s.evaluate(program.sizes) for s in sizes if s.symbols() <= program.sizes.keys()]
 
 

@@ -53,6 +53,7 @@ class Divergence:
 
     `within` is the fused node that contains the node at fault, in words; `introduced` is false when
     the node is right on exact operands, so that the whole run must feed it something else.
+    `reads` are the weights it reads, `at_load` says that it reads nothing else.
     """
 
     candidate: str
@@ -65,6 +66,7 @@ class Divergence:
     introduced: bool
     within: str = ""
     reads: tuple[str, ...] = ()
+    at_load: bool = False
 
     def lines(self) -> list[str]:
         """The screen."""
@@ -86,10 +88,12 @@ class Divergence:
         return "error introduced" if self.introduced else "error in the whole run only"
 
     def _advice(self) -> list[str]:
-        if self.introduced or self.op == "weight":
+        weights = ", ".join(f"`{path}`" for path in self.reads)
+        if self.op == "weight":
             return []
-        weights = f": {', '.join(f'`{path}`' for path in self.reads)}" if self.reads else ""
-        return [f"  on exact operands this node is right; look at what it reads{weights}"]
+        if self.introduced:
+            return [f"  this is computed at load from {weights}"] if self.at_load else []
+        return [f"  on exact operands this node is right; look at what it reads: {weights}"]
 
     def to_json(self) -> dict[str, Any]:
         where = [

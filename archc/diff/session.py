@@ -256,6 +256,7 @@ def diverged(stage: Stage, fault: Fault, candidate: str, case: str) -> Divergenc
         introduced=fault.introduced,
         within=_words(stage.program, within),
         reads=tuple(_weights(stage, fault)),
+        at_load="derived" in (node.op, within.op if within else ""),
     )
 
 
