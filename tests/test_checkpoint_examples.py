@@ -169,7 +169,7 @@ def test_no_example_for_a_class(tmp_path):
     with pytest.raises(ArchError) as caught:
         import_directory(tmp_path)
     assert caught.value.id == "no-example"
-    assert "LlamaForCausalLM" in str(caught.value)
+    assert 'checkpoint huggingface "LamaForCausalLM"' in str(caught.value)
 
 
 def save_empty(path: Path, config: dict) -> None:

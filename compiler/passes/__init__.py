@@ -84,7 +84,8 @@ def chosen(disable: Collection[str] = ()) -> tuple[Pass, ...]:
     """The pipeline without disabled passes, up to the one ARCHC_STOP_AFTER names."""
     known = tuple(p.name for p in PIPELINE)
     last = knobs.STOP_AFTER.value
-    for name in [*disable, *([last] if last else [])]:
+    shown = [knob.value for knob in (knobs.EXPLAIN, knobs.DUMP) if knob.value != "all"]
+    for name in filter(None, (*disable, last, *shown)):
         if name not in known:
             raise UnknownPass(name=name, known=known)
     kept = PIPELINE[: known.index(last) + 1] if last else PIPELINE
