@@ -1350,11 +1350,12 @@ class CarriedDtype(ArchError, id="carried-dtype"):
 class InputKind(ArchError, id="input-kind"):
     kind: str
     known: tuple[str, ...]
-    title = "an input is one of {known}, not `{kind}`"
+    title = "`{kind}` is no kind of input"
     labels = {"span": "unknown kind of input"}
 
     def help_text(self) -> str:
-        return did_you_mean(self.kind, self.known)
+        kinds = f"kinds of input: {', '.join(self.known)}"
+        return did_you_mean(self.kind, self.known) or kinds
 
 
 class InputAxes(ArchError, id="input-axes"):
@@ -1467,16 +1468,28 @@ class NoWeights(ArchError, id="no-weights"):
     help = "name a checkpoint with `--weights DIR`, or take random ones with `--random SEED`"
 
 
+class NotDivisible(ArchError, id="not-divisible"):
+    whole: str
+    parts: str
+    title = "{whole} does not divide by {parts}"
+    labels = {"span": "leaves a rest"}
+    help = "choose sizes that divide; `//` rounds down on purpose"
+
+
 class LooksAhead(ArchError, id="looks-ahead"):
     axis: str
     output: str
     op: str
     title = "`decode {axis}` promises that no position reads a later one, but `{output}` does"
     labels = {"span": "this `{op}` is not proved to stay at or before its own position"}
-    help = (
-        "mask later positions with `causal` and -inf (a finite fill proves nothing), or drop"
-        " `decode {axis}` from the model"
-    )
+
+    def help_text(self) -> str:
+        drop = f"drop `decode {self.axis}` from the model"
+        if self.op in ("softmax", "dot", "sum", "amax"):
+            return (
+                f"mask later positions with `causal` and -inf (a finite fill proves nothing), or {drop}"
+            )
+        return f"read the position itself or earlier ones, or {drop}"
 
 
 class BadTensorFile(ArchError, id="bad-tensor-file"):

@@ -187,8 +187,13 @@ def _group_sizes(body: Body, group: syntax.AxisGroup, whole: Dim, label: Label) 
 def _divides(body: Body, whole: Dim, parts: Dim, group: syntax.AxisGroup, label: Label) -> None:
     if whole.substitute(body.bindings) != parts.substitute(body.bindings):
         raise _uneven(body, whole, parts, group, label)
-    constraint = Constraint(parts, "==", whole, group.span)
-    if constraint not in body.emitter.constraints:
+    relied_on(body, parts, whole, group.span)
+
+
+def relied_on(body: Body, left: Dim, right: Dim, span: Span) -> None:
+    """Record that two sizes are equal under the present bindings."""
+    constraint = Constraint(left, "==", right, span)
+    if left != right and constraint not in body.emitter.constraints:
         body.emitter.constraints.append(constraint)
 
 

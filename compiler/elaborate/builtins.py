@@ -126,6 +126,20 @@ def _binary(body: Body, name: str, given: Given) -> Any:
     return numbers.binary(name, left, right, body.bindings, given.span)
 
 
+def _divide(body: Body, _: str, given: Given) -> Dim:
+    """`divide(d, heads)`: a size over another, which must leave no rest."""
+    whole, parts = (body.settled(value) for value in _values(body, given))
+    for value, (_, span) in zip((whole, parts), given.positional, strict=True):
+        if not isinstance(value, Dim):
+            raise errors.NotASize(got=_kind(value), span=span)
+    quotient: Dim = numbers.binary("//", whole, parts, body.bindings, given.span)
+    if (quotient * parts - whole).substitute(body.bindings) != Dim():
+        shown = [body.emitter.show(size) for size in (whole, parts)]
+        raise errors.NotDivisible(whole=shown[0], parts=shown[1], span=given.span)
+    brackets.relied_on(body, quotient * parts, whole, given.span)
+    return quotient
+
+
 def _where(body: Body, _: str, given: Given) -> Any:
     chosen, then, otherwise = _values(body, given)
     chosen = body.settled(chosen)
@@ -347,6 +361,7 @@ TABLE: dict[str, Meaning] = {
     **dict.fromkeys(("ceil", "log2"), _number_only),
     **dict.fromkeys(("position", "valid", "segment"), _time_fact),
     **dict.fromkeys(("sum", "amax", "any"), _reduction),
+    "divide": _divide,
     "int": _to_int,
     "cast": _cast,
     "round_to": _round_to,
@@ -364,7 +379,7 @@ TABLE: dict[str, Meaning] = {
     "stack": _stack,
 }
 ARITY: dict[str, tuple[int, int]] = {
-    **dict.fromkeys(("min", "max"), (2, 2)),
+    **dict.fromkeys(("min", "max", "divide"), (2, 2)),
     **dict.fromkeys(("sum", "amax", "any"), (2, 9)),
     **dict.fromkeys(("cast", "round_to", "softmax", "cumsum", "topk"), (2, 2)),
     "where": (3, 3),
