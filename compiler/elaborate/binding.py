@@ -310,25 +310,31 @@ def _leave(caller: Body, callee: Body, value: Tensor, definition: syntax.Callabl
 # ---------------------------------------------------------------------------------- closures
 
 
-def move_outward(callee: Body, lambda_: syntax.Lambda) -> None:
+def move_outward(callee: Body, lambda_: syntax.Lambda) -> dict[Label, Label]:
     """A lambda's inputs, under the labels of the body it was written in.
 
-    Axes that are one axis there stay apart, under the labels they came with.
+    Gives what each of these labels stood for. Axes that are one axis there stay apart, under the
+    labels they came with.
     """
-    home = callee.frame.enclosing()
-    for param in lambda_.inputs:
-        value = callee.environment.values.get(param.name)
-        if isinstance(value, Tensor):
-            moved = {k: k if k.frame is callee.frame else k.outward(home) for k in value.labels}
-            times = Counter(moved.values())
-            kept = {k: to if times[to] == 1 else k for k, to in moved.items()}
-            callee.environment.values[param.name] = value.relabelled(kept.__getitem__)
+    home, values = callee.frame.enclosing(), callee.environment.values
+    tensors = {p.name: values[p.name] for p in lambda_.inputs if p.name in values}
+    labels = dict.fromkeys(k for v in tensors.values() for k in v.labels)
+    moved = {k: k.outward(home) for k in labels if k.frame is not callee.frame}
+    times = Counter(moved.values())
+    moved = {k: to for k, to in moved.items() if times[to] == 1}
+    for name, value in tensors.items():
+        values[name] = value.relabelled(lambda k: moved.get(k, k))
+    return {to: k for k, to in moved.items()}
 
 
-def back_inward(caller: Body, frame: Frame, value: Tensor, span: Span) -> Tensor:
+def back_inward(
+    caller: Body, frame: Frame, value: Tensor, origins: dict[Label, Label], span: Span
+) -> Tensor:
     """A lambda's result, under the labels of the body that called it."""
 
     def inward(label: Label) -> Label:
+        if label in origins:
+            return origins[label]
         if label.frame is not frame:
             return _the_one(_standing(caller.frame, frame, label), label, span)
         if label.outer is None:

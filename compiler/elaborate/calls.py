@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 from ...dsl import errors, syntax
@@ -139,26 +139,34 @@ def _configured(
 
 def configure(body: Body, template: Template, given: Given) -> Template:
     """Set hyperparameters; makes nothing."""
-    hypers = template.definition.hypers or ()
     for value, span in (*given.positional, *given.keywords.values()):
         if isinstance(value, Tensor):
             raise errors.TensorHyperparameter(name=template.name, span=span)
-    if any(p.pack for p in hypers):
-        packed = [_pack_axis(value, span) for value, span in given.packed]
-        values = _by_name(body, template, given.keywords)
-        return replace(template, hypers=values, pack=(*template.pack, *packed))
+    by_position, packed = _by_position(template, given)
+    axes = {} if packed is not None else given.axes
     named: dict[str, tuple[Any, Span]] = {}
-    for name, (value, span) in chain.from_iterable(
-        group.items() for group in (_by_position(template, given), given.keywords, given.axes)
-    ):
+    for name, (value, span) in chain(by_position.items(), given.keywords.items(), axes.items()):
         if name in named:
             raise errors.ArgumentTwice(name=name, span=span)
         named[name] = (value, span)
-    return replace(template, hypers=_by_name(body, template, named))
+    pack = tuple(_pack_axis(value, span) for value, span in packed or ())
+    values = _by_name(body, template, named)
+    return replace(template, hypers=values, pack=(*template.pack, *pack))
 
 
-def _by_position(template: Template, given: Given) -> dict[str, tuple[Any, Span]]:
-    names = [p.name for p in template.definition.hypers or ()]
+def _by_position(
+    template: Template, given: Given
+) -> tuple[dict[str, tuple[Any, Span]], list[tuple[Any, Span]] | None]:
+    """Positional arguments by name, and what goes into the pack (none where there is no pack).
+
+    What stands before a pack in the signature is filled first.
+    """
+    hypers = template.definition.hypers or ()
+    names = [p.name for p in takewhile(lambda p: not p.pack, hypers)]
+    by_position = dict(zip(names, given.positional, strict=False))
+    if len(names) < len(hypers):
+        taken = [*by_position.values()]
+        return by_position, [item for item in given.packed if item not in taken]
     if len(given.positional) > len(names):
         raise errors.TooManyArguments(
             name=template.name,
@@ -166,7 +174,7 @@ def _by_position(template: Template, given: Given) -> dict[str, tuple[Any, Span]
             span=given.positional[len(names)][1],
             defined_at=template.definition.span,
         )
-    return dict(zip(names, given.positional, strict=False))
+    return by_position, None
 
 
 def _by_name(
@@ -258,11 +266,11 @@ def _apply_closure(body: Body, closure: Closure, given: Given, _: str | None) ->
     )
     with body.inside(syntax_.span, body.emitter.place.region):
         binding.bind_inputs(body, callee, syntax_, given)
-        binding.move_outward(callee, syntax_)
+        origins = binding.move_outward(callee, syntax_)
         result = expressions.evaluate(callee, syntax_.body)
     if not isinstance(result, Tensor):
         return result
-    return binding.back_inward(body, frame, result, syntax_.span)
+    return binding.back_inward(body, frame, result, origins, syntax_.span)
 
 
 def default_label(body: Body, name: str) -> str:

@@ -176,12 +176,10 @@ class Emitter:
     def choose(self, label: Label, axis: Axis, chosen: dict[Label, Axis]) -> None:
         """Two labels of one value never share an axis: the secondary one yields."""
         rival = next((known for known, taken in chosen.items() if taken == axis), None)
-        if rival is not None and (label.is_secondary or not rival.is_secondary):
-            chosen[label] = self._free_axis(label, axis, chosen)
-            return
-        if rival is not None:
+        if rival is not None and rival.yields_to(label) and not label.yields_to(rival):
             chosen[rival] = self._free_axis(rival, axis, chosen)
-        chosen[label] = axis
+            rival = None
+        chosen[label] = axis if rival is None else self._free_axis(label, axis, chosen)
 
     def _free_axis(self, label: Label, axis: Axis, chosen: dict[Label, Axis]) -> Axis:
         found = self.alternative(label, axis)

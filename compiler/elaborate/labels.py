@@ -49,9 +49,18 @@ class Label:
             label = label.outer
         return label or self
 
-    @property
-    def is_secondary(self) -> bool:
-        return self.owner.secondary
+    def yields_to(self, other: Label) -> bool:
+        """Which of two labels of one axis takes another: the one that is nearer to yielding."""
+        own, its = self._distance(), other._distance()
+        return own is not None and (its is None or own <= its)
+
+    def _distance(self) -> int | None:
+        """The number of calls out to the label that yields its axis, if there is one."""
+        label: Label | None = self
+        distance = 0
+        while label is not None and not label.secondary:
+            label, distance = label.outer, distance + 1
+        return None if label is None else distance
 
     def outward(self, frames: frozenset[int]) -> Label:
         """The label this one stands for in one of `frames` (ids); itself when it reaches none."""

@@ -234,7 +234,10 @@ def _weight(body: Body, statement: syntax.WeightStmt) -> None:
     if twice := next((k for k in labels if labels.count(k) > 1), None):
         raise errors.AxisTwice(axis=twice.name, span=statement.span)
     body.place.taken[statement.name] = statement.span
-    flat = _distinct(body, pairs)
+    chosen: dict[Label, Axis] = {}
+    for label, axis in pairs:
+        body.emitter.choose(label, axis, chosen)
+    flat = [(label, chosen[label]) for label in labels]
     path = body.place.child(statement.name).path
     key = (body.place.scope, path)
     made = body.session.weights.get(key)
@@ -245,17 +248,6 @@ def _weight(body: Body, statement: syntax.WeightStmt) -> None:
         value = _make_weight(body, statement, path, lengths, flat)
         body.session.weights[key] = MadeWeight(value, statement.span)
     body.environment.values[statement.name] = value
-
-
-def _distinct(body: Body, pairs: list[tuple[Label, Axis]]) -> list[tuple[Label, Axis]]:
-    """A square weight: the axis that yields gets a graph axis of its own."""
-    found: list[tuple[Label, Axis]] = []
-    taken = [axis for _, axis in pairs]
-    for label, axis in pairs:
-        if (taken.count(axis) > 1 and label.is_secondary) or axis in (a for _, a in found):
-            axis = body.emitter.alternative(label, axis)
-        found.append((label, axis))
-    return found
 
 
 def _make_weight(
