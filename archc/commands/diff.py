@@ -119,10 +119,14 @@ def _progress(message: str) -> None:
 
 
 def _candidates(backends: str | None, dtype: Any) -> list[Candidate]:
+    from ..api import backend
     from ..diff import Candidate
 
     names = backends.split(",") if backends else _installed()
-    return [Candidate(*_spec(name.strip(), dtype), label=name.strip()) for name in names]
+    found = [Candidate(*_spec(name.strip(), dtype), label=name.strip()) for name in names]
+    for candidate in found:
+        backend(candidate.backend)  # an unknown one is refused before any runs
+    return found
 
 
 def _spec(text: str, dtype: Any) -> tuple[str, int, Any]:
