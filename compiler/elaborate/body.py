@@ -137,14 +137,11 @@ class Body:
             raise errors.AmbiguousAxis(axis=label.name, span=span, declared_at=label.declared_at)
         return value.size
 
-    def declared_size(self, label: Label) -> Dim | None:
-        """The size this body's text gives to a name, as a variable or as an axis; none for none."""
-        home = self.environment.find(label.name)
-        value = self.settled(home.values[label.name]) if home is not None else None
-        if isinstance(value, Dim):
-            return value
-        stated = label.axis is not None and label.declared_at is not None
-        return label.axis.size if stated and label.axis is not None else None
+    def stated_size(self, name: str) -> Dim | None:
+        """The size that a variable or hyperparameter of this name states; none without one."""
+        home = self.environment.find(name)
+        value = self.settled(home.values[name]) if home is not None else None
+        return value if isinstance(value, Dim) else None
 
     def axis_label(self, name: str) -> Label:
         return self.frame.label(name)

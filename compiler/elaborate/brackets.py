@@ -126,14 +126,14 @@ def _merged_axis(
 ) -> Axis:
     """The axis of a merge: that of its name where it has one of this size already."""
     size = product([value.axis(p).size for p in parts])
-    declared = body.declared_size(into)
-    if declared is not None:
-        body.emitter.require_equal(size, declared, into.name, span, into.declared_at)
+    stated = body.stated_size(into.name)
+    if stated is not None:
+        body.emitter.require_equal(size, stated, into.name, span, into.declared_at)
     used = [a for k, a in value.axes if k not in parts]
-    if into.axis is not None and (into.axis.size == size or declared is not None):
+    if into.axis is not None and (into.axis.size == size or stated is not None):
         return into.axis if into.axis not in used else body.emitter.alternative(into, into.axis)
     axis = unused_axis(body, None, into.name, size, used)
-    into.ambiguous = into.axis is not None
+    into.ambiguous |= into.axis is not None and into.declared_at is None
     into.axis = into.axis or axis
     return axis
 
@@ -211,8 +211,9 @@ def _uneven(
 
 def unused_axis(body: Body, wanted: Axis | None, hint: str, size: Dim, used: list[Axis]) -> Axis:
     """`wanted`, or an axis called like `hint`, but none that the value has already."""
-    axis = wanted or body.emitter.axes.get(hint, size)
-    return axis if axis not in used else body.emitter.axes.get(hint, size, fresh=True)
+    if wanted is not None and wanted not in used:
+        return wanted
+    return body.emitter.axes.get(hint, size, besides=used)
 
 
 # -------------------------------------------------------------------------------- select

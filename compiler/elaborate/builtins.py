@@ -131,7 +131,7 @@ def _divide(body: Body, _: str, given: Given) -> Dim:
     whole, parts = (body.settled(value) for value in _values(body, given))
     for value, (_, span) in zip((whole, parts), given.positional, strict=True):
         if not isinstance(value, Dim):
-            raise errors.NotASize(got=_kind(value), span=span)
+            raise errors.NotASize(got=brackets.kind_of(value), span=span)
     quotient: Dim = numbers.binary("//", whole, parts, body.bindings, given.span)
     if (quotient * parts - whole).substitute(body.bindings) != Dim():
         shown = [body.emitter.show(size) for size in (whole, parts)]
@@ -193,8 +193,10 @@ def _stop_gradient(body: Body, _: str, given: Given) -> Tensor:
 # -------------------------------------------------------------------------- time and axes
 
 
-def _index(body: Body, _: str, given: Given) -> Tensor:
-    return time.slot(body, *_own_axis(body, given))
+def _index(body: Body, name: str, given: Given) -> Tensor:
+    label, axis = _own_axis(body, given)
+    numbered = time.slot(body, label, axis)
+    return replace(numbered, clock=time.clock(axis)) if name == "slot" else numbered
 
 
 def _time_fact(body: Body, name: str, given: Given) -> Any:

@@ -146,9 +146,7 @@ class Emitter:
         """The graph axis a label takes when another label of the same value has its own."""
         owner, known = label.owner, label.owner.alternative
         if known is None or (known.size, known.time) != (axis.size, axis.time):
-            known = self.axes.get(label.name, axis.size, axis.time)
-            if known == axis:
-                known = self.axes.get(label.name, axis.size, axis.time, fresh=True)
+            known = self.axes.get(label.name, axis.size, axis.time, besides=(axis,))
             owner.alternative = known
         return known
 
@@ -183,8 +181,9 @@ class Emitter:
 
     def _free_axis(self, label: Label, axis: Axis, chosen: dict[Label, Axis]) -> Axis:
         found = self.alternative(label, axis)
-        if found in chosen.values():
-            found = self.axes.get(label.name, axis.size, axis.time, fresh=True)
+        used = chosen.values()
+        if found in used:
+            found = self.axes.get(label.name, axis.size, axis.time, besides=used)
         return found
 
     def renamed(self, value: Tensor, chosen: dict[Label, Axis]) -> int:

@@ -203,20 +203,9 @@ class _ModelElaborator:
         return Dim.of(int(value)) if is_whole else value
 
     def _checked(self, statement: syntax.Assign, name: str, value: Any) -> Any:
-        """An override must be one of the listed choices, and a number where a number stood."""
+        """An override must be a number where a number stood."""
         given = self.request.overrides.get(name)
         span = given.span if isinstance(given, syntax.Expr) else statement.span
-        if isinstance(statement.value, syntax.Choice):
-            options = [expressions.evaluate(self.body, o) for o in statement.value.options]
-            if value not in options:
-                raise errors.NotAChoice(
-                    function=self.model.name,
-                    name=name,
-                    got=numbers.describe(value),
-                    options=" or ".join(map(str, options)),
-                    span=span,
-                    declared_at=statement.value.span,
-                )
         default = statement.value.value if isinstance(statement.value, syntax.Number) else None
         if isinstance(default, float) and isinstance(value, Dim):
             return float(numbers.number(value, self.body.bindings, span))

@@ -5,7 +5,7 @@ A value of an outer function that an inner one reads is captured: it becomes an 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from ...dsl.diagnostics import InternalError
@@ -19,16 +19,16 @@ class AxisTable:
 
     axes: dict[str, Axis] = field(default_factory=dict)
 
-    def get(self, hint: str, size: Dim, time: str | None = None, fresh: bool = False) -> Axis:
+    def get(
+        self, hint: str, size: Dim, time: str | None = None, besides: Collection[Axis] = ()
+    ) -> Axis:
+        """The first axis called `hint`, `hint.1`, .. of this size and time that is not `besides`."""
         number = 0
         while True:
-            name = hint if number == 0 else f"{hint}.{number}"
-            wanted = Axis(name, size, time)
-            if name not in self.axes:
-                self.axes[name] = wanted
-                return wanted
-            if self.axes[name] == wanted and not fresh:
-                return wanted
+            wanted = Axis(f"{hint}.{number}" if number else hint, size, time)
+            known = self.axes.setdefault(wanted.name, wanted)
+            if known == wanted and known not in besides:
+                return known
             number += 1
 
 

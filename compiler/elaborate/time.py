@@ -29,6 +29,11 @@ def slot(body: Body, label: Label, axis: Axis) -> Tensor:
     return Tensor(node, body.emitter.scope, ((label, axis),), "int", 1, 1)
 
 
+def clock(axis: Axis) -> str:
+    """What positions along an axis count; those of different clocks are not comparable."""
+    return axis.time or axis.name
+
+
 def size(body: Body, axis: Axis) -> Any:
     """The size of an axis: a number where it is known, else a run-time value."""
     if axis.size.substitute(body.bindings).constant is not None:
@@ -42,7 +47,7 @@ def fact(body: Body, name: str, label: Label, axis: Axis) -> Any:
     declared = _declared(body, name, label, axis)
     if name == "position":
         counted = slot(body, label, axis) if declared is None else declared
-        return replace(counted, clock=axis.time or axis.name)
+        return replace(counted, clock=clock(axis))
     if declared is not None:
         return declared
     return True if name == "valid" else Dim.of(0)

@@ -1,0 +1,696 @@
+"""What models mean, against plain NumPy in float64; and that nothing crashes the elaborator."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from small_models import ids, inputs, model, paths, program, run, value
+
+from archc.backends.numpy import NumpyBackend
+from archc.compiler.elaborate import Request, elaborate, module_of, preset_overrides, the_model
+from archc.dsl import Source, parse, parse_file
+from archc.dsl.diagnostics import ArchError, Diagnostics
+
+EXACT = {"rtol": 0, "atol": 1e-12}
+SINGLE = {"rtol": 0, "atol": 2e-6}  # tables are rounded to float32
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def softmax(a: np.ndarray) -> np.ndarray:
+    """Over the last axis; a row of -inf gives zeros."""
+    top = a.max(-1, keepdims=True)
+    p = np.exp(a - np.where(np.isinf(top), 0, top))
+    return p / np.maximum(p.sum(-1, keepdims=True), 1e-300)
+
+
+# ------------------------------------------------------------------------ compile time
+
+NUMBERS = {
+    "7 // 2": 3,
+    "7 / 2": 3.5,
+    "-7 // 2": -4,
+    "-7 % 3": 2,
+    "2 ** 3 ** 2": 512,
+    "-2 ** 2": -4,
+    "2 ** -1": 0.5,
+    "ceil(7 / 2) + floor(7 / 2) + round(2.5) + int(-2.9)": 7,
+    "sum2([1, 2, 3])": None,
+    "log2(8) + exp(0) + sqrt(16) + rsqrt(0.25)": 10,
+    "sigmoid(-1000) + tanh(0) + erf(0)": 0,
+    "float(3) / 2": 1.5,
+    "max(d, 3) - min(d, 3)": 5,
+    "none ?? 4": 4,
+    "0 ?? 4": 0,
+    "(1 if heads == 2 else 0) + (1 if none == none else 0)": 2,
+    '{"a": 1, "b": 2}["b"]': 2,
+    "[1, 2, 3][-1] + [i * i for i in 4][3]": 12,
+    "[k + 1 for k in [5, 6]][1]": 7,
+    "([1] + [2, 3])[2]": 3,
+    "1 if true and not false or false else 0": 1,
+    "1 if x != none else 0": 1,
+    "d": 8,
+}
+
+
+@pytest.mark.parametrize("text", [t for t in NUMBERS if NUMBERS[t] is not None])
+def test_compile_time_arithmetic(text: str) -> None:
+    assert np.isclose(value(f"n = {text}\noutput y = 0 * x[b: 0, s: 0, d: 0] + n"), NUMBERS[text])
+
+
+REFUSED = {
+    "1 // 0": "division-by-zero",
+    "d % (heads - 2)": "division-by-zero",
+    "0 ** -1": "division-by-zero",
+    "log(0)": "number-out-of-range",
+    "exp(1000)": "number-out-of-range",
+    "(-2) ** 0.5": "number-out-of-range",
+    "2 ** 100": "number-out-of-range",
+    "9 ** 9 ** 9": "number-out-of-range",
+    "int(inf)": "number-out-of-range",
+    "2 * true": "not-a-number",
+    '"a" + 1': "not-a-number",
+    "not 3": "not-a-condition",
+    "1 if 3 else 2": "not-a-condition",
+    "1 if keep else 2": "run-time-condition",
+    "[1, 2][2]": "list-index",
+    "[1, 2][0.5]": "not-indexable",
+    '{"a": 1}["c"]': "no-entry",
+    "[i for i in 2.5]": "not-whole",
+    '[i for i in "ab"]': "not-a-list",
+    "[[i for i in 10000] for j in 10000]": "too-large",
+    "ceil(x)": "number-only",
+    "size(q)": "unknown-name",
+    "exp(none)": "none-used",
+    "exp(1, 2)": "argument-count",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_refused_at_compile_time(text: str) -> None:
+    started = time.monotonic()
+    assert ids(model(f"n = {text}\noutput y = x")) == [REFUSED[text]]
+    assert time.monotonic() - started < 10
+
+
+GROWTH = {
+    "a number": ("a = 3\n" + "a = a * a\n" * 60, ["number-out-of-range"]),
+    "a polynomial": ("a = d + heads + 1\n" + "a = a * a\n" * 60, ["number-out-of-range"]),
+    "quotients": ("a = d\n" + "a = a // 2 + a // 3\n" * 60, ["number-out-of-range"]),
+    "a list": ("a = [1]\n" + "a = a + a\n" * 60, ["too-large"]),
+    "a repeat": ("repeat l[i: 10 ** 9] { x += 1 }\n", ["repeat-count"]),
+    "less than nothing": ("repeat l[i: heads - 3] { x += 1 }\n", ["repeat-count"]),
+}
+
+
+@pytest.mark.parametrize("case", GROWTH)
+def test_nothing_grows_without_end(case: str) -> None:
+    body, expected = GROWTH[case]
+    assert ids(model(f"{body}output y = x")) == expected
+
+
+def test_blocks_that_double_are_refused_before_they_fill_the_memory() -> None:
+    blocks = [
+        f"block a{i}(x[..., d]) -> [..., d] {{ return (x |> a{i + 1} as p) + (x |> a{i + 1} as q) }}"
+        for i in range(30)
+    ]
+    above = "\n".join([*blocks, "block a30(x[..., d]) -> [..., d] { return x }"])
+    started = time.monotonic()
+    assert ids(model("output y = x |> a0", above)) == ["too-large"]
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(
+    ("above", "body"),
+    [
+        ("block f(x[..., d]) -> [..., d] { return x |> f }", "output y = x |> f"),
+        ("fn f(x[...]) = g(x)\nfn g(x[...]) = f(x)", "output y = f(x)"),
+        ("", "f = (u[...]) -> f(u)\noutput y = f(x)"),
+        (f"fn f(x[...]) = {'(' * 60}f(x){' + x)' * 60}", "output y = f(x)"),
+    ],
+)
+def test_recursion_is_an_error(above: str, body: str) -> None:
+    assert ids(model(body, above)) == ["too-deep"]
+
+
+# ------------------------------------------------------------------- hyperparameters, inputs
+
+SIZED = """use std
+model Sized {
+  d = 8; wide = 4 * d; eps = 1e-5; kind = "half"; act = silu; stages = [1, 2]
+  input x: float[b, d]
+  output y[b, wide] = x |> rmsnorm(eps) |> linear(wide) as p
+}
+preset small = Sized(d = 4)
+preset odd = Sized(wide = 3 * d + 1, kind = "interleaved")
+"""
+
+
+def sizes_of(preset: str | None = None, **overrides: object) -> dict[str, int]:
+    module = module_of(parse(Source("model.arch", SIZED)))
+    values = preset_overrides(module, preset)[1] if preset is not None else {}
+    return elaborate(module, the_model(module), Request({**values, **overrides})).sizes
+
+
+def test_defaults_follow_what_was_set_above_them() -> None:
+    assert sizes_of() == {"d": 8, "wide": 32}
+    assert sizes_of("small") == {"d": 4, "wide": 16}
+    assert sizes_of("odd") == {"d": 8, "wide": 25}
+    assert sizes_of("odd", d=2) == {"d": 2, "wide": 7}
+    assert sizes_of(d=np.int64(6), eps=1, stages=[3]) == {"d": 6, "wide": 24}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"d": "big"}, "hyperparameter-kind"),
+        ({"d": 4.5}, "hyperparameter-kind"),
+        ({"depth": 3}, "unknown-hyperparameter"),
+        ({"d": -4}, "negative-size"),
+        ({"act": 3}, None),
+    ],
+)
+def test_overrides_are_checked(overrides: dict[str, object], expected: str | None) -> None:
+    assert ids(SIZED, **overrides) == ([expected] if expected else [])
+
+
+def test_inputs_that_are_left_out_have_their_default_everywhere() -> None:
+    text = model(
+        """time s: valid = keep
+        first[b] = any(keep[b, s], s)
+        output y[b, s, d] = x |> attention(heads, mask = (s, t) -> keep == keep[s -> t]) as a
+        output z[b, s] = where(keep, 1.0, 0.0)
+        output v = first
+        output u = mean(x, s)"""
+    )
+    given_all = run(text, inputs())[0]
+    left_out = run(text, inputs(), given=["x", "ids"])[0]
+    for name in "yzvu":
+        assert np.allclose(given_all[name], left_out[name], **EXACT)
+    nodes = program(text, given=["x", "ids"]).main.nodes
+    assert [n.attrs["name"] for n in nodes if n.op == "input"] == ["x", "ids"]
+
+
+def test_a_loss_is_an_output_only_where_it_is_asked_for() -> None:
+    text = model("output y = x\nif heads == 2 { loss = sum(x, b, s, d) }")
+    assert list(run(text)[0]) == ["y"]
+    assert np.isclose(run(text, loss=True)[0]["loss"], inputs()["x"].sum())
+
+
+# ----------------------------------------------------------------------------- time
+
+PADDING = {
+    "left": [[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]],
+    "right": [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]],
+    "inner": [[1, 0, 1, 0, 1], [0, 1, 1, 1, 0]],
+    "none at all": [[0, 0, 0, 0, 0], [1, 1, 1, 1, 1]],
+}
+
+
+def masked_attention(
+    x: np.ndarray, w: dict[str, np.ndarray], seen: np.ndarray, at: str = "a"
+) -> np.ndarray:
+    q, k, v = (np.einsum("bsd,...d->bs...", x, w[f"{at}.{n}.w"]) for n in "qkv")
+    scores = np.einsum("bsgre,btge->bgrst", q, k) * q.shape[-1] ** -0.5
+    p = softmax(np.where(seen[:, None, None], scores, -np.inf))
+    out = np.einsum("bgrst,btge->bsgre", p, v)
+    return np.einsum("bsh,dh->bsd", out.reshape(*out.shape[:2], -1), w[f"{at}.o.w"])
+
+
+@pytest.mark.parametrize("side", PADDING)
+@pytest.mark.parametrize("mask", ["full", "causal", "sliding(2)"])
+def test_padding_is_never_seen(side: str, mask: str) -> None:
+    keep = np.array(PADDING[side], bool)
+    text = model(
+        f"""time s: valid = keep
+        output y[b, s, d] = x |> attention(heads, mask = {mask}) as a
+        output mean[b, d] = mean(x, s)
+        output most[b, d] = amax(x, s)
+        output ever[b] = any(x[d: 0] > 1, s)
+        output running[b, s, d] = cumsum(x, s)
+        output count[b] = count(s)
+        output gram[b, d, c] = dot(x, x[d -> c], s)"""
+    )
+    values = inputs(keep=keep)
+    values["x"][~keep] = 1e3  # what stands in padding must not matter
+    found, w = run(text, values)
+    x, i = values["x"], np.arange(5)
+    gap = i[:, None] - i[None, :]
+    visible = {"full": gap > -9, "causal": gap >= 0, "sliding(2)": (gap >= 0) & (gap < 2)}[mask]
+    expected = masked_attention(x, w, visible & keep[:, None, :])
+    assert np.allclose(found["y"][keep], expected[keep], **EXACT)
+    clean = np.where(keep[..., None], x, 0)
+    some = keep.any(1)
+    with np.errstate(all="ignore"):
+        assert np.allclose(
+            found["mean"][some], (clean.sum(1) / keep.sum(1)[:, None])[some], **EXACT
+        )
+    assert np.array_equal(found["most"], np.where(keep[..., None], x, -np.inf).max(1))
+    assert np.array_equal(found["ever"], ((x[..., 0] > 1) & keep).any(1))
+    assert np.allclose(found["running"], clean.cumsum(1), **EXACT)
+    assert np.array_equal(found["count"], keep.sum(1))
+    assert np.allclose(found["gram"], np.einsum("bsd,bsc->bdc", clean, clean), **EXACT)
+
+
+def test_integers_and_conditions_skip_padding_too() -> None:
+    keep = np.array(PADDING["inner"], bool)
+    text = model(
+        """time s: valid = keep
+        n = ids - 100
+        output y = amax(n, s)
+        output z = sum(n, s)
+        output v = sum(ids > 3, s)"""
+    )
+    values = inputs(keep=keep)
+    found, n = run(text, values)[0], values["ids"] - 100
+    assert np.array_equal(found["y"], np.where(keep, n, -1000).max(1))
+    assert np.array_equal(found["z"], np.where(keep, n, 0).sum(1))
+    assert np.array_equal(found["v"], ((n > -97) & keep).sum(1))
+
+
+def test_a_row_that_sees_no_key_gives_zeros() -> None:
+    body = (
+        "output y = x |> attention(heads, mask = (s, t) -> position(s) > 2 and causal(s, t)) as a"
+    )
+    found = value(body)
+    assert not found[:, :3].any()
+    assert found[:, 3:].any()
+
+
+def test_declared_positions_move_rotary_angles_not_masks() -> None:
+    """Left padding with positions that count valid entries gives what the text alone would."""
+    body = """time s: valid = keep, position = cumsum(keep, s) - 1
+      decode s
+      output y[b, s, d] = x |> attention(heads, mask = sliding(3), rotate = rope) as a"""
+    keep = np.array([[0, 0, 1, 1, 1], [0, 0, 1, 1, 1]], bool)
+    values = inputs(keep=keep)
+    padded = run(model(body), values)[0]["y"]
+    alone = {"x": values["x"][:, 2:], "ids": values["ids"][:, 2:], "keep": keep[:, 2:]}
+    assert np.allclose(padded[:, 2:], run(model(body), alone)[0]["y"], **EXACT)
+
+
+def test_segments_hide_each_others_keys() -> None:
+    body = """time s: segment = ids
+      decode s
+      output y[b, s, d] = x |> attention(heads, mask = causal) as a"""
+    values = inputs(ids=np.array([[0, 0, 1, 1, 1], [0, 1, 1, 2, 2]]))
+    found, w = run(model(body), values)
+    same = values["ids"][:, :, None] == values["ids"][:, None, :]
+    expected = masked_attention(values["x"], w, same & np.tril(np.ones((5, 5), bool)))
+    assert np.allclose(found["y"], expected, **EXACT)
+
+
+TIME_MISTAKES = {
+    "time s: valid = x": "time-fact-value",
+    "time s: valid = keep[s: 0]": "time-fact-value",
+    "time s: valid = 3": "time-fact-value",
+    "time s: position = keep": "time-fact-value",
+    "time s: volid = keep": "time-fact",
+    "time d: valid = keep": "time-axis",
+    "time s: valid = keep\nz = sum(x[s: 1..], s)": "unsupported",
+    "decode q": "time-axis",
+    "decode s\ndecode b": "decode-twice",
+}
+
+
+@pytest.mark.parametrize("text", TIME_MISTAKES)
+def test_mistakes_of_time(text: str) -> None:
+    assert ids(model(f"{text}\noutput y = x")) == [TIME_MISTAKES[text]]
+
+
+def test_masks_of_two_timelines_are_refused() -> None:
+    body = "input m: float[b, t, d]\noutput y = x |> attention(heads, memory = m, mask = causal)"
+    assert ids(model(body)) == ["unrelated-timelines"]
+
+
+# ---------------------------------------------------------------------------- positions
+
+
+def rotated(
+    x: np.ndarray, theta: float, pairing: str, n: int, scale: np.ndarray | None = None
+) -> np.ndarray:
+    """Su et al., 2021, by the plain formula, over the first n of the last axis of x[.., s, e]."""
+    frequency = theta ** (-2 * np.arange(n // 2) / n) * (1 if scale is None else scale)
+    angle = np.arange(x.shape[-2])[:, None] * frequency
+    y = x.copy()
+    for i in range(n // 2):
+        a, b = (i, i + n // 2) if pairing == "half" else (2 * i, 2 * i + 1)
+        c, s = np.cos(angle[:, i]), np.sin(angle[:, i])
+        y[..., a], y[..., b] = x[..., a] * c - x[..., b] * s, x[..., b] * c + x[..., a] * s
+    return y
+
+
+@pytest.mark.parametrize("pairing", ["half", "interleaved"])
+@pytest.mark.parametrize("dims", [8, 4])
+def test_rope(pairing: str, dims: int) -> None:
+    dims_text = "none" if dims == 8 else dims
+    turn = f'rope(100.0, pairing = "{pairing}", dims = {dims_text})'
+    found = value(f"turn = {turn}\noutput y = turn(x, s)")
+    assert np.allclose(found, rotated(inputs()["x"], 100.0, pairing, dims), **SINGLE)
+
+
+def llama3(f: np.ndarray, factor: float, low: float, high: float, original: float) -> np.ndarray:
+    """Grattafiori et al., 2024: by wavelength, kept, divided, or blended."""
+    out = []
+    for v in f:
+        length = 2 * math.pi / v
+        if length < original / high:
+            out.append(v)
+        elif length > original / low:
+            out.append(v / factor)
+        else:
+            smooth = (original / length - low) / (high - low)
+            out.append((1 - smooth) * v / factor + smooth * v)
+    return np.array(out)
+
+
+SCALINGS = {
+    "linear_scaling(4.0)": lambda f: f / 4,
+    "llama3(8.0, original = 16)": lambda f: llama3(f, 8, 1, 4, 16),
+    "llama3(8.0, 1.0, 8.0, 64)": lambda f: llama3(f, 8, 1, 8, 64),
+}
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_rope_scaling(scaling: str) -> None:
+    found = value(f"turn = rope(100.0, scaling = {scaling})\noutput y = turn(x, s)")
+    f = 100.0 ** (-2 * np.arange(4) / 8)
+    expected = rotated(inputs()["x"], 100.0, "half", 8, SCALINGS[scaling](f) / f)
+    assert np.allclose(found, expected, **SINGLE)
+
+
+def test_sinusoidal_and_learned_positions() -> None:
+    text = model(
+        "output y = x |> sinusoidal\noutput z = x |> learned_positions(9, offset = 2) as p"
+    )
+    found, w = run(text)
+    angle = np.arange(5)[:, None] * 10000.0 ** (-2 * np.arange(4) / 8)
+    table = np.stack([np.sin(angle), np.cos(angle)], -1).reshape(5, 8)
+    assert np.allclose(found["y"], inputs()["x"] + table, **SINGLE)
+    assert np.allclose(found["z"], inputs()["x"] + w["p.w"][2:7], **EXACT)
+
+
+# --------------------------------------------------------------------------- library
+
+erf = np.vectorize(math.erf)
+FUNCTIONS = {
+    "relu": lambda x: np.maximum(x, 0),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "gelu_quick": lambda x: x / (1 + np.exp(-1.702 * x)),
+    "softplus": lambda x: np.log(1 + np.exp(x)),
+    "softcap(2.0)": lambda x: 2 * np.tanh(x / 2),
+    "l2_normalise": lambda x: x / np.sqrt((x * x).sum(-1, keepdims=True)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_of_std(name: str) -> None:
+    assert np.allclose(value(f"output y = x |> {name}"), FUNCTIONS[name](inputs()["x"]), atol=1e-9)
+
+
+def test_norms() -> None:
+    found, w = run(model("output y = x |> rmsnorm(0.1) as r\noutput z = x |> layernorm(0.1) as l"))
+    x = inputs()["x"]
+    rms = x / np.sqrt((x * x).mean(-1, keepdims=True) + 0.1) * w["r.gain"]
+    centred = x - x.mean(-1, keepdims=True)
+    layer = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 0.1) * w["l.gain"] + w["l.b"]
+    assert np.allclose(found["y"], rms, **EXACT)
+    assert np.allclose(found["z"], layer, **EXACT)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_grouped_heads(kv_heads: int) -> None:
+    found, w = run(model(f"output y = x |> attention(4, {kv_heads}, mask = causal) as a"))
+    assert w["a.k.w"].shape == (kv_heads, 2, 8)
+    expected = masked_attention(inputs()["x"], w, np.tril(np.ones((2, 5, 5), bool)))
+    assert np.allclose(found["y"], expected, **EXACT)
+    assert ids(model("output y = x |> attention(4, 3)")) == ["not-divisible"]
+
+
+def test_attention_over_a_memory_of_another_length_and_width() -> None:
+    text = model("input m: float[b, t, c: 3]\noutput y = x |> attention(heads, memory = m) as a")
+    memory = np.random.default_rng(2).standard_normal((2, 7, 3))
+    found, w = run(text, inputs(m=memory))
+    q = np.einsum("bsd,gred->bsgre", inputs()["x"], w["a.q.w"])
+    k, v = (np.einsum("btm,gem->btge", memory, w[f"a.{n}.w"]) for n in "kv")
+    p = softmax(np.einsum("bsgre,btge->bgrst", q, k) * 4**-0.5)
+    out = np.einsum("bgrst,btge->bsgre", p, v).reshape(2, 5, 8)
+    assert np.allclose(found["y"], np.einsum("bsh,dh->bsd", out, w["a.o.w"]), **EXACT)
+
+
+def test_sliding_counts_the_querys_own_key() -> None:
+    found, w = run(model("output y = x |> attention(heads, mask = sliding(1)) as a"))
+    expected = masked_attention(inputs()["x"], w, np.eye(5, dtype=bool)[None])
+    assert np.allclose(found["y"], expected, **EXACT)
+
+
+# ---------------------------------------------------------------------------- repeats
+
+
+def kinds(text: str) -> tuple[str, ...]:
+    """The kinds of the first repeat, one for each iteration."""
+    node = next(n for n in program(text).main.nodes if n.op == "repeat")
+    return node.attrs["kinds"]
+
+
+def test_fractions_that_differ_are_arguments_of_one_kind() -> None:
+    body = """decay = [0.5, 0.25, 2.0]
+      repeat layers[i: 3] { x += decay[i] * tanh(x) + x / (i + 1.5) }
+      output y = x"""
+    assert len(set(kinds(model(body)))) == 1
+    x = inputs()["x"]
+    for i, decay in enumerate([0.5, 0.25, 2.0]):
+        x = x + decay * np.tanh(x) + x / (i + 1.5)
+    assert np.allclose(value(body), x, **EXACT)
+
+
+def test_kinds_by_structure() -> None:
+    body = """kinds = ["wide", "narrow", "wide", "none"]
+      repeat layers[i: 4] {
+        if kinds[i] == "wide" { x += x |> ffn(12) as mix }
+        else if kinds[i] == "narrow" { x += x |> ffn(4) as mix }
+        if i % 2 == 1 { x = 2.0 * x }
+      }
+      output y = x"""
+    found = kinds(model(body))
+    assert len(set(found)) == 3
+    assert found[0] == found[2]
+    made = [f"layers[{i}].mix.{n}.w" for i in (0, 1, 2) for n in ("in", "out")]
+    assert paths(model(body)) == made
+    text, w = run(model(body))
+    x = inputs()["x"]
+    for i in range(4):
+        if i < 3:
+            x = x + np.maximum(x @ w[f"layers[{i}].mix.in.w"].T, 0) @ w[f"layers[{i}].mix.out.w"].T
+        x = 2 * x if i % 2 else x
+    assert np.allclose(text["y"], x, **EXACT)
+
+
+PER_LAYER = {
+    "a block": "x += x |> [rmsnorm, layernorm][i] as n",
+    "a rotary base": "x = turn(x, s)",
+    "a window": "x += x |> attention(heads, mask = sliding([1, 3][i])) as a",
+    "a table entry": "weight table[rows: 2, d] = ones\nx += table[rows: i]",
+    "a maybe": "x += ([none, 2.0][i] ?? 1.0) * x",
+    "a maybe, tested": "if [none, 2.0][i] != none { x += x * [none, 2.0][i] }",
+    "a list of lists": "x += [[1.0, 2.0], [3.0, 4.0]][i][1] * x",
+    "a condition": "x = where([true, false][i], x, 2 * x)",
+    "a whole number": "x = x * (i + 1) + (ids * i)",
+    "a nested repeat": "repeat inner[j: 2] { x += x * (i + j + 0.5) + x / (i + 1.0) }",
+    "a nested kind": "repeat inner[j: 2] { if i == j { x += x |> linear(d) as p } }",
+    "a slice": "x += x[d: 0..4 * (i + 1)] if i == 1 else 0 * x",
+}
+
+
+@pytest.mark.parametrize("case", PER_LAYER)
+def test_whatever_differs_by_layer_is_what_the_unrolled_text_gives(case: str) -> None:
+    line = PER_LAYER[case]
+    if case == "a rotary base":
+        line = "turn = rope([10.0, 100.0][i])\n" + line
+    above = (
+        f"block layer(i)(x[..., s, d], ids[...]) -> [..., s, d] {{ heads = 2\n{line}\nreturn x }}"
+    )
+    repeated, w = run(model(f"repeat layers[i: 2] {{ {line} }}\noutput y = x"))
+    text = model(
+        "h = x |> layer(0, ids = ids) as l0\noutput y = h |> layer(1, ids = ids) as l1", above
+    )
+    flat = program(text)
+    same = {p.path: w[re.sub(r"^l(\d)", r"layers[\1]", p.path)] for p in flat.parameters}
+    unrolled = NumpyBackend().load(flat, same, dtype="f64").run(inputs() | {})["y"]
+    assert np.allclose(repeated["y"], unrolled, **SINGLE)
+
+
+def test_nested_repeats() -> None:
+    body = """repeat outer[i: 2] { repeat inner[j: 3] { x += x |> linear(d) as p } }
+      output y = x"""
+    assert paths(model(body)) == [f"outer[{i}].inner[{j}].p.w" for i in (0, 1) for j in (0, 1, 2)]
+    found, w = run(model(body))
+    x = inputs()["x"]
+    for path in paths(model(body)):
+        x = x + x @ w[path].T
+    assert np.allclose(found["y"], x, **EXACT)
+
+
+def test_numbers_are_carried_and_become_fractions() -> None:
+    body = """aux = 0; steps = 0
+      repeat layers[i: 3] { aux += sum(x, b, s, d); steps += 1; x = 0.5 * x }
+      output y = x
+      output aux = aux
+      output steps = steps"""
+    found = run(model(body))[0]
+    assert np.isclose(found["aux"], inputs()["x"].sum() * 1.75)
+    assert found["steps"] == 3
+
+
+def test_a_carried_value_keeps_its_precision() -> None:
+    text = model("h = x\nrepeat layers[i: 2] { h = f32(h) + 1 }\noutput y = h")
+    node = next(n for n in program(text).main.nodes if n.op == "repeat")
+    assert node.type.dtype == "f32"
+
+
+def test_no_iterations_leave_everything_as_it_was() -> None:
+    body = "n = 0\nrepeat layers[i: n] { x = nonsense }\noutput y = x"
+    assert np.array_equal(value(body), inputs()["x"])
+
+
+def test_weights_and_values_of_the_model_in_a_repeat() -> None:
+    body = """weight g[d] = ones
+      shift = x[s: 0]
+      repeat layers[i: 2] { x = x * g + shift }
+      output y = x"""
+    found, w = run(model(body))
+    x, g = inputs()["x"], w["g"]
+    assert np.allclose(found["y"], (x * g + x[:, :1]) * g + x[:, :1], **EXACT)
+
+
+def test_a_shared_block_with_a_repeat_in_it() -> None:
+    above = """block stack2()(x[..., d]) -> [..., d] {
+      repeat layers[i: 2] { x += x |> linear(d) as p }
+      return x
+    }"""
+    body = "shared e = stack2()\noutput y = e(e(x))"
+    assert paths(model(body, above)) == ["e.layers[0].p.w", "e.layers[1].p.w"]
+    found, w = run(model(body, above))
+    x = inputs()["x"]
+    for i in (0, 1, 0, 1):
+        x = x + x @ w[f"e.layers[{i}].p.w"].T
+    assert np.allclose(found["y"], x, **EXACT)
+    looped = "shared e = stack2()\nrepeat l[i: 2] { x = e(x) }\noutput y = x"
+    assert ids(model(looped, above)) == ["unsupported"]
+
+
+REPEAT_MISTAKES = {
+    "x = x |> linear(heads)": ["carried-axes"],
+    "ids = x[d: 0]": ["carried-dtype"],
+    "act = silu": ["carried-value"],
+    "return x": ["misplaced-return"],
+    "output z = x": ["only-in-model"],
+    "x = nope": ["unknown-name"],
+    "x = nope\nx = x + nope2": ["unknown-name"],
+    "if i == 0 { x = nope } else { x = nop }": ["unknown-name", "unknown-name"],
+    "x = x * nope; u = nop": ["unknown-name", "unknown-name"],
+}
+
+
+@pytest.mark.parametrize("text", REPEAT_MISTAKES)
+def test_mistakes_in_a_repeat_are_shown_once(text: str) -> None:
+    body = f"act = relu\nrepeat layers[i: 4] {{ {text} }}\noutput y = x"
+    assert ids(model(body)) == REPEAT_MISTAKES[text]
+
+
+def test_eighty_layers_of_one_kind_take_no_time() -> None:
+    module = module_of(parse_file(EXAMPLES / "llama.arch"))
+    name, overrides = preset_overrides(module, "llama2_70b")
+    definition, request = the_model(module, name), Request(overrides)
+    best = math.inf
+    for _ in range(5):
+        started = time.perf_counter()
+        found = elaborate(module, definition, request)
+        best = min(best, time.perf_counter() - started)
+    assert len(found.functions) <= 3
+    assert best < 0.25  # 0.03 on an idle machine
+
+
+# ------------------------------------------------------------------------- no crashes
+
+SNIPPETS = [
+    "x", "ids", "keep", "d", "s", "b", "heads", "none", "true", "3", "0", "-1", "0.5", "q", "silu",
+    "rmsnorm", "linear(d)", "attention(heads)", "x[s -> t]", "x[d: 0]", "x[(s, d) -> h]", "[1, 2]",
+    "x[d -> (g: 2, e)]", "ids[s -> t]", "(u[...]) -> u", "(s, t) -> true", '"a"', "x[d: ids]",
+    "sum(x, d)", "dot(x, x, d)", "softmax(x, s)", "topk(x, d, k: 2)", "x |> linear(g: 2, e: 3)",
+    "embed", "embed(ids)", "embed.w", "f[0]", "concat(x, x, d)", "stack(x, x, pair)", "causal(s, s)",
+    "position(s)", "cumsum(keep, s)", "where(keep, x, 0)", "x == x", "rope", "{\"a\": x}", "x[p: new]",
+]  # fmt: skip
+expressions = st.recursive(
+    st.sampled_from(SNIPPETS),
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from("+ - * / // % ** == < and or ??".split()), inner).map(
+            lambda t: f"({t[0]}) {t[1]} ({t[2]})"
+        ),
+        st.tuples(
+            inner, st.sampled_from(["rmsnorm", "linear(d)", "silu", "softmax(d)", "g", "f[i]"])
+        ).map(lambda t: f"(({t[0]}) |> {t[1]})"),
+        st.tuples(
+            inner,
+            st.sampled_from(["[s -> t]", "[d: 1..3]", "[d: i]", "[i]", ".w", "(x)", "(x, s)"]),
+        ).map("".join),
+        st.tuples(inner, inner).map(lambda t: f"({t[0]}) if ({t[1]}) == 1 else x"),
+        st.tuples(st.sampled_from(["exp", "sum", "dot", "g", "max", "size"]), inner, inner).map(
+            lambda t: f"{t[0]}({t[1]}, {t[2]})"
+        ),
+    ),
+    max_leaves=4,
+)
+statements = st.one_of(
+    expressions.map(lambda e: f"x = {e}"),
+    expressions.map(lambda e: f"x += {e}"),
+    expressions.map(lambda e: f"y[b, s, d] = {e}"),
+    expressions.map(lambda e: f"const t[i: 4] = {e}"),
+    expressions.map(lambda e: f"if ({e}) == i {{ x = 2 * x }}"),
+    expressions.map(lambda e: f"g = (u[..., s, d]) -> {e}"),
+    expressions.map(lambda e: f"weight w[d] = {e}\nx *= w"),
+    expressions.map(lambda e: f"shared c = {e}\nx = c(x)"),
+    expressions.map(lambda e: f"bank c[n: 2] = {e}\nx = x |> c[1]"),
+    expressions.map(lambda e: f"time s: position = {e}"),
+    st.sampled_from(["decode s", "time s: valid = keep", "weight w[(s, d)]", "return x", "w = d"]),
+)
+
+
+def only_reports_mistakes(text: str) -> None:
+    """Elaborate: every failure must be a mistake of the text, reported as one."""
+    with suppress(ArchError, Diagnostics):
+        program(text)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(statements, min_size=1, max_size=3), st.lists(statements, max_size=2), expressions)
+def test_any_text_elaborates_or_is_refused(inner: list[str], outer: list[str], last: str) -> None:
+    above = f"fn g(x[..., s, d], o = 2) = {last}"
+    lines = ["i = 1", "shared embed = embedding(d, d)", "bank f[n: 2] = linear(d)", *outer]
+    body = "\n".join([*lines, "repeat layers[i: 2] {", *inner, "}", f"output y = {last}"])
+    only_reports_mistakes(model(body, above))
+
+
+TOKENS = re.compile(r'"[^"\n]*"|\w+|\|>|->|\.\.\.|\.\.|[-+*/=<>!?]+|\S|\n')
+WHOLE = [p.read_text().split("\ncheckpoint")[0] for p in sorted(EXAMPLES.glob("*.arch"))]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(WHOLE[:3]), st.data())
+def test_an_example_with_tokens_exchanged_elaborates_or_is_refused(
+    text: str, data: st.DataObject
+) -> None:
+    tokens = TOKENS.findall(text)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(tokens) - 1))
+        tokens[at] = data.draw(st.sampled_from(["", tokens[at] + " " + tokens[at], *tokens[:200]]))
+    only_reports_mistakes(" ".join(tokens).replace("\n ", "\n"))
