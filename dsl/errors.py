@@ -1317,6 +1317,12 @@ class RepeatCount(ArchError, id="repeat-count"):
     labels = {"span": "not from 0 to {most:,}"}
 
 
+class IdleRepeat(ArchError, id="idle-repeat"):
+    title = "this repeat changes nothing"
+    labels = {"span": "no name from above is assigned in it"}
+    help = "names first assigned in a repeat end with the iteration: write `x = ..` or `x += ..`"
+
+
 class CarriedValue(ArchError, id="carried-value"):
     name: str
     got: str

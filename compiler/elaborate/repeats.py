@@ -14,7 +14,7 @@ from typing import Any
 from ...dsl import errors, syntax
 from ...dsl.dims import Dim
 from ...dsl.span import Span
-from ..ir.graph import Builder, DType, TensorType
+from ..ir.graph import Builder, DType
 from ..ops import promote
 from . import brackets, calls, expressions, numbers, statements
 from .body import Body
@@ -50,6 +50,8 @@ def elaborate_repeat(body: Body, statement: syntax.RepeatStmt) -> None:
     count = _count(body, statement)
     calls.claim(body, statement.path, statement.span)
     carried = _carried(body, statement)
+    if not carried:
+        raise errors.IdleRepeat(span=_path_span(statement))
     iterations = tuple(range(count))
     while iterations:
         try:
@@ -230,7 +232,7 @@ def _emit(
     node = emitter.node(
         "repeat",
         inputs,
-        types or (TensorType("int"),),
+        types,
         path=path,
         kinds=tuple(name for _, name in order),
         indices=tuple(i for i, _ in order),
