@@ -711,7 +711,7 @@ class OutputOrder(ArchError, id="output-order"):
     axes: str
     title = "nobody wrote an order for the axes {axes} of output `{name}`"
     labels = {"span": "which axis comes first?"}
-    help = "write the axes: `output {name}[b, s, d] = ..`"
+    help = "write the axes in the order you want: `output {name}{axes} = ..`"
 
 
 class OutputTwice(ArchError, id="output-twice"):
@@ -784,8 +784,9 @@ class UnknownArgument(ArchError, id="unknown-argument"):
     labels = {"span": "no such parameter"}
 
     def help_text(self) -> str:
-        words = f"it takes: {', '.join(self.known)}" if self.known else ""
-        return did_you_mean(self.name, self.known) or words
+        if not self.known:
+            return "it takes values in order, without names"
+        return did_you_mean(self.name, self.known) or f"it takes: {', '.join(self.known)}"
 
 
 class MissingArgument(ArchError, id="missing-argument"):
@@ -802,7 +803,7 @@ class TooManyArguments(ArchError, id="too-many-arguments"):
     defined_at: Span
     title = "`{name}` has {count} hyperparameter(s)"
     labels = {"span": "one too many", "defined_at": "`{name}` is defined here"}
-    help = "an input is given by keyword: `x |> {name}(.., memory = m)`"
+    help = "more inputs are given by keyword: `x |> attention(heads, memory = m)`"
 
 
 class TooManyInputs(ArchError, id="too-many-inputs"):
@@ -833,6 +834,13 @@ class ArgumentCount(ArchError, id="argument-count"):
     got: int
     title = "`{name}` takes {expected}, not {got}"
     labels = {"span": "in this call"}
+
+    def help_text(self) -> str:
+        """Most often the axis is what is missing."""
+        usage = dict.fromkeys(("sum", "amax", "any", "softmax", "cumsum"), "x, a")
+        usage["dot"] = "x, y, a"
+        arguments = usage.get(self.name)
+        return f"write `{self.name}({arguments})`, where `a` is an axis" if arguments else ""
 
 
 class NoneUsed(ArchError, id="none-used"):
@@ -901,7 +909,7 @@ class NoWeight(ArchError, id="no-weight"):
     path: str
     known: tuple[str, ...]
     declared_at: Span
-    title = "`{instance}` has no weight `{path}` yet"
+    title = "`{instance}` has no weight `{path}`"
     labels = {"span": "read here", "declared_at": "`{instance}` is declared here"}
 
     def help_text(self) -> str:
@@ -937,7 +945,7 @@ class NoAttribute(ArchError, id="no-attribute"):
     got: str
     name: str
     title = "{got} has no `.{name}`"
-    labels = {"span": "only a `shared` instance has weights to read"}
+    labels = {"span": "only a `shared` instance has attributes: its weights"}
 
     def help_text(self) -> str:
         name = SAME_ATTRIBUTES.get(self.name, self.name)
@@ -995,7 +1003,10 @@ class AxisTwice(ArchError, id="axis-twice"):
     axis: str
     title = "a value would carry axis `{axis}` twice"
     labels = {"span": "`{axis}` is already there"}
-    help = "rename one of them: `x[{axis} -> other]`"
+    help = (
+        "rename one of them: `x[{axis} -> other]`\n"
+        "where axes are declared, a second one needs a name and a size: `[{axis}, other: {axis}]`"
+    )
 
 
 class BoundTwice(ArchError, id="bound-twice"):
@@ -1020,7 +1031,7 @@ class OuterProduct(ArchError, id="outer-product"):
     axes: str
     title = "`{name}` would have axes {axes}, which no operand has"
     labels = {"span": "an outer product"}
-    help = "if that is meant, write the axes: `{name}[..] = ..`"
+    help = "if that is meant, write the axes: `{name}{axes} = ..`"
 
 
 class AddsAxes(ArchError, id="adds-axes"):
@@ -1054,10 +1065,10 @@ class UnnamedAxis(ArchError, id="unnamed-axis"):
 
 
 class NotAnAxis(ArchError, id="not-an-axis"):
-    name: str
     got: str
-    title = "`{name}` must be an axis, this is {got}"
+    title = "an axis is expected here, this is {got}"
     labels = {"span": "not an axis"}
+    help = "an axis is given by its name: `softmax(x, d)`"
 
 
 class NotWhole(ArchError, id="not-whole"):
@@ -1167,7 +1178,7 @@ class JoinAxes(ArchError, id="join-axes"):
     second: str
     title = "parts of a concatenation must agree in every other axis: {first} against {second}"
     labels = {"span": "these differ"}
-    help = "give the narrower one the missing axis: `x[a: new]`"
+    help = "repeat a part along the axis `a` that it lacks: `x[a, ..] = where(index(a) >= 0, x, 0)`"
 
 
 class TopkAxis(ArchError, id="topk-axis"):
@@ -1201,11 +1212,16 @@ class NotATensor(ArchError, id="not-a-tensor"):
     title = "a tensor is expected here, this is {got}"
     labels = {"span": "not a tensor"}
 
+    def help_text(self) -> str:
+        applied = "a block gives a tensor when it is applied: `x |> block(..)`"
+        return applied if self.got.startswith("the block") else ""
+
 
 class NotABoolTensor(ArchError, id="not-a-bool"):
     got: str
     title = "a condition is expected here, this is {got}"
-    labels = {"span": "not a boolean"}
+    labels = {"span": "not a condition"}
+    help = "compare it: `mask != 0`, `x > 0`"
 
 
 class NotANumber(ArchError, id="not-a-number"):
@@ -1246,6 +1262,7 @@ class NumberOnly(ArchError, id="number-only"):
     name: str
     title = "`{name}` works on compile-time numbers only"
     labels = {"span": "a tensor is given"}
+    help = "of a tensor, `ceil(x)` is `-floor(-x)` and `log2(x)` is `log(x) / log(2)`"
 
 
 class NumberOutOfRange(ArchError, id="number-out-of-range"):
@@ -1263,6 +1280,7 @@ class NotACondition(ArchError, id="not-a-condition"):
     got: str
     title = "true or false is expected here, this is {got}"
     labels = {"span": "not a condition"}
+    help = 'compare it: `n > 0`, `kind == "full"`, `x != none`'
 
 
 class RunTimeCondition(ArchError, id="run-time-condition"):
@@ -1275,6 +1293,7 @@ class NotIndexable(ArchError, id="not-indexable"):
     got: str
     title = "{got} cannot be indexed like this"
     labels = {"span": "in these brackets"}
+    help = 'a list or a bank takes a number, `kinds[0]`; a table takes a word, `acts["silu"]`'
 
 
 class NoEntry(ArchError, id="no-entry"):
@@ -1290,7 +1309,7 @@ class NoEntry(ArchError, id="no-entry"):
 class ListIndex(ArchError, id="list-index"):
     index: int
     length: int
-    title = "index {index} is outside a list of length {length}"
+    title = "there is no entry {index}: there are {length}, counted from 0"
     labels = {"span": "out of range"}
 
 
@@ -1348,6 +1367,7 @@ class CarriedDtype(ArchError, id="carried-dtype"):
     after: str
     title = "`{name}` enters an iteration as {before} and leaves it as {after}"
     labels = {"span": "in this repeat"}
+    help = "convert it above the repeat, or inside: `float(x)`, `int(x)`, and `x != 0` for truth values"
 
 
 # -------------------------------------------------------------------- elaboration: inputs
@@ -1367,6 +1387,7 @@ class InputKind(ArchError, id="input-kind"):
 class InputAxes(ArchError, id="input-axes"):
     title = "an input's axes are names, perhaps with a size"
     labels = {"span": "not a plain axis"}
+    help = "write all of them: `x: float[b, s, d]`, with a size where it is known: `d: 64`"
 
 
 class InputDefault(ArchError, id="input-default"):
@@ -1390,17 +1411,18 @@ class TimeAxis(ArchError, id="time-axis"):
     labels = {"span": "only an input's axis has time"}
 
     def help_text(self) -> str:
-        listed = f"these have: {', '.join(self.known)}" if self.known else ""
+        listed = f"run-time axes: {', '.join(self.known)}" if self.known else ""
         return did_you_mean(self.axis, self.known) or listed
 
 
 class TimeFact(ArchError, id="time-fact"):
     name: str
     title = "time has `valid`, `position` and `segment`, not `{name}`"
-    labels = {"span": "unknown"}
+    labels = {"span": "the value of `{name}`"}
 
     def help_text(self) -> str:
-        return did_you_mean(self.name, ("valid", "position", "segment"))
+        padding = "a padding mask is `valid`: true where an entry exists"
+        return did_you_mean(self.name, ("valid", "position", "segment")) or padding
 
 
 class TimeFactValue(ArchError, id="time-fact-value"):
@@ -1411,6 +1433,9 @@ class TimeFactValue(ArchError, id="time-fact-value"):
     axes: str
     title = "`{name}` must be {expected} along `{axis}`; this is {got} with {axes}"
     labels = {"span": "not {expected} along `{axis}`"}
+
+    def help_text(self) -> str:
+        return "make truth values of a mask of 0 and 1: `mask != 0`" if self.name == "valid" else ""
 
 
 class DecodeTwice(ArchError, id="decode-twice"):
@@ -1454,6 +1479,7 @@ class IrSyntax(ArchError, id="ir-syntax"):
 class OnlyInModel(ArchError, id="only-in-model"):
     title = "this statement belongs to a model's own text"
     labels = {"span": "not allowed inside a block, fn or repeat"}
+    help = "move it to the model; a block is given what it needs: `block f(x[..., d], mask[...])`"
 
 
 # --------------------------------------------------------------------------- the command
@@ -1492,9 +1518,8 @@ class LooksAhead(ArchError, id="looks-ahead"):
     def help_text(self) -> str:
         drop = f"drop `decode {self.axis}` from the model"
         if self.op in ("softmax", "dot", "sum", "amax"):
-            return (
-                f"mask later positions with `causal` and -inf (a finite fill proves nothing), or {drop}"
-            )
+            mask = "mask later positions with `causal` and -inf (a finite fill proves nothing)"
+            return f"{mask}, or {drop}"
         return f"read the position itself or earlier ones, or {drop}"
 
 
