@@ -69,7 +69,7 @@ def _check_choice(
                 function=definition.name,
                 name=param.name,
                 got=numbers.describe(item),
-                options=" or ".join(map(str, options)),
+                options=" or ".join(f'"{o}"' for o in options),
                 span=call,
                 declared_at=param.span,
             )
@@ -160,7 +160,7 @@ def _assigned(definition: Definition, given: Given) -> dict[str, tuple[Any, Span
 
 def _bind_axis(callee: Body, param: syntax.InputParam, value: Any, span: Span) -> None:
     if not isinstance(value, AxisSize):
-        raise errors.NotAnAxis(name=param.name, got=numbers.describe(value), span=span)
+        raise errors.NotAnAxis(got=numbers.describe(value), span=span)
     callee.frame.formal(param.name, value.label, callee.resolved_axis(value, span), param.span)
 
 

@@ -171,7 +171,7 @@ def _group_sizes(body: Body, group: syntax.AxisGroup, whole: Dim, label: Label) 
         elif known is not None and known.axis is not None and not known.ambiguous:
             sizes.append(known.axis.size)
         else:
-            sizes.append(None)
+            sizes.append(body.stated_size(name))
     if sizes.count(None) > 1:
         missing = tuple(n for n, s in zip(group.names, sizes, strict=True) if s is None)
         raise errors.SplitSizes(axes=", ".join(missing), span=group.span)
@@ -424,11 +424,14 @@ def _open_part(body: Body, value: Tensor, rest: list[Label]) -> tuple[list[Label
 
 def expect_size(body: Body, expr: syntax.Expr) -> Dim:
     """An expression that must be a whole number known at compile time."""
-    value = body.settled(expressions.evaluate(body, expr))
+    return must_be_size(body.settled(expressions.evaluate(body, expr)), expr.span)
+
+
+def must_be_size(value: Any, span: Span) -> Dim:
     if isinstance(value, float):
-        raise errors.NotWhole(got=str(value), span=expr.span)
+        raise errors.NotWhole(got=str(value), span=span)
     if not isinstance(value, Dim):
-        raise errors.NotASize(got=kind_of(value), span=expr.span)
+        raise errors.NotASize(got=kind_of(value), span=span)
     return value
 
 

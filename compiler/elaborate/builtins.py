@@ -66,7 +66,7 @@ def _tensor(body: Body, given: Given, position: int = 0) -> Tensor:
 def _axis_argument(given: Given, position: int) -> AxisSize:
     axis, span = given.positional[position]
     if not isinstance(axis, AxisSize):
-        raise errors.NotAnAxis(name="axis", got=numbers.describe(axis), span=span)
+        raise errors.NotAnAxis(got=numbers.describe(axis), span=span)
     return axis
 
 
@@ -269,7 +269,7 @@ def _cumsum(body: Body, _: str, given: Given) -> Tensor:
 def _topk(body: Body, _: str, given: Given) -> tuple[Tensor, Tensor]:
     value = _tensor(body, given)
     label = _label(given, 1, value)
-    if len(given.axes) != 1:
+    if len(given.axes) != 1 or len(given.positional) != 2:
         raise errors.TopkAxis(span=given.span)
     ((name, (size, span)),) = given.axes.items()
     if value.dtype == "bool":
@@ -383,7 +383,8 @@ TABLE: dict[str, Meaning] = {
 ARITY: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("min", "max", "divide"), (2, 2)),
     **dict.fromkeys(("sum", "amax", "any"), (2, 9)),
-    **dict.fromkeys(("cast", "round_to", "softmax", "cumsum", "topk"), (2, 2)),
+    **dict.fromkeys(("cast", "round_to", "softmax", "cumsum"), (2, 2)),
+    "topk": (2, 3),  # a count without an axis gets its own words
     "where": (3, 3),
     "dot": (3, 9),
     "concat": (2, 99),

@@ -199,6 +199,7 @@ def _pack_axis(value: Any, span: Span) -> AxisSize:
         raise SplitIterations(value)
     if isinstance(value, AxisSize):
         return value
+    brackets.must_be_size(value, span)
     raise errors.UnnamedAxis(got=numbers.describe(value), span=span)
 
 
