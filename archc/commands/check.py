@@ -26,7 +26,8 @@ def command(file: Path, preset: str | None) -> None:
     programs = {}
     for where, (name, overrides) in _programs(module, preset).items():
         try:
-            programs[where] = Model(module, the_model(module, name), overrides).program
+            model = Model(module, the_model(module, name), overrides, loss=True)
+            programs[where] = model.program
         except (ArchError, Diagnostics) as found:
             for error in found.errors if isinstance(found, Diagnostics) else [found]:
                 error.add_note(f"found in {where}")
