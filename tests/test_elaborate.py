@@ -622,46 +622,42 @@ def test_eighty_layers_of_one_kind_take_no_time() -> None:
 
 # ------------------------------------------------------------------------- no crashes
 
-SNIPPETS = [
-    "x", "ids", "keep", "d", "s", "b", "heads", "none", "true", "3", "0", "-1", "0.5", "q", "silu",
-    "rmsnorm", "linear(d)", "attention(heads)", "x[s -> t]", "x[d: 0]", "x[(s, d) -> h]", "[1, 2]",
-    "x[d -> (g: 2, e)]", "ids[s -> t]", "(u[...]) -> u", "(s, t) -> true", '"a"', "x[d: ids]",
-    "sum(x, d)", "dot(x, x, d)", "softmax(x, s)", "topk(x, d, k: 2)", "x |> linear(g: 2, e: 3)",
-    "embed", "embed(ids)", "embed.w", "f[0]", "concat(x, x, d)", "stack(x, x, pair)", "causal(s, s)",
-    "position(s)", "cumsum(keep, s)", "where(keep, x, 0)", "x == x", "rope", "{\"a\": x}", "x[p: new]",
+ODD = """ids keep d s b heads none true 3 0 -1 0.5 q silu rmsnorm linear(d) attention(heads) embed f[0]
+rope [1,2] "a" (u[...])->u (s,t)->true size(s) d//heads topk(x,d,k:2) i""".split()
+SHAPED = """x x 2*x x[d:ids] embed(ids) f[0](x) f[i](x) x*embed.w[rows:0] f32(x) where(keep,x,0) g(x) -x
+position(s)*x valid(s) x[s->t] x[d:0] x[d:0..4] x[(s,d)->h] x[d->(g:2,e)] ids[s->t] x[p:new]
+concat(x,x,d)[d:0..d] stack(x,x,pair) sum(x,d) amax(x,s) cumsum(x,s) softmax(x,s) dot(x,x,d)
+dot(x,x[s->t],d) dot(softmax(dot(x,x[s->t],d),t),x[s->t],t) causal(s,s) x==x keep slope
+1.5*i [2.0,0.5][i] [none,2][i]??3 {"a":x}["a"]""".split()
+STAGES = """rmsnorm layernorm linear(d) linear(e:4) silu softmax(d) g f[i] f[1] h ffn(4) ffn(3*d+i)
+attention(heads) attention(heads,mask=causal) attention(heads,rotate=rope) sinusoidal
+attention(heads,mask=(s,t)->ids==ids[s->t]) attention(heads,score=(a[...],s,t)->a+slope)""".split()
+RELABELS = "[s->t] [d:1..3] [d:i] [i] [...,d] [b,s,d] [d->(g:2,e)] [g:new] .w (x) (x,s)".split()
+
+
+def combined(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    operators = st.sampled_from("+ - * / // % ** == < and or ??".split())
+    calls = st.sampled_from(["exp", "sum", "dot", "g", "max", "size", "min"])
+    return st.one_of(
+        st.tuples(inner, operators, inner).map(lambda t: f"({t[0]}) {t[1]} ({t[2]})"),
+        st.tuples(inner, st.sampled_from(STAGES)).map(lambda t: f"(({t[0]}) |> {t[1]})"),
+        st.tuples(inner, st.sampled_from(RELABELS)).map(lambda t: f"({t[0]}){t[1]}"),
+        st.tuples(inner, inner).map(lambda t: f"({t[0]}) if i == 1 else ({t[1]})"),
+        st.tuples(calls, inner, inner).map(lambda t: f"{t[0]}({t[1]}, {t[2]})"),
+    )
+
+
+leaves = st.one_of(*[st.sampled_from(SHAPED)] * 4, st.sampled_from(ODD))
+expressions = st.recursive(leaves, combined, max_leaves=4)
+TEMPLATES = [
+    "x = {}", "x += {}", "x += {}", "z[b, s, d] = {}", "v = {}", "const c[j: 4] = {}", "w = {}\nx += w",
+    "if ({}) == i {{ x = 2 * x }}", "h = (u[..., s, d]) -> {}\nx = h(x)", "weight w[d] = {}\nx = x * w",
+    "shared c = {}\nx = c(x)", "bank c[n: 2] = {}\nx = x |> c[1]", "time s: position = int({})",
+    "repeat deep[k: 2] {{ x += {} }}", "if i == 0 {{ x += {} }} else {{ x = x |> rmsnorm }}",
 ]  # fmt: skip
-expressions = st.recursive(
-    st.sampled_from(SNIPPETS),
-    lambda inner: st.one_of(
-        st.tuples(inner, st.sampled_from("+ - * / // % ** == < and or ??".split()), inner).map(
-            lambda t: f"({t[0]}) {t[1]} ({t[2]})"
-        ),
-        st.tuples(
-            inner, st.sampled_from(["rmsnorm", "linear(d)", "silu", "softmax(d)", "g", "f[i]"])
-        ).map(lambda t: f"(({t[0]}) |> {t[1]})"),
-        st.tuples(
-            inner,
-            st.sampled_from(["[s -> t]", "[d: 1..3]", "[d: i]", "[i]", ".w", "(x)", "(x, s)"]),
-        ).map("".join),
-        st.tuples(inner, inner).map(lambda t: f"({t[0]}) if ({t[1]}) == 1 else x"),
-        st.tuples(st.sampled_from(["exp", "sum", "dot", "g", "max", "size"]), inner, inner).map(
-            lambda t: f"{t[0]}({t[1]}, {t[2]})"
-        ),
-    ),
-    max_leaves=4,
-)
+FIXED = ["decode s", "time s: valid = keep, segment = ids", "weight w[(s, d)]", "return x", "w = d"]
 statements = st.one_of(
-    expressions.map(lambda e: f"x = {e}"),
-    expressions.map(lambda e: f"x += {e}"),
-    expressions.map(lambda e: f"y[b, s, d] = {e}"),
-    expressions.map(lambda e: f"const t[i: 4] = {e}"),
-    expressions.map(lambda e: f"if ({e}) == i {{ x = 2 * x }}"),
-    expressions.map(lambda e: f"g = (u[..., s, d]) -> {e}"),
-    expressions.map(lambda e: f"weight w[d] = {e}\nx *= w"),
-    expressions.map(lambda e: f"shared c = {e}\nx = c(x)"),
-    expressions.map(lambda e: f"bank c[n: 2] = {e}\nx = x |> c[1]"),
-    expressions.map(lambda e: f"time s: position = {e}"),
-    st.sampled_from(["decode s", "time s: valid = keep", "weight w[(s, d)]", "return x", "w = d"]),
+    *[expressions.map(template.format) for template in TEMPLATES], st.sampled_from(FIXED)
 )
 
 
@@ -674,9 +670,11 @@ def only_reports_mistakes(text: str) -> None:
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(statements, min_size=1, max_size=3), st.lists(statements, max_size=2), expressions)
 def test_any_text_elaborates_or_is_refused(inner: list[str], outer: list[str], last: str) -> None:
-    above = f"fn g(x[..., s, d], o = 2) = {last}"
-    lines = ["i = 1", "shared embed = embedding(d, d)", "bank f[n: 2] = linear(d)", *outer]
-    body = "\n".join([*lines, "repeat layers[i: 2] {", *inner, "}", f"output y = {last}"])
+    above = "fn g(x[..., s, d], o[...] = 2) = o * tanh(x)"
+    lines = ["i = 1", "shared embed = embedding(d, d)", "bank f[n: 2] = linear(d)"]
+    lines += ["x += embed(ids)", "slope = alibi_slopes(heads)", *outer]
+    loop = ["repeat layers[i: 2] {", *inner, "x = x / 2", "}"]
+    body = "\n".join([*lines, *loop, f"output y = {last}"])
     only_reports_mistakes(model(body, above))
 
 
