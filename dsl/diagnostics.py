@@ -1,6 +1,6 @@
 """What a person sees when something is wrong: facts in a class, words in templates, one renderer.
 
-A mistake of the user is an `ArchError` subclass of `errors.py`; its class attributes are the words
+A mistake of the user is an `ArchError` subclass of `errors/`; its class attributes are the words
 (`title`, `labels`, `help`), its fields the facts. `Diagnostics` collects several in one run.
 """
 

@@ -1,0 +1,92 @@
+"""The command and its options, passes and knobs."""
+
+from __future__ import annotations
+
+from ..diagnostics import ArchError, did_you_mean
+
+
+class BadKnob(ArchError, id="bad-knob"):
+    name: str
+    got: str
+    expected: str
+    title = "{name}={got} is not understood"
+    help = "it takes {expected}"
+
+
+class UnknownPass(ArchError, id="unknown-pass"):
+    name: str
+    known: tuple[str, ...]
+    title = "there is no pass `{name}`"
+
+    def help_text(self) -> str:
+        return did_you_mean(self.name, self.known) or f"the passes are {', '.join(self.known)}"
+
+
+class UnknownBackend(ArchError, id="unknown-backend"):
+    name: str
+    known: tuple[str, ...]
+    title = "there is no backend `{name}`"
+
+    def help_text(self) -> str:
+        return did_you_mean(self.name, self.known) or f"backends: {', '.join(self.known)}"
+
+
+class NoWeights(ArchError, id="no-weights"):
+    model: str
+    title = "`{model}` has no weights yet"
+    help = "name a checkpoint with `--weights DIR`, or take random ones with `--random SEED`"
+
+
+class BadTensorFile(ArchError, id="bad-tensor-file"):
+    path: str
+    reason: str
+    title = "cannot read tensors from {path}: {reason}"
+    help = "inputs are one safetensors file, keyed by the names of the model's `input` lines"
+
+
+class Unwritable(ArchError, id="unwritable"):
+    path: str
+    reason: str
+    title = "cannot write {path}: {reason}"
+
+
+class OtherModel(ArchError, id="other-model"):
+    path: str
+    model: str
+    asked: str
+    title = "the checkpoint {path} is one of `{model}`, not of `{asked}`"
+    labels = {"span": "this block reads it"}
+    help = "run `{model}`, or write a `checkpoint` block for `{asked}`"
+
+
+class NotGenerative(ArchError, id="not-generative"):
+    model: str
+    reason: str
+    title = "`{model}` cannot generate text: {reason}"
+    help = (
+        "it takes a line `decode s`, one `ids` input along s without a default, and logits along s"
+    )
+
+
+class NoChatTemplate(ArchError, id="no-chat-template"):
+    path: str
+    title = "the checkpoint {path} has no chat template"
+    help = "leave out `--chat` to continue the prompt as plain text"
+
+
+class ChatTemplateFails(ArchError, id="chat-template"):
+    path: str
+    reason: str
+    title = "the chat template of {path} cannot be used: {reason}"
+    help = "leave out `--chat` to continue the prompt as plain text"
+
+
+class EmptyPrompt(ArchError, id="empty-prompt"):
+    title = "the prompt has no tokens"
+    help = "a model without a beginning-of-text token needs at least one to go on from"
+
+
+class OutOfMemory(ArchError, id="out-of-memory"):
+    reason: str
+    title = "this machine has too little memory: {reason}"
+    help = "take a smaller model or batch, or `--dtype bf16`"

@@ -1,0 +1,92 @@
+"""What a model as a whole declares: inputs, time, outputs, causality."""
+
+from __future__ import annotations
+
+from ..diagnostics import ArchError, did_you_mean
+
+
+class InputKind(ArchError, id="input-kind"):
+    kind: str
+    known: tuple[str, ...]
+    title = "`{kind}` is no kind of input"
+    labels = {"span": "unknown kind of input"}
+
+    def help_text(self) -> str:
+        kinds = f"kinds of input: {', '.join(self.known)}"
+        return did_you_mean(self.kind, self.known) or kinds
+
+
+class InputAxes(ArchError, id="input-axes"):
+    title = "an input's axes are names, perhaps with a size"
+    labels = {"span": "not a plain axis"}
+    help = "write all of them: `x: float[b, s, d]`, with a size where it is known: `d: 64`"
+
+
+class InputDefault(ArchError, id="input-default"):
+    name: str
+    kind: str
+    title = "the default of input `{name}` must be one constant of its kind, `{kind}`"
+    labels = {"span": "not such a constant"}
+    help = "`bool` takes true or false, `ids` and `int` a whole number, `float` any number"
+
+
+class InputTwice(ArchError, id="input-twice"):
+    name: str
+    title = "input `{name}` is declared twice"
+    labels = {"span": "already an input"}
+
+
+class TimeAxis(ArchError, id="time-axis"):
+    axis: str
+    known: tuple[str, ...]
+    title = "`{axis}` is no run-time axis of an input above"
+    labels = {"span": "only an input's axis has time"}
+
+    def help_text(self) -> str:
+        listed = f"run-time axes: {', '.join(self.known)}" if self.known else ""
+        return did_you_mean(self.axis, self.known) or listed
+
+
+class TimeFact(ArchError, id="time-fact"):
+    name: str
+    title = "time has `valid`, `position` and `segment`, not `{name}`"
+    labels = {"span": "the value of `{name}`"}
+
+    def help_text(self) -> str:
+        padding = "a padding mask is `valid`: true where an entry exists"
+        return did_you_mean(self.name, ("valid", "position", "segment")) or padding
+
+
+class TimeFactValue(ArchError, id="time-fact-value"):
+    name: str
+    axis: str
+    expected: str
+    got: str
+    axes: str
+    title = "`{name}` must be {expected} along `{axis}`; this is {got} with {axes}"
+    labels = {"span": "not {expected} along `{axis}`"}
+
+    def help_text(self) -> str:
+        return "make truth values of a mask of 0 and 1: `mask != 0`" if self.name == "valid" else ""
+
+
+class DecodeTwice(ArchError, id="decode-twice"):
+    first: str
+    second: str
+    title = "a model decodes along one axis, not both `{first}` and `{second}`"
+    labels = {"span": "a second axis"}
+
+
+class LooksAhead(ArchError, id="looks-ahead"):
+    axis: str
+    output: str
+    op: str
+    title = "`decode {axis}` promises that no position reads a later one, but `{output}` does"
+    labels = {"span": "this `{op}` is not proved to stay at or before its own position"}
+
+    def help_text(self) -> str:
+        drop = f"drop `decode {self.axis}` from the model"
+        if self.op in ("softmax", "dot", "sum", "amax"):
+            mask = "mask later positions with `causal` and -inf (a finite fill proves nothing)"
+            return f"{mask}, or {drop}"
+        return f"read the position itself or earlier ones, or {drop}"
