@@ -1,9 +1,9 @@
-"""`decode s` is a promise that no output at position i reads a position after i. Here it is proved.
+"""`decode s` is a promise that no output at position i reads a position after i; here is the proof.
 
-One abstract interpretation over the canonical graph. For each value and each of its axes on the decoded
-timeline it finds the largest j - i such that the value at i may depend on input position j; a reduction
-over time is bounded by the proved support of what it reduces (`passes/bounds.py`). What is not proved
-counts as looking ahead, and the refusal names the line where that begins.
+One abstract interpretation over the canonical graph. For each value and each of its axes on the
+decoded timeline it finds the largest j - i such that the value at i may depend on input position j;
+a reduction over time is bounded by the proved support of what it reduces (`passes/bounds.py`). What
+is not proved counts as looking ahead, and the refusal names the line where that begins.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from ..dsl.dims import Dim
 from ..dsl.errors import LooksAhead
 from .ir.graph import Axis, Function, Node, Program
-from .passes.bounds import EVERYWHERE, Interval, Visibility
+from .passes.bounds import EVERYWHERE, ONE, Interval, Visibility
 from .passes.canonicalize import CANONICALIZE
 from .passes.properties import VIEWS, constant
 from .rewrite import Edit, Session, run_pass
@@ -37,6 +38,10 @@ class Reach:
     @property
     def furthest(self) -> float:
         return max([self.anywhere, *self.along.values()])
+
+    @property
+    def bounds(self) -> tuple[Mapping[Axis, float], float]:
+        return self.along, self.anywhere
 
     def join(self, other: Reach) -> Reach:
         along = {
@@ -126,15 +131,19 @@ class _Proof:
         if not queries:
             return Reach(kept, ALL, joined.cause)
         for query in queries:
-            upper = self.support(node, key, query).upper
-            ahead = ALL if upper is None else float(upper.evaluate(self.program.sizes)) + read
+            ahead = self.number(self.support(node, key, query).upper) + read
             kept[query] = max(kept.get(query, NOTHING), ahead)
         return Reach(kept, joined.anywhere, joined.cause)
+
+    def number(self, bound: Dim | None) -> float:
+        """A bound in positions. One that depends on a run-time size proves nothing."""
+        value = bound.substitute(self.program.sizes).constant if bound is not None else None
+        return ALL if value is None else float(value)
 
     def support(self, node: Node, key: Axis, query: Axis) -> Interval:
         """Where on the key axis what a reduction reads is not neutral."""
         sight = Visibility(self.edit, key, query)
-        if node.op in ("softmax", "amax"):
+        if node.op in ("softmax", "amax", "topk"):
             return sight.seen(node.inputs[0])
         found = EVERYWHERE
         for operand in node.inputs:
@@ -190,32 +199,55 @@ class _Proof:
         source, index = operands
         along = {a: r for a, r in joined.along.items() if a != axis}
         for query in [a for a in node.axes if a.time == self.program.decode]:
-            slot = Visibility(self.edit, axis, query).slot(node.inputs[1])
-            ahead = ALL
-            if slot is not None and slot.keys == 0 and slot.queries == 1:
-                ahead = float(slot.offset.evaluate(self.program.sizes))
+            ahead = self.ahead(Visibility(self.edit, axis, query), node.inputs[1])
             along[query] = max(along.get(query, NOTHING), source.along.get(axis, 0.0) + ahead)
         anywhere = joined.anywhere if along else ALL
         return Reach(along, anywhere, source.cause or index.cause)
 
+    def ahead(self, sight: Visibility, index: int) -> float:
+        """The most by which an index is past the query's slot, which is at least 0."""
+        slot, node = sight.slot(index), self.edit[index]
+        if slot is not None and slot.keys == 0 and slot.queries in (0, 1):
+            past = self.number(slot.offset)
+            return past if slot.queries and slot.divisor == ONE else max(past, 0.0)
+        if node.op in ("max", "where"):
+            return max(self.ahead(sight, i) for i in node.inputs[-2:])
+        if node.op == "min":
+            return min(self.ahead(sight, i) for i in node.inputs)
+        return ALL
+
     # ----------------------------------------------------------------------------- calls
 
     def repeated(self, node: Node, operands: list[Reach], _: Reach) -> Reach:
-        """Run each kind once on what the last one gave; a body that adds look-ahead is refused."""
+        """Run the kinds on what they gave until nothing is added, at most until all is carried on.
+
+        What still grows then looks further ahead with every layer.
+        """
         count = node.attrs.integer("carried")
         state = operands[:count]
-        kinds = node.attrs["kinds"]
-        assert isinstance(kinds, tuple)
-        for name in dict.fromkeys(k for k in kinds if isinstance(k, str)):
-            body = self.program.function(name)
-            given = [*state, *operands[count:]]
-            padded = given + [Reach()] * (len(body.inputs) - len(given))
-            found = self.function(body, dict(zip(body.inputs, padded, strict=True)))
-            state = [found[i].join(s) for i, s in zip(body.output_ids, state, strict=True)]
+        for _step in range(count + 1):
+            before, state = state, self.iterated(node, state, operands[count:])
+            if [r.bounds for r in before] == [r.bounds for r in state]:
+                break
+        else:
+            grown = zip(before, state, strict=True)
+            state = [replace(s, anywhere=ALL) if s.bounds != r.bounds else s for r, s in grown]
         joined = Reach()
         for reach in state:
             joined = joined.join(reach)
         return joined
+
+    def iterated(self, node: Node, state: list[Reach], captured: list[Reach]) -> list[Reach]:
+        """The carried values after one run of each kind, joined with what they were."""
+        kinds = node.attrs["kinds"]
+        assert isinstance(kinds, tuple)
+        for name in dict.fromkeys(k for k in kinds if isinstance(k, str)):
+            body = self.program.function(name)
+            given = [*state, *captured]
+            given += [Reach()] * (len(body.inputs) - len(given))
+            found = self.function(body, dict(zip(body.inputs, given, strict=True)))
+            state = [found[i].join(s) for i, s in zip(body.output_ids, state, strict=True)]
+        return state
 
 
 _RULES = {

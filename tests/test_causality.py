@@ -7,7 +7,7 @@ import pytest
 
 from archc.backends.numpy import NumpyBackend
 from archc.compiler.causality import prove_causal
-from archc.compiler.elaborate import elaborate, module_of, the_model
+from archc.compiler.elaborate import Request, elaborate, module_of, the_model
 from archc.compiler.ir.graph import Program
 from archc.compiler.weights import random_weights
 from archc.dsl import Source, parse
@@ -51,6 +51,27 @@ CAUSAL = {
     ),
     "a table by slot": "y = x |> learned_positions(16)",
     "every row of the batch for itself": "y = x + sum(m, t)",
+    "left padding with counted positions": (
+        "time s: valid = keep, position = cumsum(keep, s) - 1\n"
+        "y = x |> attention(heads, mask = sliding(4), rotate = rope)\ny = where(keep, y, 0)"
+    ),
+    "documents": "time s: segment = ids\ny = x |> attention(heads, mask = causal)",
+    "ALiBi": (
+        "slope = alibi_slopes(heads)\nbend = (a[...], s, t) -> a + slope * (slot(t) - slot(s))\n"
+        "y = x |> attention(heads, mask = causal, score = bend)"
+    ),
+    "a shift by slot": "y = x[s: max(slot(s) - 2, 0)]",
+    "half the pace": "y = x[s: slot(s) // 2]",
+    "an earlier one or data's": "y = x[s: min(slot(s), ids)]",
+    "a maximum over what is visible": (
+        SCORES + "m2[b, s] = amax(where(causal(s, u), a, -inf), u)\ny = x + m2"
+    ),
+    "values that pass through a repeat": (
+        "h = x\ny = x\nrepeat layers[i: 3] { y = h; h = y |> attention(heads, mask = causal) as a }"
+    ),
+    "a memory that is read in a repeat": (
+        "y = x\nrepeat layers[i: 2] { y += y |> attention(heads, memory = m) as a }"
+    ),
 }
 LOOKS_AHEAD = {
     "full attention": "y = x |> attention(heads)",
@@ -76,6 +97,23 @@ LOOKS_AHEAD = {
     "a shared statistic of one layer": (
         "y = x\nrepeat layers[i: n] { y = y - mean(x, s) * (i + 1) }"
     ),
+    "what reaches the output after three layers": (
+        "p = x\nq = x\ny = x\nrepeat layers[i: 4] { y = q; q = p; p = p |> attention(heads) as a }"
+    ),
+    "a window that grows with the length": (
+        "y = x |> attention(heads, mask = (s, t) -> slot(t) <= slot(s) + size(s))"
+    ),
+    "positions that data give": (
+        "time s: position = ids\n"
+        "y = x |> attention(heads, mask = (s, t) -> position(t) <= position(s))"
+    ),
+    "the largest of all times": "v, i = topk(x, s, k: 2)\ny = x + sum(v, k)",
+    "the largest of what a finite fill hides": (
+        SCORES + "v, i = topk(where(causal(s, u), a, 0), u, k: 2)\ny = x + sum(v, k)"
+    ),
+    "a reversed sequence": "y = x[s: size(s) - 1 - index(s)]",
+    "how many entries are valid": "time s: valid = keep\ny = x / (count(s) + 1)",
+    "a cross product over time": "g[b, d, c] = dot(x, x[d -> c], s)\ny[b, s, d] = dot(g, x[d -> c], c)",
 }
 
 
@@ -113,6 +151,22 @@ def test_without_decode_nothing_is_proved() -> None:
     text = HEAD.replace("decode s\n", "") + "output y[b, d] = sum(x, s)\n}"
     module = module_of(parse(Source("model.arch", text)))
     prove_causal(elaborate(module, the_model(module)))
+
+
+def test_every_output_but_the_loss_is_proved() -> None:
+    text = HEAD + "output y = x\noutput pooled[b, d] = mean(x, s)\n}"
+    module = module_of(parse(Source("model.arch", text)))
+    with pytest.raises(LooksAhead, match="pooled"):
+        prove_causal(elaborate(module, the_model(module)))
+    text = HEAD + "output y = x\nloss = sum(x, b, s, d)\n}"
+    module = module_of(parse(Source("model.arch", text)))
+    prove_causal(elaborate(module, the_model(module), Request(loss=True)))
+
+
+def test_the_refusal_shows_the_line_of_the_model() -> None:
+    with pytest.raises(LooksAhead) as caught:
+        prove_causal(program_of("z = x\ny = z |> attention(heads) as mix"))
+    assert "y = z |> attention(heads) as mix" in str(caught.value)
 
 
 def inputs(seed: int) -> dict[str, np.ndarray]:
