@@ -603,7 +603,7 @@ REPEAT_MISTAKES = {
 
 @pytest.mark.parametrize("text", REPEAT_MISTAKES)
 def test_mistakes_in_a_repeat_are_shown_once(text: str) -> None:
-    body = f"act = relu\nrepeat layers[i: 4] {{ {text} }}\noutput y = x"
+    body = f"act = relu\nrepeat layers[i: 4] {{ x = x; {text} }}\noutput y = x"
     assert ids(model(body)) == REPEAT_MISTAKES[text]
 
 

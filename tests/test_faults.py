@@ -35,7 +35,7 @@ EXPECTED = {
         "llama", ATTENTION, "dot mul const", "attention(heads", "dot(q, k, e)"
     ),
     "mask bound": Expected(
-        "llama", ATTENTION, "le", "attention(heads", "position(t) <= position(s)"
+        "llama", ATTENTION, "le", "attention(heads", "slot(t) <= slot(s)"
     ),
     "rope pairing": Expected("llama", ATTENTION, "split pick", "attention(heads", "pair"),
     "epsilon": Expected("llama", NORM, "const", "rmsnorm(eps) as norm1", "+ eps"),
