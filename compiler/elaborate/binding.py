@@ -18,7 +18,7 @@ from ..ir.graph import Axis
 from . import brackets, expressions, numbers
 from .body import Body
 from .labels import AxisSize, Frame, Label
-from .values import PerLayer, Template, Tensor
+from .values import Template, Tensor
 
 if TYPE_CHECKING:
     from .calls import Given
@@ -53,26 +53,7 @@ def bind_hypers(callee: Body, template: Template, call: Span) -> None:
                     axis = callee.resolved_axis(value, call)
                     callee.frame.formal(param.name, value.label, axis, param.span, "hyper")
                 value = value.size
-            _check_choice(callee, definition, param, value, call)
             callee.environment.values[param.name] = value
-
-
-def _check_choice(
-    callee: Body, definition: syntax.CallableDef, param: syntax.HyperParam, value: Any, call: Span
-) -> None:
-    if not isinstance(param.default, syntax.Choice):
-        return
-    options = [expressions.evaluate(callee, o) for o in param.default.options]
-    for item in value.values if isinstance(value, PerLayer) else (value,):
-        if item not in options:
-            raise errors.NotAChoice(
-                function=definition.name,
-                name=param.name,
-                got=numbers.describe(item),
-                options=" or ".join(f'"{o}"' for o in options),
-                span=call,
-                declared_at=param.span,
-            )
 
 
 def bind_defaults(callee: Body, template: Template, call: Span) -> None:

@@ -191,7 +191,26 @@ def _by_name(
             raise errors.UnnamedAxis(got=numbers.describe(value), span=span)
         if isinstance(value, AxisSize):
             body.size(value, span)
+        _check_choice(body, template, param, value, span)
     return tuple((dict(template.hypers) | {n: v for n, (v, _) in named.items()}).items())
+
+
+def _check_choice(
+    body: Body, template: Template, param: syntax.HyperParam, value: Any, span: Span
+) -> None:
+    if not isinstance(param.default, syntax.Choice):
+        return
+    options = [expressions.evaluate(body, o) for o in param.default.options]
+    for item in value.values if isinstance(value, PerLayer) else (value,):
+        if item not in options:
+            raise errors.NotAChoice(
+                function=template.name,
+                name=param.name,
+                got=numbers.describe(item),
+                options=" or ".join(f'"{o}"' for o in options),
+                span=span,
+                declared_at=param.span,
+            )
 
 
 def _pack_axis(value: Any, span: Span) -> AxisSize:

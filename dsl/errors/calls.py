@@ -109,7 +109,7 @@ class NotAChoice(ArchError, id="not-a-choice"):
     options: str
     declared_at: Span
     title = "`{name}` of `{function}` is {options}, not {got}"
-    labels = {"span": "in this call", "declared_at": "the choices are listed here"}
+    labels = {"span": "not one of them", "declared_at": "the choices are listed here"}
 
 
 class NotCallable(ArchError, id="not-callable"):
