@@ -234,7 +234,10 @@ class _Class:
         assert isinstance(indices, tuple)
         assert isinstance(kinds, tuple)
         columns = [c for c in scalars if isinstance(c, tuple)]
-        yield f'    (kind(run, weights, f"{{prefix}}{path}[{{i}}]."), *map(run.scalar, scalars))'
+        made = f'kind(run, weights, f"{{prefix}}{path}[{{i}}].")'
+        body = self.plan.program.function(str(kinds[0]))
+        dtypes = tuple(body[i].type.dtype for i in body.inputs[len(node.inputs) :])
+        yield f"    ({made}, *map(run.scalar, scalars, {dtypes}))"
         if len(set(kinds)) == 1 and not columns and indices == tuple(range(len(indices))):
             kind = class_name(self.plan.program.function(str(kinds[0])))
             yield f"    for i, kind, *scalars in ((i, {kind}) for i in range({len(indices)}))"

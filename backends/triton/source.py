@@ -50,8 +50,7 @@ class Run:
     def empty(self, kind, *shape):
         return indexable(torch.empty(shape, dtype=self.types[kind], device=self.device))
 
-    def scalar(self, number):
-        kind = "float" if isinstance(number, float) else "int"
+    def scalar(self, number, kind):
         return torch.tensor(number, dtype=self.types[kind], device=self.device)
 
     def keep(self, path, node, value):
