@@ -307,6 +307,21 @@ def test_segments_hide_each_others_keys() -> None:
     assert np.allclose(found["y"], expected, **EXACT)
 
 
+def test_padding_is_known_inside_blocks_that_name_every_axis() -> None:
+    above = """block inner(u[n, q, w]) -> [n, q, w] {
+      same = (a[...], i, j) -> a
+      return u |> attention(2, mask = causal, score = same) as a
+    }
+    block outer(x[b, t, d]) -> [b, t, d] { return x |> inner as i }"""
+    keep = np.array(PADDING["inner"], bool)
+    found, w = run(
+        model("time s: valid = keep\noutput y = x |> outer as o", above), inputs(keep=keep)
+    )
+    seen = np.tril(np.ones((5, 5), bool)) & keep[:, None, :]
+    expected = masked_attention(inputs()["x"], w, seen, "o.i.a")
+    assert np.allclose(found["y"][keep], expected[keep], **EXACT)
+
+
 TIME_MISTAKES = {
     "time s: valid = x": "time-fact-value",
     "time s: valid = keep[s: 0]": "time-fact-value",

@@ -312,7 +312,7 @@ def run(caller: Body, template: Template, given: Given, place: WeightPlace) -> A
     definition = template.definition
     callee = Body(
         caller.session,
-        Frame(definition.name),
+        Frame(definition.name, caller=caller.frame),
         Environment(),
         place,
         kind=definition.kind,

@@ -74,13 +74,14 @@ class Label:
 
 @dataclass(slots=True, eq=False)
 class Frame:
-    """One activation of a body. `lexical` is the body around a lambda, none for a definition.
+    """One activation of a body: called by `caller`, or, for a lambda, written in `lexical`.
 
     The axes of a pack have no names here: the names their caller gave them are not this body's.
     """
 
     name: str
     lexical: Frame | None = None
+    caller: Frame | None = None
     labels: dict[str, Label] = field(default_factory=dict)
     formals: list[Label] = field(default_factory=list)
 
@@ -90,6 +91,13 @@ class Frame:
         while frame is not None:
             yield frame
             frame = frame.lexical
+
+    def inward(self, label: Label) -> Label:
+        """What a label of the model is called here, through all calls from there."""
+        around = self.lexical or self.caller
+        known = label if around is None else around.inward(label)
+        stands = self.standing_for(known)
+        return stands[0] if len(stands) == 1 else known
 
     def enclosing(self) -> frozenset[int]:
         return frozenset(id(f) for f in self.chain()) - {id(self)}

@@ -59,13 +59,7 @@ def _declared(body: Body, name: str, label: Label, axis: Axis) -> Tensor | None:
         return None
 
     def inward(known: Label) -> Label:
-        if known is timeline.label:
-            return label
-        for frame in body.frame.chain():
-            stands = frame.standing_for(known)
-            if len(stands) == 1:
-                return stands[0]
-        return known
+        return label if known is timeline.label else body.frame.inward(known)
 
     return timeline.facts[name].relabelled(inward)
 
