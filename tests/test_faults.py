@@ -34,9 +34,7 @@ EXPECTED = {
     "scale dropped": Expected(
         "llama", ATTENTION, "dot mul const", "attention(heads", "dot(q, k, e)"
     ),
-    "mask bound": Expected(
-        "llama", ATTENTION, "le", "attention(heads", "slot(t) <= slot(s)"
-    ),
+    "mask bound": Expected("llama", ATTENTION, "le", "attention(heads", "slot(t) <= slot(s)"),
     "rope pairing": Expected("llama", ATTENTION, "split pick", "attention(heads", "pair"),
     "epsilon": Expected("llama", NORM, "const", "rmsnorm(eps) as norm1", "+ eps"),
     "gain dropped": Expected("bert", "embedding_norm", "mul", "layernorm(eps)", "* gain"),
