@@ -240,6 +240,21 @@ def test_random_inputs_cover_their_domains() -> None:
     assert (again.inputs["input_ids"] == ids).all()
 
 
+@pytest.mark.parametrize(("positions", "longest"), [(40, 40), (5, 5), (500, 70)])
+def test_random_inputs_stay_inside_tables_with_an_offset(
+    tmp_path: Path, positions: int, longest: int
+) -> None:
+    path = tmp_path / "offset.arch"
+    path.write_text(f"""use std
+model M {{
+  input x: float[b, s, d: 4]
+  output y[b, s, d] = x |> learned_positions({positions}, offset = 2) as positions
+}}
+""")
+    cases = list(random_cases(archc.load(path).program, 0, {}))
+    assert max(case.inputs["x"].shape[1] for case in cases) == longest
+
+
 def test_only_inputs_that_are_read(llama: api.Model) -> None:
     assert list(read_inputs(llama.program)) == ["input_ids", "attention_mask"]
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backends.base import Array, plain_symbol
-from ..compiler.ir.graph import Axis, Node, Program
+from ..compiler.ir.graph import Axis, Function, Node, Program
+from ..compiler.passes.properties import constant
+from ..dsl.dims import Dim
 
 RAGGED = (3, 7, 5, 2, 9)
 COLLIDING = (2, 16)  # the smallest and greatest size of the model to collide with
@@ -44,9 +46,10 @@ def random_cases(program: Program, seed: int, sizes: Mapping[str, int]) -> Itera
     """Ragged, colliding and long; only one when `sizes` fixes all run-time sizes."""
     symbols = run_time_symbols(program)
     colliding = _model_sizes(program) or RAGGED
-    long = (*[1] * (len(symbols) - 1), min([LONG, *_table_lengths(program)]))
+    reach = max(1, min([LONG, *_table_lengths(program)]))
+    long = (*[1] * (len(symbols) - 1), reach)
     for name, cycle in (("ragged", RAGGED), ("colliding", colliding), ("long", long)):
-        chosen = {s: cycle[i % len(cycle)] for i, s in enumerate(symbols)}
+        chosen = {s: min(cycle[i % len(cycle)], reach) for i, s in enumerate(symbols)}
         yield Case(name, _arrays(program, seed, {**program.sizes, **chosen, **sizes}))
         if set(symbols) <= sizes.keys():
             return
@@ -69,9 +72,20 @@ def _model_sizes(program: Program) -> tuple[int, ...]:
 def _table_lengths(program: Program) -> list[int]:
     """Rows of what is looked up by positions, which must be in range; ids are by themselves."""
     takes = [(f, n) for f in program.functions for n in f.nodes if n.op == "take"]
-    by_position = [n for f, n in takes if f[n.inputs[1]].op != "input"]
-    sizes = [n.attrs.axis("axis").size for n in by_position if n.attrs["fill"] is None]
+    by_position = [(f, n) for f, n in takes if f[n.inputs[1]].op != "input"]
+    sizes = [
+        n.attrs.axis("axis").size - _offset(f, f[n.inputs[1]])
+        for f, n in by_position
+        if n.attrs["fill"] is None
+    ]
     return [s.evaluate(program.sizes) for s in sizes if s.symbols() <= program.sizes.keys()]
+
+
+def _offset(function: Function, index: Node) -> Dim:
+    """The constant that an index such as `slot(s) + 2` adds to the position."""
+    operands = [function[i] for i in index.inputs] if index.op == "add" else []
+    values = [constant(node) for node in operands]
+    return sum((Dim.of(v) for v in values if isinstance(v, int | Dim)), Dim())
 
 
 def _arrays(program: Program, seed: int, sizes: Mapping[str, int]) -> dict[str, Array]:
