@@ -74,7 +74,9 @@ def explain(scene: Scene) -> ArchError:
         if (error := detect(scene)) is not None:
             return error
     return SyntaxMistake(
-        span=scene.place, found=_called(scene.found), expected=_expected(scene.accepted)
+        span=scene.place,
+        found=_called(scene.found).removeprefix("the "),
+        expected=_expected(scene.accepted),
     )
 
 

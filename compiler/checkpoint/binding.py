@@ -109,7 +109,7 @@ class _Joint:
         for entry in live:
             if entry.name in self.store.names:
                 broken += self.use(entry)
-        yield from broken
+        yield from _folded(broken)
         yield from self.unused()
         if not broken:  # else the weights of the broken lines would be named again
             yield from self.uncovered()
@@ -198,6 +198,18 @@ def _wrong_shape(entry: Entry, found: tuple[int, ...]) -> ArchError:
         expected=str(list(entry.tree.shape)),
         layout=f"[{', '.join(entry.dims)}]",
     )
+
+
+def _folded(mistakes: Iterable[ArchError]) -> Iterator[ArchError]:
+    """A line of all layers has one wrong shape in all of them: told once, for the first tensor."""
+    alike: dict[object, list[ArchError]] = {}
+    for mistake in mistakes:
+        shapes = isinstance(mistake, TensorShape) and (mistake.found, mistake.expected)
+        alike.setdefault((mistake.span, shapes) if shapes else id(mistake), []).append(mistake)
+    for first, *others in alike.values():
+        if isinstance(first, TensorShape) and others:
+            first = TensorShape(**{**first.facts, "more": f" (and {len(others)} like it)"})
+        yield first
 
 
 def _differing(aliases: Iterable[Entry], weights: BoundWeights) -> Iterator[ArchError]:

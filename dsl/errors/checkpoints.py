@@ -228,7 +228,8 @@ class TensorShape(ArchError, id="tensor-shape"):
     found: str
     expected: str
     layout: str
-    title = "tensor `{tensor}` is {found} in the file, but {expected} by this line"
+    more: str = ""
+    title = "tensor `{tensor}`{more} is {found} in the file, but {expected} by this line"
     labels = {"span": "{layout} is {expected}"}
 
     def help_text(self) -> str:
