@@ -135,10 +135,6 @@ def maximum(a: int | Dim, b: int | Dim) -> Dim:
     return _extremum("max", max, Dim.of(a), Dim.of(b))
 
 
-def ceildiv(a: int | Dim, b: int | Dim) -> Dim:
-    return -((-Dim.of(a)) // b)
-
-
 def product(sizes: list[Dim] | tuple[Dim, ...]) -> Dim:
     return reduce(lambda a, b: a * b, sizes, Dim.of(1))
 

@@ -222,6 +222,19 @@ def _return(body: Body, statement: syntax.ReturnStmt) -> None:
 # --------------------------------------------------------------------------- weights, tables
 
 
+INITIALS = ("zeros", "ones", "normal", "fan_in")
+
+
+def _initial(statement: syntax.WeightStmt) -> str:
+    """The name of the initial value; none is a choice too (`fan_in`)."""
+    if statement.init is None:
+        return ""
+    text = statement.init.span.text
+    if text not in INITIALS:
+        raise errors.UnknownInitial(text=text, known=INITIALS, span=statement.init.span)
+    return text
+
+
 def _weight(body: Body, statement: syntax.WeightStmt) -> None:
     if body.kind == "fn":
         raise errors.WeightInFunction(name=statement.name, span=statement.span)
@@ -264,7 +277,7 @@ def _make_weight(
         path,
         order,
         grouping=tuple(tuple(islice(axes, n)) for n in lengths),
-        init=statement.init.span.text if statement.init is not None else "",
+        init=_initial(statement),
         declared=tuple(label.name for label, _ in flat),
         span=statement.span,
     )

@@ -34,6 +34,16 @@ class DefinedTwice(ArchError, id="defined-twice"):
     labels = {"span": "defined again", "first": "first defined here"}
 
 
+class UnknownInitial(ArchError, id="unknown-initial"):
+    text: str
+    known: tuple[str, ...]
+    title = "`{text}` is no initial value"
+    labels = {"span": "not a way to start a weight"}
+
+    def help_text(self) -> str:
+        return did_you_mean(self.text, self.known) or f"one of: {', '.join(self.known)}"
+
+
 class WhichModel(ArchError, id="which-model"):
     file: str
     known: tuple[str, ...]
