@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..compiler.elaborate import Module, module_of, preset_overrides, the_model
 from ..compiler.ir.graph import Node, Program
 from ..dsl import parse_file
 from ..dsl.diagnostics import ArchError, Diagnostics
+from ..dsl.errors import UnknownModel
 from .options import FILE, PRESET
 
 
@@ -22,7 +23,7 @@ from .options import FILE, PRESET
 def command(file: Path, preset: str | None) -> None:
     """Check FILE: names, axes, sizes, dtypes. Every model and every preset, or just preset P."""
     module = module_of(parse_file(file))
-    errors: dict[str, ArchError] = {}
+    errors: dict[str, ArchError] = {str(error): error for error in _orphans(module)}
     programs = {}
     for where, (name, overrides) in _programs(module, preset).items():
         try:
@@ -39,6 +40,13 @@ def command(file: Path, preset: str | None) -> None:
         click.echo(f"{file}: {where}: {_summary(programs[where])}{_presets(module, where)}")
     if not shown:
         click.echo(f"{file}: no model, {len(module.file.items)} items")
+
+
+def _orphans(module: Module) -> Iterator[ArchError]:
+    """Checkpoint blocks for a model that is not there."""
+    for block in module.checkpoints:
+        if block.model not in module.models:
+            yield UnknownModel(name=block.model, known=tuple(module.models), span=block.span)
 
 
 def _programs(module: Module, preset: str | None) -> dict[str, tuple[str, Mapping[str, Any]]]:
