@@ -7,7 +7,6 @@ known parts, for the elaborator to evaluate in the file's scope. An absent field
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -16,23 +15,11 @@ from ...dsl import syntax as syn
 from ...dsl.diagnostics import ArchError
 from ...dsl.errors import ConfigChoice, ConfigValue, MissingConfig
 from ...dsl.span import Span
+from ..elaborate.numbers import NUMERIC
 
 Json = None | bool | int | float | str | list[Any] | dict[str, Any]
 Value = Json | syn.Expr
 
-_STRICT: dict[str, Callable[[Any, Any], Any]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.truediv,
-    "//": operator.floordiv,
-    "%": operator.mod,
-    "**": operator.pow,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 _LITERALS: dict[str, Value] = {"none": None, "true": True, "false": False}
 
 
@@ -93,7 +80,7 @@ class Fold:
         if expr.op in ("==", "!="):
             return (left == right) == (expr.op == "==")
         try:
-            return _STRICT[expr.op](_number(left, expr.left), _number(right, expr.right))  # type: ignore[no-any-return]
+            return NUMERIC[expr.op](_number(left, expr.left), _number(right, expr.right))  # type: ignore[no-any-return]
         except (ZeroDivisionError, OverflowError) as problem:
             raise ConfigValue(span=expr.span, reason=str(problem)) from None
 
