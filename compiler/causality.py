@@ -57,9 +57,8 @@ def prove_causal(program: Program) -> None:
     if not program.decode:
         return
     canonical, _ = run_pass(CANONICALIZE, program, Session())
-    proof = _Proof(canonical)
     inputs = {i: _of_input(canonical.main[i], program.decode) for i in canonical.main.inputs}
-    reaches = proof.function(canonical.main, inputs)
+    reaches = _reaches(canonical, canonical.main, inputs)
     for name, node_id in canonical.main.outputs:
         if name != "loss" and reaches[node_id].furthest > 0:
             raise _refusal(program.decode, name, reaches[node_id].cause)
@@ -80,22 +79,22 @@ def _refusal(axis: str, output: str, cause: Node | None) -> LooksAhead:
     )
 
 
-@dataclass(slots=True)
-class _Proof:
-    program: Program
-    edit: Edit = field(init=False)
+def _reaches(program: Program, function: Function, inputs: Mapping[int, Reach]) -> dict[int, Reach]:
+    """The reach of every value of a function."""
+    proof = _Proof(program, Edit(program, function, Session().axis))
+    found: dict[int, Reach] = dict(inputs)
+    for node in function.nodes:
+        if node.op != "input":
+            found[node.id] = proof.node(node, [found[i] for i in node.inputs])
+    return found
 
-    def function(self, function: Function, inputs: Mapping[int, Reach]) -> dict[int, Reach]:
-        """The reach of every value of a function."""
-        outer = getattr(self, "edit", None)
-        self.edit = Edit(self.program, function, Session().axis)
-        found: dict[int, Reach] = dict(inputs)
-        for node in function.nodes:
-            if node.op != "input":
-                found[node.id] = self.node(node, [found[i] for i in node.inputs])
-        if outer is not None:
-            self.edit = outer
-        return found
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """The rules for the nodes of one function."""
+
+    program: Program
+    edit: Edit
 
     def node(self, node: Node, operands: list[Reach]) -> Reach:
         joined = Reach()
@@ -245,7 +244,7 @@ class _Proof:
             body = self.program.function(name)
             given = [*state, *captured]
             given += [Reach()] * (len(body.inputs) - len(given))
-            found = self.function(body, dict(zip(body.inputs, given, strict=True)))
+            found = _reaches(self.program, body, dict(zip(body.inputs, given, strict=True)))
             state = [found[i].join(s) for i, s in zip(body.output_ids, state, strict=True)]
         return state
 
