@@ -94,8 +94,8 @@ class Model:
         return self.program.sizes
 
     def parameter_count(self) -> int:
-        """The number of weights, each shared one counted once."""
-        return sum(p.size(self.program.sizes) for p in self.program.parameters)
+        """The number of weights, each shared one counted once. Buffers do not count."""
+        return self.program.parameter_count
 
     def with_random_weights(self, seed: int) -> Model:
         """The same model with seeded random weights, the same for every backend and dtype."""

@@ -136,9 +136,8 @@ def _shapes(program: Program) -> dict[str, str]:
 
 
 def _shape(parameter: Parameter, sizes: Mapping[str, int]) -> str:
-    return str([f"{axis.name}: {axis.size.evaluate(sizes)}" for axis in parameter.axes]).replace(
-        "'", ""
-    )
+    axes = ", ".join(f"{axis.name}: {axis.size.evaluate(sizes)}" for axis in parameter.axes)
+    return f"[{axes}]" if parameter.trained else f"[{axes}], a buffer"
 
 
 def _operations(a: Program, b: Program) -> Iterator[Change]:

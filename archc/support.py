@@ -170,6 +170,7 @@ TEXT = {
     "`shared`": "shared @f = ffn(24); output @[b, s, d] = @f(@f(x))",
     "`bank` by number": "bank @f[n] = linear(d); output @[b, s, d] = (x |> @f[0]) - @f[2](x)",
     "lambdas that capture": "@f = (u[...]) -> u * y; output @[b, s, d] = @f(x) + (m[t: 0] |> @f)",
+    "`buffer`": "buffer @c[d] = ones; output @[b, s, d] = x * @c",
     "`const` tables": "const @c[d] = 0.5 ** index(d); output @[b, s, d] = x * @c",
     "`index` `size` `position`": "output @[b, s, d] = x * (index(s) + position(s)) / size(s)",
     "`bank` by a tensor": "bank @f[n] = linear(d); output @[b, s, d] = @f[ids % n](x)",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..dsl.dims import Dim, product
@@ -28,11 +28,12 @@ AT_LOAD = frozenset({"weight", "table", "derived", "const"})
 
 @dataclass(frozen=True, slots=True)
 class WeightRow:
-    """Weights of one place in the text: `path` has `[]` where layers differ."""
+    """Weights of one place in the text: `path` has `[]` where layers differ. Buffers are not trained."""
 
     path: str
     count: int
     size: int
+    trained: bool = True
 
     @property
     def total(self) -> int:
@@ -68,7 +69,12 @@ class CostReport:
 
     @property
     def parameters(self) -> int:
-        return sum(row.total for row in self.weights)
+        return sum(row.total for row in self.weights if row.trained)
+
+    @property
+    def buffers(self) -> int:
+        """Elements that a checkpoint stores and no training changes."""
+        return sum(row.total for row in self.weights if not row.trained)
 
     @property
     def non_embedding(self) -> int:
@@ -80,10 +86,8 @@ class CostReport:
             "model": self.name,
             "parameters": self.parameters,
             "non_embedding_parameters": self.non_embedding,
-            "weights": [
-                {"path": r.path, "count": r.count, "size": r.size, "total": r.total}
-                for r in self.weights
-            ],
+            "buffers": self.buffers,
+            "weights": [asdict(r) | {"total": r.total} for r in self.weights],
             "flops": self._form(self.work.flops),
             "elementwise_operations": self._form(self.work.elementwise),
             "regions": {name: self._form(work.flops) for name, work in self.regions},
@@ -101,6 +105,7 @@ class CostReport:
             self.name,
             f"  parameters           {self.parameters:>20,}",
             f"    without embedding  {self.non_embedding:>20,}",
+            *([f"    with buffers       {self.parameters + self.buffers:>20,}"] * (self.buffers > 0)),
             f"  flops, forward       {self._shown(self.work.flops)}",
             f"  other operations     {self._shown(self.work.elementwise)}",
         ]
@@ -110,7 +115,9 @@ class CostReport:
             lines.append(f"  peak activations     {_count(self.peak_bytes)} bytes, op by op")
         lines += ["", "  weights"]
         lines += [
-            f"    {r.path:<32} {r.count:>5} x {r.size:>14,} = {r.total:>16,}" for r in self.weights
+            f"    {r.path:<32} {r.count:>5} x {r.size:>14,} = {r.total:>16,}"
+            + ("" if r.trained else "  buffer")
+            for r in self.weights
         ]
         lines += ["", "  flops by region"]
         lines += [f"    {name or '(top)':<32} {self._shown(w.flops)}" for name, w in self.regions]
@@ -150,13 +157,14 @@ def cost(program: Program, at: Mapping[str, int] | None = None) -> CostReport:
 
 def _weights(program: Program) -> tuple[WeightRow, ...]:
     """Rows in the order of the text; layers of one repeat share a row where sizes agree."""
-    counts: Counter[tuple[str, int]] = Counter()
+    counts: Counter[tuple[str, int, bool]] = Counter()
     sizes: dict[tuple[Axis, ...], int] = {}
     for parameter in program.parameters:
         if parameter.axes not in sizes:
             sizes[parameter.axes] = parameter.size(program.sizes)
-        counts[re.sub(r"\[\d+\]", "[]", parameter.path), sizes[parameter.axes]] += 1
-    return tuple(WeightRow(path, n, size) for (path, size), n in counts.items())
+        place = re.sub(r"\[\d+\]", "[]", parameter.path)
+        counts[place, sizes[parameter.axes], parameter.trained] += 1
+    return tuple(WeightRow(path, n, size, trained) for (path, size, trained), n in counts.items())
 
 
 def run_time_symbols(program: Program) -> set[str]:

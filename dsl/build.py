@@ -355,6 +355,7 @@ RULES: dict[str, Row] = {
     "targets": _all,
     "target": _node(Target, "name brackets"),
     "weight": _node(WeightStmt, "name brackets init"),
+    "buffer": _node(WeightStmt, "name brackets init", trained=False),
     "const": _node(ConstStmt, "name brackets value"),
     "bank": _node(BankStmt, "name brackets value"),
     "shared": _node(SharedStmt, "name value"),

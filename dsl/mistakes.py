@@ -88,7 +88,7 @@ _OPERAND = frozenset(
 _INFIX = frozenset((OPERATOR, RELATION, *BINDING))
 _POSTFIX = frozenset(("(", "[", ".", "|>", "if"))
 _STATEMENTS = frozenset(
-    "weight const bank shared input time decode output return if repeat scan".split()
+    "weight buffer const bank shared input time decode output return if repeat scan".split()
 )
 _LINES = frozenset(("alias", "ignore", "prefix", "require"))
 # what to call a set of kinds, the kinds that show it is meant, and all it stands for

@@ -256,11 +256,12 @@ class Assign(Stmt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightStmt(Stmt):
-    """`weight w[(out...), in] = init`."""
+    """`weight w[(out...), in] = init`. A `buffer` is a weight that is stored and not trained."""
 
     name: str
     brackets: Brackets
     init: Expr | None = None
+    trained: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from bundled import example
@@ -115,6 +116,19 @@ def test_the_token_embedding_is_the_table_that_ids_look_up() -> None:
     report = cost(m.program(y=x.dot(m.weight("head", hidden, d), d)))
     assert report.embedding == SIZES["vocab"] * SIZES["d"]
     assert report.non_embedding == SIZES["hidden"] * SIZES["d"]
+
+
+def test_buffers_are_no_parameters() -> None:
+    m = Model()
+    program = m.program(y=m.input("x", b, s, d) * m.weight("gain", d) + m.weight("shift", d))
+    gain, shift = program.parameters
+    report = cost(replace(program, parameters=(gain, replace(shift, trained=False))))
+    assert (report.parameters, report.buffers) == (SIZES["d"], SIZES["d"])
+    assert report.to_json()["buffers"] == SIZES["d"]
+    assert [line.endswith("buffer") for line in report.to_text().splitlines() if " x " in line] == [
+        False,
+        True,
+    ]
 
 
 def test_numbers_at_given_sizes() -> None:

@@ -164,6 +164,7 @@ PLAIN = st.one_of(
     st.builds("{} = {}".format, st.sampled_from(["y", "y[..., s]", "y, z"]), VALUES),
     st.builds("y = ({}){}|> f({})\n|> g".format, VALUES, GAP, VALUES),
     st.builds("weight w[(out...), in:{}]".format, ATOMS),
+    st.builds("buffer w[in:{}]=zeros".format, ATOMS),
     st.builds("return {}".format, VALUES),
 )
 ENDS = st.sampled_from(["\n", "; ", " # end\n", "\n\n\n", " ;\n# alone\n"])

@@ -96,6 +96,7 @@ def every_kind_of_value() -> Program:
         (
             Parameter("p[0].w", (odd, none), ((odd, none),), 'normal("x")', ("a b", "in")),
             Parameter("s", (), ()),
+            Parameter("b", (odd,), ((odd,),), trained=False),
         ),
         (Constraint(Dim.symbol("n"), "<=", Dim.of(9)), Constraint(Dim.of(1), "==", Dim.of(1))),
         main_name="start here",

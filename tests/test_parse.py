@@ -183,6 +183,7 @@ def test_every_statement() -> None:
         "time s: valid = x != pad, position = p",
         "decode s after n",
         "weight w[(out...), in, k: 3] = normal(0.02)",
+        "buffer shift[d] = zeros",
         "const f[i: n] = index(i)",
         "shared e = embedding(d)",
         "bank f[experts] = expert",
@@ -199,11 +200,11 @@ def test_every_statement() -> None:
     assert (
         names
         == (
-            "Assign Assign Input Input Time Decode Weight Const Shared Bank Assign Assign If "
+            "Assign Assign Input Input Time Decode Weight Weight Const Shared Bank Assign Assign If "
             "Repeat Repeat Scan Output Return"
         ).split()
     )
-    choice = body[12]
+    choice = body[13]
     assert isinstance(choice, syn.IfStmt)
     assert isinstance(choice.otherwise[0], syn.IfStmt)
     assert len(choice.otherwise[0].otherwise) == 1
@@ -532,7 +533,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 SNIPPETS = st.sampled_from(
-    "use block fn model preset checkpoint weight const input time decode output return if else"
+    "use block fn model preset checkpoint weight buffer const input time decode output return if else"
     " repeat scan with until for in as and or not none new x y s d f 1 2.5 .. ... |> -> ( ) [ ]"
     ' { } , : ; . = += == < + - * ** // ?? | ? "text" """doc""" # ! @ \' " \n \r \t é'.split(" ")
 )

@@ -393,6 +393,17 @@ def test_gradients_reach_every_weight_and_never_the_callers_arrays(model):
     assert all((weights[path] == before[path]).all() for path in weights)
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_a_buffer_is_stored_and_not_trained(model, train):
+    program, weights, given = model
+    parameters = (replace(program.parameters[0], trained=False), *program.parameters[1:])
+    run = agree(replace(program, parameters=parameters), weights, given, train=train)
+    buffer = dict(run.module.named_buffers())["embed_w"]
+    assert not buffer.requires_grad
+    assert "embed_w" in run.module.state_dict()
+    assert len(list(run.module.parameters())) == len(weights) - 1
+
+
 def test_export(model):
     program, weights, given = model
     run = TorchBackend().load(program, weights)

@@ -61,8 +61,7 @@ def _programs(module: Module, preset: str | None) -> dict[str, tuple[str, Mappin
 
 def _summary(program: Program) -> str:
     """`6,738,415,616 parameters, 32 layers of 1 kind`."""
-    sizes = program.sizes
-    words = f"{sum(p.size(sizes) for p in program.parameters):,} parameters"
+    words = f"{program.parameter_count:,} parameters"
     kinds = [k for n in program.main.nodes if n.op == "repeat" for k in _kinds(n)]
     if not kinds:
         return words

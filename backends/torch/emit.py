@@ -121,9 +121,13 @@ class File:
 
     def grouping(self, path: str, relative: str, node: Node) -> Layout:
         """The stored dimensions of a weight, in the axes its node has for them."""
-        parameter = self.parameters[join(path, relative)]
         axes = iter(node.axes)
-        return tuple(tuple(next(axes) for _ in group) for group in parameter.grouping)
+        groups = self.parameter(path, relative).grouping
+        return tuple(tuple(next(axes) for _ in group) for group in groups)
+
+    def parameter(self, path: str, relative: str) -> Parameter:
+        """The weight that `relative` names at the call path `path`."""
+        return self.parameters[join(path, relative)]
 
     def used_as(self, function: Function, node: Node) -> Layout:
         """A derived weight's stored dimensions: the matrix that the first dot with it wants."""

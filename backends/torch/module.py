@@ -135,7 +135,11 @@ class Module:
             assert isinstance(made, ast.Call)
             made.args = shape
             place = self_attribute(attribute)
-            self.members.append(statement("{0} = nn.Parameter({1})", place, made))
+            if self.file.parameter(self.path, path).trained:
+                member = statement("{0} = nn.Parameter({1})", place, made)
+            else:
+                member = statement("self.register_buffer({0}, {1})", ast.Constant(attribute), made)
+            self.members.append(member)
             self.weights[path] = Value(place, "float", groups, weight=True)
         return self.weights[path]
 

@@ -194,7 +194,9 @@ def _assign(
             tensor = to_torch(array).to(declared.dtype).reshape(declared.shape)
             if train and tensor.data_ptr() == array.ctypes.data:
                 tensor = tensor.clone()  # an optimiser will write to it
-            setattr(module, attribute, torch.nn.Parameter(tensor, requires_grad=train))
+            if parameter.trained:
+                tensor = torch.nn.Parameter(tensor, requires_grad=train)
+            setattr(module, attribute, tensor)
         prepare = getattr(module, "prepare", None)
         if prepare is not None:
             prepare()

@@ -237,7 +237,8 @@ def _initial(statement: syntax.WeightStmt) -> str:
 
 def _weight(body: Body, statement: syntax.WeightStmt) -> None:
     if body.kind == "fn":
-        raise errors.WeightInFunction(name=statement.name, span=statement.span)
+        kind = "weight" if statement.trained else "buffer"
+        raise errors.WeightInFunction(kind=kind, name=statement.name, span=statement.span)
     first = body.place.taken.get(statement.name)
     if first is not None:
         raise errors.DefinedTwice(name=statement.name, span=statement.span, first=first)
@@ -278,6 +279,7 @@ def _make_weight(
         order,
         grouping=tuple(tuple(islice(axes, n)) for n in lengths),
         init=_initial(statement),
+        trained=statement.trained,
         declared=tuple(label.name for label, _ in flat),
         span=statement.span,
     )

@@ -196,7 +196,8 @@ class Parameter:
     """A weight of the whole program. `grouping` is how it is stored: each stored dimension's axes.
 
     `path` is complete (`layers[3].attention.q.w`). `init` is the initialiser as written; `declared`
-    gives, for each axis, the name its block declared it by (`out`, `in`).
+    gives, for each axis, the name its block declared it by (`out`, `in`). One that is not `trained`
+    is a buffer.
     """
 
     path: str
@@ -204,12 +205,20 @@ class Parameter:
     grouping: tuple[tuple[Axis, ...], ...]
     init: str = ""
     declared: tuple[str, ...] = ()
+    trained: bool = True
     span: Span | None = field(default=None, compare=False)
 
     def below(self, prefix: str) -> Parameter:
         """The same weight at `prefix` and its own path."""
-        path = f"{prefix}{self.path}"  # made by hand: a model has thousands, `replace` is slow
-        return Parameter(path, self.axes, self.grouping, self.init, self.declared, self.span)
+        return Parameter(  # made by hand: a model has thousands, `replace` is slow
+            f"{prefix}{self.path}",
+            self.axes,
+            self.grouping,
+            self.init,
+            self.declared,
+            self.trained,
+            self.span,
+        )
 
     def size(self, bindings: Mapping[str, int]) -> int:
         total = 1
@@ -265,6 +274,12 @@ class Program:
     @property
     def sizes(self) -> dict[str, int]:
         return dict(self.bindings)
+
+    @property
+    def parameter_count(self) -> int:
+        """The elements of all trained weights, each shared one counted once."""
+        sizes = self.sizes
+        return sum(p.size(sizes) for p in self.parameters if p.trained)
 
     def with_functions(self, functions: Iterable[Function]) -> Program:
         """The same program with some functions replaced or added (by name); unreachable ones dropped."""

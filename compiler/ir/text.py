@@ -136,7 +136,8 @@ def _show_axis(axis: Axis) -> str:
 
 def _show_parameter(parameter: Parameter) -> str:
     groups = ", ".join(f"[{', '.join(_name(a.name) for a in g)}]" for g in parameter.grouping)
-    text = f"parameter {_name(parameter.path)}: {groups}"
+    word = "parameter" if parameter.trained else "buffer"
+    text = f"{word} {_name(parameter.path)}: {groups}"
     if parameter.declared:
         text += f" as ({', '.join(map(_name, parameter.declared))})"
     return f"{text} = {json.dumps(parameter.init)}" if parameter.init else text
@@ -354,7 +355,7 @@ class _Reader:
         decode = self.name() if self.has("decode") else ""
         while self.has("axis"):
             self.declare_axis()
-        parameters = tuple(self.while_has("parameter", self.parameter))
+        parameters = tuple(self.parameters())
         constraints = tuple(self.while_has("require", self.constraint))
         functions = tuple(self.while_has("function", self.function))
         self.take("end", "a function or the end")
@@ -379,7 +380,11 @@ class _Reader:
             raise self.fail(f"axis `{name}` is declared twice", token)
         self.axes[name] = Axis(name, self.size(), time)
 
-    def parameter(self) -> Parameter:
+    def parameters(self) -> Iterator[Parameter]:
+        while (trained := self.has("parameter")) or self.has("buffer"):
+            yield self.parameter(trained)
+
+    def parameter(self, trained: bool) -> Parameter:
         path = self.name()
         self.expect(":")
         grouping: list[tuple[Axis, ...]] = []
@@ -392,7 +397,7 @@ class _Reader:
             self.expect("(")
             declared = self.list_of(self.name, ")")
         init = self.string() if self.has("=") else ""
-        return Parameter(path, axes, tuple(grouping), init, declared)
+        return Parameter(path, axes, tuple(grouping), init, declared, trained)
 
     def constraint(self) -> Constraint:
         left, equal = self.size(), self.has("==")

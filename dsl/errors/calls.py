@@ -150,9 +150,10 @@ class LabelTwice(ArchError, id="label-twice"):
 
 
 class WeightInFunction(ArchError, id="weight-in-function"):
+    kind: str
     name: str
-    title = "weight `{name}` stands in a `fn`, which owns none"
-    labels = {"span": "a weight"}
+    title = "{kind} `{name}` stands in a `fn`, which owns none"
+    labels = {"span": "a {kind}"}
     help = "write `block` instead of `fn`"
 
 
