@@ -105,7 +105,10 @@ class CostReport:
             self.name,
             f"  parameters           {self.parameters:>20,}",
             f"    without embedding  {self.non_embedding:>20,}",
-            *([f"    with buffers       {self.parameters + self.buffers:>20,}"] * (self.buffers > 0)),
+            *(
+                [f"    with buffers       {self.parameters + self.buffers:>20,}"]
+                * (self.buffers > 0)
+            ),
             f"  flops, forward       {self._shown(self.work.flops)}",
             f"  other operations     {self._shown(self.work.elementwise)}",
         ]

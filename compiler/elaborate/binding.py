@@ -77,7 +77,10 @@ def _is_bound(callee: Body, param: syntax.InputParam) -> bool:
 
 
 def _bind_default_input(callee: Body, param: syntax.InputParam, default: syntax.Expr) -> None:
-    """`memory[..., t, m] = x`: the default is relabelled; its formals yield to those of `x`."""
+    """`memory[..., t, m] = x`: the default is relabelled; its formals yield to those of `x`.
+
+    An axis that keeps its name, as in `at[..., s] = position(s)`, stays what it is.
+    """
     if param.brackets is None:
         value = expressions.argument(callee, default)
         _bind_axis(callee, param, value, default.span)
@@ -85,6 +88,8 @@ def _bind_default_input(callee: Body, param: syntax.InputParam, default: syntax.
     tensor = expressions.tensor(callee, default)
     mapping: dict[Label, Label] = {}
     for decl, (source, axis) in _matched(param, tensor, default.span):
+        if callee.frame.formal_named(decl.name) is source:
+            continue
         outer = source.outer if source.frame is callee.frame else source
         mapping[source] = callee.frame.formal(decl.name, outer, axis, decl.span)
         mapping[source].secondary = True
