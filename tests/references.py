@@ -90,6 +90,22 @@ T5 = {
     "relative_attention_max_distance": 16,
     "decoder_start_token_id": 0,
 }
+BART = {
+    "vocab_size": VOCAB,
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_ffn_dim": 112,
+    "decoder_ffn_dim": 96,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 2,
+    "max_position_embeddings": 40,
+    "pad_token_id": 1,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
+}
+MARIAN = BART | {"decoder_vocab_size": VOCAB, "eos_token_id": 2}
+ENCODER_DECODERS = ("t5", "bart", "nllb", "transformer")
 GEMMA3_ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
@@ -214,14 +230,36 @@ REFERENCES: dict[str, Reference] = {
         T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_heads": 3},
     ),
     "ul2": Reference("t5", "T5ForConditionalGeneration", T5 | {"feed_forward_proj": "gated-silu"}),
+    "bart": Reference("bart", "BartForConditionalGeneration", BART),
+    "bart-hidden": Reference(
+        "bart",
+        "BartModel",
+        BART | {"scale_embedding": True, "activation_function": "gelu_new"},
+        "hidden",
+    ),
+    "nllb": Reference("nllb", "M2M100ForConditionalGeneration", BART),
+    "nllb-unscaled": Reference(
+        "nllb",
+        "M2M100ForConditionalGeneration",
+        BART | {"scale_embedding": False, "activation_function": "silu"},
+    ),
+    "marian": Reference(
+        "transformer",
+        "MarianMTModel",
+        MARIAN | {"scale_embedding": True, "activation_function": "relu"},
+    ),
+    "marian-unscaled": Reference(
+        "transformer", "MarianMTModel", MARIAN | {"activation_function": "swish"}
+    ),
 }
 
 
 def make_loud(model: torch.nn.Module, seed: int = 0) -> None:
-    """Matrices N(0, 1/fan_in), gains and biases moved well away from one and zero."""
+    """Matrices N(0, 1/fan_in), gains, biases and stored buffers moved well away from one and zero."""
     generator = torch.Generator().manual_seed(seed)
+    stored = (b for name, b in model.named_buffers() if name in model.state_dict())
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in (*model.parameters(), *stored):
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim >= 2:
                 parameter.copy_(noise / parameter.shape[-1] ** 0.5)
@@ -242,8 +280,12 @@ def batch(example: str, tokens: int = 12, padding: int = 3, seed: int = 1) -> di
         inputs["token_type_ids"] = generator.integers(0, 2, (2, tokens))
     if example == "roberta":  # the padding token decides the positions
         inputs["input_ids"] = np.where(mask == 1, inputs["input_ids"].clip(2), 1)
-    if example == "t5":
+    if example in ENCODER_DECODERS:
         inputs["decoder_input_ids"] = generator.integers(0, VOCAB, (2, 9))
+    if example == "nllb":  # positions skip padding tokens, seen or not, and no others
+        inputs["input_ids"][:, [0, 4, -1]] = [5, 1, 1]
+        inputs["decoder_input_ids"][:, [0, 3]] = [1, 1]
+        mask[0, 0] = 0
     return inputs
 
 

@@ -53,6 +53,20 @@ PUBLISHED = {
     ("t5", "t5_11b"): (11_307_321_344, 11_274_422_272),
     ("t5", "flan_t5_small"): (76_961_152, 60_511_616),
     ("t5", "flan_t5_base"): (247_577_856, 222_903_552),
+    ("t5", "flan_t5_large"): (783_150_080, 750_251_008),
+    ("t5", "flan_t5_xl"): (2_849_757_184, 2_783_959_040),
+    ("t5", "flan_t5_xxl"): (11_135_332_352, 11_003_736_064),
+    ("t5", "mt5_small"): (300_176_768, 172_119_424),
+    ("t5", "mt5_base"): (582_401_280, 390_315_264),
+    ("t5", "mt5_large"): (1_229_581_312, 973_466_624),
+    ("t5", "mt5_xl"): (3_742_619_648, 3_230_390_272),
+    ("t5", "mt5_xxl"): (12_921_057_280, 11_896_598_528),
+    ("t5", "ul2_20b"): (19_591_209_984, 19_459_613_696),
+    ("bart", "bart_base"): (139_420_416, 100_816_896),
+    ("bart", "bart_large"): (406_291_456, 354_820_096),
+    ("nllb", "nllb_600m"): (615_073_792, 352_718_848),
+    ("nllb", "nllb_1_3b"): (1_370_638_336, 1_108_283_392),
+    ("nllb", "nllb_3_3b"): (3_344_863_232, 2_820_153_344),
     ("falcon", "falcon_7b"): (6_921_720_704, 6_626_251_648),
     ("falcon", "falcon_40b"): (41_303_293_952, 40_770_617_344),
     ("falcon", "falcon_180b"): (178_557_088_768, 177_591_612_416),
@@ -86,6 +100,21 @@ PUBLISHED = {
 def test_published_parameter_counts(name: str, preset: str) -> None:
     report = cost(example(name, preset))
     assert (report.parameters, report.non_embedding) == PUBLISHED[name, preset]
+
+
+# Published counts that hold two tables of 1024 positions, stored and never trained.
+WITH_BUFFERS = {
+    "transformer_base": (64_131_072, 45_187_072, 2 * 1024 * 512),
+    "transformer_big": (216_342_528, 178_454_528, 2 * 1024 * 1024),
+}
+
+
+@pytest.mark.parametrize("preset", WITH_BUFFERS)
+def test_published_counts_with_buffers(preset: str) -> None:
+    report = cost(example("transformer", preset))
+    counts = report.parameters + report.buffers, report.non_embedding + report.buffers
+    assert (*counts, report.buffers) == WITH_BUFFERS[preset]
+    assert f"{counts[0]:,}" in report.to_text()
 
 
 def test_flops_of_a_layer_in_closed_form() -> None:
