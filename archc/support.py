@@ -126,6 +126,9 @@ LAYERS = {
 POSITIONS = {
     "learned": "output @[b, s, d] = x |> learned_positions(16) as @",
     "sinusoidal": "output @[b, s, d] = x |> sinusoidal",
+    "sinusoidal, in blocks, at given positions": (
+        '@p = sinusoidal(order = "blocks", steps = d // 2 - 1); output @[b, s, d] = @p(x, ids)'
+    ),
     "rotary, halves": "output @[b, s, d] = rope()(x, s)",
     "rotary, neighbours": 'output @[b, s, d] = rope(pairing = "interleaved")(x, s)',
     "rotary, part of a head": "output @[b, s, d] = rope(dims = 6)(x, s)",

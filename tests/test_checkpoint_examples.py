@@ -72,7 +72,53 @@ BERT = {
     "hidden_act": "gelu",
     "is_decoder": False,
 }
+BART = {
+    "architectures": ["BartForConditionalGeneration"],
+    "vocab_size": 131,
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_ffn_dim": 112,
+    "decoder_ffn_dim": 96,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 2,
+    "max_position_embeddings": 40,
+    "activation_function": "gelu",
+    "num_hidden_layers": 2,  # the rest as published, some of it long obsolete
+    "normalize_embedding": True,
+    "normalize_before": False,
+    "add_bias_logits": False,
+    "add_final_layer_norm": False,
+    "scale_embedding": False,
+}
+MARIAN = {
+    **BART,
+    "architectures": ["MarianMTModel"],
+    "decoder_vocab_size": 131,
+    "normalize_embedding": False,
+    "static_position_embeddings": True,
+    "scale_embedding": True,
+}
+T5 = {
+    "architectures": ["T5ForConditionalGeneration"],
+    "vocab_size": 131,
+    "d_model": 64,
+    "d_kv": 16,
+    "d_ff": 112,
+    "num_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "n_positions": 512,
+}
+STORED = {  # tensors whose being there is a choice
+    "bart": ("final_logits_bias",),
+    "marian with tables": ("final_logits_bias", "model.encoder.embed_positions.weight"),
+}
 CONFIGS = {
+    "bart": BART,
+    "bart without bias": BART,
+    "marian": MARIAN,
+    "marian with tables": MARIAN,
     "llama": LLAMA,
     "llama tied": {**LLAMA, "tie_word_embeddings": True},
     "llama biased": {**LLAMA, "attention_bias": True, "mlp_bias": True, "head_dim": 8},
@@ -113,7 +159,7 @@ def written(request, tmp_path: Path):
         for item in file.items
         if isinstance(item, syn.CheckpointDef) and config["architectures"][0] in item.class_names
     )
-    program = elaborated(file, block, config)
+    program = elaborated(file, block, config, STORED.get(request.param, ()))
     weights = random_weights(program, 7)
     save(program, weights, block, tmp_path, config)
     return tmp_path, file, weights
@@ -145,23 +191,50 @@ def test_an_import_has_the_same_parameters(written):
 
 
 @pytest.mark.parametrize(
-    ("fields", "expected"),
+    ("base", "fields", "expected"),
     [
-        ({"hidden_act": "mish"}, "config-choice"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "config-refused"),
-        ({"sliding_window": 4096}, "unread-config"),
-        ({"quantization_config": {"bits": 4}}, "unread-config"),
-        ({"rope_interleaved": True}, "config-refused"),
-        ({"vocab_size": None}, "missing-config"),
+        (LLAMA, {"hidden_act": "mish"}, "config-choice"),
+        (LLAMA, {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "config-refused"),
+        (LLAMA, {"sliding_window": 4096}, "unread-config"),
+        (LLAMA, {"quantization_config": {"bits": 4}}, "unread-config"),
+        (LLAMA, {"rope_interleaved": True}, "config-refused"),
+        (LLAMA, {"vocab_size": None}, "missing-config"),
+        (BART, {"activation_function": "mish"}, "config-choice"),
+        (BART, {"tie_word_embeddings": False}, "config-refused"),
+        (BART, {"normalize_before": True}, "config-refused"),
+        (BART, {"add_final_layer_norm": True}, "config-refused"),
+        (BART, {"normalize_embedding": False}, "config-refused"),
+        (BART, {"static_position_embeddings": True}, "config-refused"),
+        (BART, {"is_decoder": True}, "unread-config"),
+        (MARIAN, {"normalize_embedding": True}, "config-refused"),
+        (MARIAN, {"share_encoder_decoder_embeddings": False}, "config-refused"),
+        (MARIAN, {"decoder_vocab_size": 130}, "config-refused"),
+        (MARIAN, {"static_position_embeddings": False}, "config-refused"),
     ],
 )
-def test_configs_the_example_does_not_express(fields, expected):
-    config = {**LLAMA, **fields}
+def test_configs_the_example_does_not_express(base, fields, expected):
+    config = {**base, **fields}
     file = example_for(config)
     block = next(i for i in file.items if isinstance(i, syn.CheckpointDef))
     with pytest.raises(ArchError) as caught:
         elaborated(file, block, config)
     assert caught.value.id == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "scaled"),
+    [
+        ({}, True),
+        ({"tie_word_embeddings": False}, False),  # as version 1.1 was published
+        ({"tie_word_embeddings": True, "scale_decoder_outputs": False}, False),  # as saved again
+        ({"architectures": ["MT5ForConditionalGeneration"]}, False),
+    ],
+)
+def test_which_t5_scales_its_output(fields, scaled):
+    file = example_for(T5)
+    block = next(i for i in file.items if isinstance(i, syn.CheckpointDef))
+    hypers = hyperparameters(the_model(module_of(file), block.model))
+    assert evaluate_config(block, {**T5, **fields}, hypers)["scale_output"] is scaled
 
 
 def test_no_example_for_a_class(tmp_path):

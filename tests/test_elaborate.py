@@ -401,15 +401,31 @@ def test_rope_scaling(scaling: str) -> None:
     assert np.allclose(found, expected, **SINGLE)
 
 
-def test_sinusoidal_and_learned_positions() -> None:
-    text = model(
-        "output y = x |> sinusoidal\noutput z = x |> learned_positions(9, offset = 2) as p"
-    )
-    found, w = run(text)
-    angle = np.arange(5)[:, None] * 10000.0 ** (-2 * np.arange(4) / 8)
-    table = np.stack([np.sin(angle), np.cos(angle)], -1).reshape(5, 8)
-    assert np.allclose(found["y"], inputs()["x"] + table, **SINGLE)
-    assert np.allclose(found["z"], inputs()["x"] + w["p.w"][2:7], **EXACT)
+def test_learned_positions() -> None:
+    found, w = run(model("output y = x |> learned_positions(9, offset = 2) as p"))
+    assert np.allclose(found["y"], inputs()["x"] + w["p.w"][2:7], **EXACT)
+
+
+SINUSOIDS = {  # what configures it -> the exponents of 1 / base, whether sines and cosines alternate
+    "sinusoidal": (10000.0, np.arange(0, 8, 2) / 8, True),
+    'sinusoidal(order = "blocks")': (10000.0, np.arange(0, 8, 2) / 8, False),
+    'sinusoidal(50.0, "blocks", d // 2 - 1)': (50.0, np.arange(4) / 3, False),
+}
+
+
+@pytest.mark.parametrize("text", SINUSOIDS)
+def test_sinusoidal_positions(text: str) -> None:
+    """Along slots, along a timeline's positions, and at positions that are given."""
+    lines = f"place = {text}\noutput y = place(x)"
+    slots = run(model(lines))[0]["y"]
+    timed = run(model(f"time s: position = 3 * ids\n{lines}"))[0]["y"]
+    given = run(model(f"place = {text}\noutput y = place(x, ids * ids)"))[0]["y"]
+    base, exponents, alternate = SINUSOIDS[text]
+    x, ids = inputs()["x"], inputs()["ids"]
+    for found, position in ((slots, np.arange(5)), (timed, 3 * ids), (given, ids * ids)):
+        angle = position[..., None] * base**-exponents
+        waves = np.stack([np.sin(angle), np.cos(angle)], -1 if alternate else -2)
+        assert np.allclose(found, x + waves.reshape(*angle.shape[:-1], 8), **SINGLE)
 
 
 # --------------------------------------------------------------------------- library
