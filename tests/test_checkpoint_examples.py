@@ -85,6 +85,11 @@ BART = {
     "max_position_embeddings": 40,
     "activation_function": "gelu",
     "num_hidden_layers": 2,  # the rest as published, some of it long obsolete
+    "_num_labels": 3,
+    "prefix": " ",
+    "output_past": True,
+    "extra_pos_embeddings": 2,
+    "force_bos_token_to_be_generated": True,
     "normalize_embedding": True,
     "normalize_before": False,
     "add_bias_logits": False,
@@ -92,7 +97,7 @@ BART = {
     "scale_embedding": False,
 }
 MARIAN = {
-    **BART,
+    **{k: v for k, v in BART.items() if k not in ("prefix", "output_past")},
     "architectures": ["MarianMTModel"],
     "decoder_vocab_size": 131,
     "normalize_embedding": False,
@@ -205,6 +210,7 @@ def test_an_import_has_the_same_parameters(written):
         (BART, {"add_final_layer_norm": True}, "config-refused"),
         (BART, {"normalize_embedding": False}, "config-refused"),
         (BART, {"static_position_embeddings": True}, "config-refused"),
+        (BART, {"extra_pos_embeddings": 0}, "config-refused"),
         (BART, {"is_decoder": True}, "unread-config"),
         (MARIAN, {"normalize_embedding": True}, "config-refused"),
         (MARIAN, {"share_encoder_decoder_embeddings": False}, "config-refused"),

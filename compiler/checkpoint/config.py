@@ -100,6 +100,7 @@ STANDARD_IGNORES: dict[str, tuple[str, ...]] = {
         "id2label",
         "label2id",
         "num_labels",
+        "_num_labels",
         "finetuning_task",
         "task_specific_params",
         "tokenizer_class",
