@@ -88,8 +88,13 @@ def _bind_default_input(callee: Body, param: syntax.InputParam, default: syntax.
     tensor = expressions.tensor(callee, default)
     mapping: dict[Label, Label] = {}
     for decl, (source, axis) in _matched(param, tensor, default.span):
-        if callee.frame.formal_named(decl.name) is source:
+        known = callee.frame.formal_named(decl.name)
+        if known is source:
             continue
+        if known is not None:
+            raise errors.AxisClash(
+                name=decl.name, first=known.name, second=source.name, span=default.span
+            )
         outer = source.outer if source.frame is callee.frame else source
         mapping[source] = callee.frame.formal(decl.name, outer, axis, decl.span)
         mapping[source].secondary = True
