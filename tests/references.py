@@ -268,7 +268,7 @@ def make_loud(model: torch.nn.Module, seed: int = 0) -> None:
 
 
 def batch(example: str, tokens: int = 12, padding: int = 3, seed: int = 1) -> dict[str, np.ndarray]:
-    """Two rows of ids, the second padded on the right."""
+    """Two rows of ids, the second padded on the right. So are a decoder's own rows."""
     generator = np.random.default_rng(seed)
     mask = np.ones((2, tokens), np.int64)
     mask[1, tokens - padding :] = 0
@@ -282,10 +282,12 @@ def batch(example: str, tokens: int = 12, padding: int = 3, seed: int = 1) -> di
         inputs["input_ids"] = np.where(mask == 1, inputs["input_ids"].clip(2), 1)
     if example in ENCODER_DECODERS:
         inputs["decoder_input_ids"] = generator.integers(0, VOCAB, (2, 9))
+        inputs["decoder_attention_mask"] = np.ones((2, 9), np.int64)
+        inputs["decoder_attention_mask"][1, -1] = 0
     if example == "nllb":  # positions skip padding tokens, seen or not, and no others
         inputs["input_ids"][:, [0, 4, -1]] = [5, 1, 1]
         inputs["decoder_input_ids"][:, [0, 3]] = [1, 1]
-        mask[0, 0] = 0
+        mask[0, 0] = inputs["decoder_attention_mask"][0, 5] = 0
     return inputs
 
 
