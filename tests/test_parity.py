@@ -25,13 +25,13 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     reference: Reference = REFERENCES[request.param]
     directory = tmp_path_factory.mktemp(request.param)
     model = reference.build(directory)
-    inputs = batch(reference.example)
+    inputs = reference.inputs()
     return SimpleNamespace(
         reference=reference,
         inputs=inputs,
         f32=reference.run(model, inputs),
         f64=reference.run(model.double(), inputs),
-        seen=inputs["attention_mask"].astype(bool),
+        seen=inputs.get("attention_mask", np.ones(())).astype(bool),
         model=archc.load(EXAMPLES / f"{reference.example}.arch", weights=directory),
     )
 
@@ -42,7 +42,7 @@ def output_of(case: SimpleNamespace, backend: str, **options: object) -> np.ndar
 
 
 def apart(case: SimpleNamespace, value: np.ndarray, reference: np.ndarray) -> float:
-    """The distance over what is not padding (a decoder beside an encoder has none)."""
+    """The distance over what is not padding (a decoder beside an encoder has none, nor an image)."""
     if value.ndim == 2 or value.shape[:2] != case.seen.shape:
         return distance(value, reference)
     return distance(value[case.seen], reference[case.seen])
@@ -103,7 +103,7 @@ def test_rmsnorm_and_rotary_agree_to_rounding_without_islands(tmp_path):
 def test_layernorm_agrees_to_rounding(name, tmp_path):
     """These classes have no float32 islands."""
     reference = REFERENCES[name]
-    model, inputs = reference.build(tmp_path).double(), batch(reference.example)
+    model, inputs = reference.build(tmp_path).double(), reference.inputs()
     expected = reference.run(model, inputs)
     loaded = archc.load(EXAMPLES / f"{reference.example}.arch", weights=tmp_path)
     value = loaded.compile(dtype="f64", level=0)(**inputs)["logits"]

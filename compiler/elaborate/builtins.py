@@ -301,29 +301,31 @@ def _concat(body: Body, _: str, given: Given) -> Tensor:
 
 
 def join(body: Body, values: Sequence[Tensor], label: Label, span: Span) -> Tensor:
-    """Concatenate along `label`; every other axis must be the same."""
+    """Concatenate along `label`; a part is repeated along the other axes that it lacks."""
     kind = promote(*(v.dtype for v in values))
     if kind not in ("int", "bool"):
         values = [body.emitter.cast(v, kind) for v in values]
     elif any(v.dtype != kind for v in values):
         raise errors.MixedKinds(span=span)
     rests = [replace(v, axes=tuple((k, a) for k, a in v.axes if k is not label)) for v in values]
-    for rest in rests[1:]:
-        if set(rest.labels) != set(rests[0].labels):
-            raise errors.JoinAxes(first=rests[0].names, second=rest.names, span=span)
     _, names = body.emitter.align(rests, span)
     chosen = {k: a for a, k in names.items()}
     parts = [value.axis(label) for value in values]
-    nodes = [
-        body.emitter.rename(
-            body.emitter.use(value), tuple((a, chosen[k]) for k, a in rest.axes if a != chosen[k])
-        )
-        for value, rest in zip(values, rests, strict=True)
-    ]
+    nodes = [_repeated(body, v, rest, chosen) for v, rest in zip(values, rests, strict=True)]
     axis = _joined_axis(body, label, parts, list(chosen.values()))
     node = body.emitter.node("concat", nodes, axis=axis, parts=tuple(parts))
-    axes = tuple((k, axis if k is label else chosen[k]) for k in values[0].labels)
-    return Tensor(node, body.emitter.scope, axes, kind, values[0].known, len(axes))
+    widest = max(values, key=lambda v: len(v.axes))
+    order = [*(k for k in chosen if not widest.carries(k)), *widest.labels]
+    axes = tuple((k, axis if k is label else chosen[k]) for k in order)
+    return Tensor(node, body.emitter.scope, axes, kind, widest.known, len(widest.axes))
+
+
+def _repeated(body: Body, value: Tensor, rest: Tensor, chosen: dict[Label, Axis]) -> int:
+    """A part under the axes `chosen`, repeated along those that the `rest` of it lacks."""
+    pairs = tuple((a, chosen[k]) for k, a in rest.axes if a != chosen[k])
+    node = body.emitter.rename(body.emitter.use(value), pairs)
+    lacking = tuple(axis for k, axis in chosen.items() if k not in rest.labels)
+    return body.emitter.node("broadcast", (node,), axes=lacking) if lacking else node
 
 
 def _joined_axis(body: Body, label: Label, parts: Sequence[Axis], used: list[Axis]) -> Axis:
