@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from references import REFERENCES, Reference, batch, distance
+from transformers.models.deberta_v2 import modeling_deberta_v2
 from transformers.models.llama import modeling_llama
 
 import archc
@@ -109,6 +110,32 @@ def test_layernorm_agrees_to_rounding(name, tmp_path):
     value = loaded.compile(dtype="f64", level=0)(**inputs)["logits"]
     seen = inputs["attention_mask"].astype(bool)
     assert distance(value[seen], expected[seen]) <= 1e-12
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize(("span", "far"), [(256, 512), (32, 128), (8, 40), (7, 11)])
+def test_log_buckets_at_every_distance(backend, span, far, tmp_path):
+    """DeBERTa's rows, past the farthest distance, against the reference's own function."""
+    text = (EXAMPLES / "deberta.arch").read_text()
+    definition = text[text.index("fn relative_row") : text.index("block disentangled")]
+    model = tmp_path / "rows.arch"
+    model.write_text(
+        f"""use std
+        {definition}
+        model Rows {{
+          input x: float[b, s]
+          z = x[s -> t]
+          row = relative_row({span}, {far}, true)
+          output y[s, t] = row(s, t)
+        }}"""
+    )
+    length = far + far // 2
+    steps = torch.arange(length)
+    distances = steps[:, None] - steps[None, :]
+    bucket = modeling_deberta_v2.make_log_bucket_position(distances, span, far)
+    expected = (bucket.long() + span).clamp(0, 2 * span - 1).numpy()
+    found = archc.load(model, weights={}).compile(backend)(x=np.zeros((1, length)))["y"]
+    assert np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("padding_side", ["left", "inner"])
