@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from small_models import ids, inputs, model, paths, program, run, value
 
 from archc.backends.numpy import NumpyBackend
-from archc.compiler.elaborate import Request, elaborate, module_of, preset_overrides, the_model
+from archc.compiler.elaborate import (
+    Request,
+    elaborate,
+    hyperparameters,
+    module_of,
+    preset_overrides,
+    the_model,
+)
 from archc.dsl import Source, parse, parse_file
 from archc.dsl.diagnostics import ArchError, Diagnostics
 
@@ -380,6 +387,23 @@ def test_a_part_is_repeated_along_the_axes_it_lacks() -> None:
     assert np.array_equal(found["y"], np.concatenate([start, inputs()["x"], start], 1))
     outer = "weight start[n: 2, d] = normal\ny = concat(start, x, d)\noutput z = y"
     assert ids(model(outer)) == ["outer-product"]
+
+
+def test_an_input_in_an_if_ends_the_hyperparameters() -> None:
+    text = """use std
+    model M {
+      wide = true; d = 8
+      if wide { input x: float[b, d] } else { input x: float[b, s, d] }
+      twice = 2
+      output y = twice * x
+    }"""
+    assert list(hyperparameters(the_model(module_of(parse(Source("m.arch", text)))))) == [
+        "wide",
+        "d",
+    ]
+    x = np.ones((2, 3, 8))
+    assert np.array_equal(run(text, {"x": x[:, 0]})[0]["y"], 2 * x[:, 0])
+    assert np.array_equal(run(text, {"x": x}, wide=False)[0]["y"], 2 * x)
 
 
 @pytest.mark.parametrize(("part", "kept"), [("x[d: 2..5]", slice(2, 5)), ("x", slice(0, 8))])

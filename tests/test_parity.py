@@ -138,15 +138,19 @@ def test_log_buckets_at_every_distance(backend, span, far, tmp_path):
     assert np.array_equal(found, expected)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "deberta", "deberta-v2-conv"])
 @pytest.mark.parametrize("padding_side", ["left", "inner"])
-def test_padding_anywhere(padding_side, tmp_path):
+def test_padding_anywhere(padding_side, name, tmp_path):
     """Positions count slots in these classes, so padding only hides keys."""
-    reference = REFERENCES["gpt2"]
-    model, inputs = reference.build(tmp_path).double(), batch("gpt2", tokens=4, padding=0)
+    reference = REFERENCES[name]
+    model, inputs = (
+        reference.build(tmp_path).double(),
+        batch(reference.example, tokens=4, padding=0),
+    )
     inputs["attention_mask"][1, :2] = [0, 1] if padding_side == "left" else [1, 0]
     positions = np.arange(4)[None].repeat(2, 0)
     expected = reference.run(model, inputs | {"position_ids": positions})
-    loaded = archc.load(EXAMPLES / "gpt2.arch", weights=tmp_path)
+    loaded = archc.load(EXAMPLES / f"{reference.example}.arch", weights=tmp_path)
     value = loaded.compile(dtype="f64")(**inputs)["logits"]
     seen = inputs["attention_mask"].astype(bool)
     assert distance(value[seen], expected[seen]) <= 1e-6
