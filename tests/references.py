@@ -260,6 +260,9 @@ REFERENCES: dict[str, Reference] = {
     "e5-en-mean": Reference("bert", "BertModel", BERT, "embed_mean"),
     "bge-en-cls": Reference("bert", "BertModel", BERT, "embed_cls"),
     "deberta": Reference("deberta", "DebertaForMaskedLM", DEBERTA),
+    "deberta-legacy-head": Reference(
+        "deberta", "DebertaForMaskedLM", DEBERTA | {"legacy": True, "pos_att_type": "p2c|c2p"}
+    ),
     "deberta-c2p": Reference(
         "deberta",
         "DebertaModel",
@@ -271,7 +274,7 @@ REFERENCES: dict[str, Reference] = {
     "deberta-v2-conv": Reference(
         "deberta",
         "DebertaV2ForMaskedLM",
-        DEBERTA_V2 | {"conv_kernel_size": 5, "conv_act": "tanh"},
+        DEBERTA_V2 | {"conv_kernel_size": 5, "conv_act": "tanh", "legacy": True},
     ),
     "deberta-v2-p2c": Reference(
         "deberta",
