@@ -419,6 +419,7 @@ RULES: dict[str, Row] = {
     "ignore": _node(IgnoreLine, "patterns reason"),
     "ignore_config": _node(IgnoreLine, "patterns reason", config=True),
     "patterns": _all,
-    "prefix": _node(PrefixLine, "prefix", optional=False),
-    "prefix_optional": _node(PrefixLine, "prefix", optional=True),
+    "prefix": _node(PrefixLine, "prefixes", optional=False),
+    "prefix_optional": _node(PrefixLine, "prefixes", optional=True),
+    "alternatives": _all,
 }

@@ -460,9 +460,12 @@ class IgnoreLine(CheckpointLine):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixLine(CheckpointLine):
-    """`prefix "transformer."?`: a leading part of every name, which may be absent when `optional`."""
+    """`prefix "transformer."?`: a leading part of every name, which may be absent when `optional`.
 
-    prefix: str
+    Of several, `prefix "a." or "b."`, it is the first that the file has.
+    """
+
+    prefixes: tuple[str, ...]
     optional: bool
 
 

@@ -44,6 +44,7 @@ BERT = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "max_position_embeddings": 40,
+    "type_vocab_size": 2,
     "layer_norm_eps": EPSILON,
 }
 GPT2 = {
@@ -76,6 +77,29 @@ FALCON = {
     "layer_norm_epsilon": EPSILON,
     "bos_token_id": 1,
     "eos_token_id": 2,
+}
+DEBERTA = BERT | {
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "position_biased_input": False,
+    "pos_att_type": ["c2p", "p2c"],
+    "max_relative_positions": 7,
+    "legacy": False,
+}
+DEBERTA_V2 = DEBERTA | {
+    "pos_att_type": ["p2c", "c2p"],
+    "max_relative_positions": 9,
+    "position_buckets": 6,
+}
+VIT = {
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "layer_norm_eps": EPSILON,
+    "image_size": 24,
+    "patch_size": 6,
+    "num_channels": 2,
 }
 T5 = {
     "vocab_size": VOCAB,
@@ -113,6 +137,17 @@ GEMMA3_ROPE = {
 GEMMA3_KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
 
 
+def mean_over_tokens(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    kept = mask[..., None].to(hidden.dtype)
+    return (hidden * kept).sum(1) / kept.sum(1)
+
+
+EMBEDDINGS = {  # what E5 and BGE take of the hidden states, before they scale it to unit length
+    "embed_mean": mean_over_tokens,
+    "embed_cls": lambda hidden, mask: hidden[:, 0],
+}
+
+
 @dataclass(frozen=True)
 class Reference:
     """A class of `transformers`, its config, the `.arch` file and the output to compare."""
@@ -130,9 +165,23 @@ class Reference:
         made.save_pretrained(directory)
         return cls.from_pretrained(directory).eval()
 
+    def inputs(self) -> dict[str, np.ndarray]:
+        """Inputs that fit the example and this config."""
+        given, kinds = batch(self.example), self.config.get("type_vocab_size", 0)
+        if kinds > 1:
+            shape = given["input_ids"].shape
+            given["token_type_ids"] = np.random.default_rng(2).integers(0, kinds, shape)
+        return given
+
     def run(self, model: torch.nn.Module, inputs: dict[str, np.ndarray]) -> np.ndarray:
         with torch.no_grad():
-            result = model(**{k: torch.from_numpy(v) for k, v in inputs.items()})
+            kind = next(model.parameters()).dtype
+            given = {k: torch.from_numpy(v) for k, v in inputs.items()}
+            given = {k: v.to(kind) if v.is_floating_point() else v for k, v in given.items()}
+            result = model(**given)
+        if self.output in EMBEDDINGS:
+            pooled = EMBEDDINGS[self.output](result["last_hidden_state"], given["attention_mask"])
+            return torch.nn.functional.normalize(pooled, dim=-1).numpy()
         names = {"hidden": "last_hidden_state", "pooled": "pooler_output"}
         return result[names.get(self.output, self.output)].numpy()
 
@@ -218,6 +267,49 @@ REFERENCES: dict[str, Reference] = {
     "xlm-roberta": Reference(
         "roberta", "XLMRobertaModel", BERT | {"type_vocab_size": 1, "pad_token_id": 1}, "hidden"
     ),
+    "e5-mean": Reference(
+        "roberta", "XLMRobertaModel", BERT | {"type_vocab_size": 1, "pad_token_id": 1}, "embed_mean"
+    ),
+    "bge-m3-cls": Reference(
+        "roberta", "XLMRobertaModel", BERT | {"type_vocab_size": 1, "pad_token_id": 1}, "embed_cls"
+    ),
+    "e5-en-mean": Reference("bert", "BertModel", BERT, "embed_mean"),
+    "bge-en-cls": Reference("bert", "BertModel", BERT, "embed_cls"),
+    "deberta": Reference("deberta", "DebertaForMaskedLM", DEBERTA),
+    "deberta-legacy-head": Reference(
+        "deberta", "DebertaForMaskedLM", DEBERTA | {"legacy": True, "pos_att_type": "p2c|c2p"}
+    ),
+    "deberta-c2p": Reference(
+        "deberta",
+        "DebertaModel",
+        DEBERTA
+        | {"pos_att_type": ["c2p"], "position_biased_input": True, "type_vocab_size": 2}
+        | {"max_relative_positions": -1},
+        "hidden",
+    ),
+    "deberta-v2-conv": Reference(
+        "deberta",
+        "DebertaV2ForMaskedLM",
+        DEBERTA_V2 | {"conv_kernel_size": 5, "conv_act": "tanh", "legacy": True},
+    ),
+    "deberta-v2-p2c": Reference(
+        "deberta",
+        "DebertaV2Model",
+        DEBERTA_V2 | {"pos_att_type": ["p2c"], "position_buckets": -1, "hidden_act": "gelu_new"},
+        "hidden",
+    ),
+    "deberta-v3": Reference(
+        "deberta",
+        "DebertaV2ForMaskedLM",
+        DEBERTA_V2 | {"share_att_key": True, "norm_rel_ebd": "layer_norm"},
+    ),
+    "vit": Reference("vit", "ViTModel", VIT, "hidden"),
+    "vit-pooled": Reference(
+        "vit",
+        "ViTModel",
+        VIT | {"qkv_bias": False, "pooler_output_size": 48},
+        "pooler_output",
+    ),
     "t5": Reference("t5", "T5ForConditionalGeneration", T5),
     "t5-gated": Reference(
         "t5",
@@ -276,8 +368,8 @@ def batch(example: str, tokens: int = 12, padding: int = 3, seed: int = 1) -> di
         "input_ids": generator.integers(0, VOCAB, (2, tokens)),
         "attention_mask": mask,
     }
-    if example == "bert":
-        inputs["token_type_ids"] = generator.integers(0, 2, (2, tokens))
+    if example == "vit":
+        return {"pixel_values": generator.standard_normal((2, 2, 24, 24)).astype(np.float32)}
     if example == "roberta":  # the padding token decides the positions
         inputs["input_ids"] = np.where(mask == 1, inputs["input_ids"].clip(2), 1)
     if example in ENCODER_DECODERS:

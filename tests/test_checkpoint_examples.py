@@ -119,6 +119,27 @@ STORED = {  # tensors whose being there is a choice
     "bart": ("final_logits_bias",),
     "marian with tables": ("final_logits_bias", "model.encoder.embed_positions.weight"),
 }
+DEBERTA = {
+    **BERT,
+    "architectures": ["DebertaV2ForMaskedLM"],
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "position_biased_input": False,
+    "pos_att_type": "p2c|c2p",
+    "position_buckets": 8,
+    "max_relative_positions": -1,
+}
+VIT = {
+    "architectures": ["ViTModel"],
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 112,
+    "hidden_act": "gelu",
+    "image_size": 24,
+    "patch_size": 6,
+    "num_channels": 2,
+}
 CONFIGS = {
     "bart": BART,
     "bart without bias": BART,
@@ -133,6 +154,10 @@ CONFIGS = {
     "gpt2 untied": {**GPT2, "tie_word_embeddings": False, "n_inner": 96},
     "bert": {**BERT, "architectures": ["BertModel"]},
     "bert mlm": {**BERT, "architectures": ["BertForMaskedLM"]},
+    "deberta v2": {**DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu"},
+    "deberta v3": {**DEBERTA, "share_att_key": True, "norm_rel_ebd": "layer_norm"},
+    "deberta v1": {**DEBERTA, "architectures": ["DebertaModel"], "position_buckets": None},
+    "vit": VIT,
 }
 
 
@@ -241,6 +266,34 @@ def test_which_t5_scales_its_output(fields, scaled):
     block = next(i for i in file.items if isinstance(i, syn.CheckpointDef))
     hypers = hyperparameters(the_model(module_of(file), block.model))
     assert evaluate_config(block, {**T5, **fields}, hypers)["scale_output"] is scaled
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"relative_attention": False}, "config-refused"),
+        ({"pos_att_type": ["p2p"]}, "config-refused"),
+        ({"pos_att_type": None}, "config-refused"),
+        ({"embedding_size": 32}, "config-refused"),
+        ({"attention_head_size": 32}, "config-refused"),
+        ({"conv_kernel_size": 4}, "config-refused"),
+        ({"conv_kernel_size": 3, "conv_groups": 2}, "config-refused"),
+        ({"tie_word_embeddings": False}, "config-refused"),
+        ({"norm_rel_ebd": "batch_norm"}, "config-choice"),
+        ({"conv_act": "mish"}, "config-choice"),
+        ({"talking_head": True}, "unread-config"),
+        ({"architectures": ["DebertaModel"], "talking_head": True}, "config-refused"),
+        ({"architectures": ["DebertaModel"]}, "unread-config"),  # buckets are of version 2
+    ],
+)
+def test_configs_that_deberta_does_not_express(fields, expected):
+    config = {**DEBERTA, **fields}
+    file = example_for(config)
+    wanted = config["architectures"][0]
+    blocks = (i for i in file.items if isinstance(i, syn.CheckpointDef))
+    with pytest.raises(ArchError) as caught:
+        elaborated(file, next(b for b in blocks if wanted in b.class_names), config)
+    assert caught.value.id == expected
 
 
 def test_no_example_for_a_class(tmp_path):

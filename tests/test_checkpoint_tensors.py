@@ -214,6 +214,21 @@ def test_an_optional_prefix(directory, names):
     assert load(lines, model, directory(**files))["layers[0].up.w"].shape == (6, 5)
 
 
+@pytest.mark.parametrize("found", ["new.", "old."])
+def test_the_first_of_several_prefixes_that_the_file_has(directory, found):
+    model = program(parameter("head.w", "vocab, d"), parameter("embed.w", "vocab, d"))
+    files = {f"{found}head": numbered(7, 5), "embed": numbered(7, 5)}
+    lines = '"embed" = embed.w; prefix "new." or "old."; "head" = head.w'
+    assert load(lines, model, directory(**files))["head.w"].shape == (7, 5)
+
+
+def test_none_of_several_prefixes_names_the_first(directory):
+    model = program(parameter("head.w", "vocab, d"))
+    with pytest.raises(Diagnostics) as caught:
+        load('prefix "new." or "old."; "head" = head.w', model, directory(head=numbered(7, 5)))
+    assert "new.head" in str(caught.value)
+
+
 def test_a_prefix_leads_only_the_lines_below_it(directory):
     model = program(parameter("embed.w", "vocab, d"), parameter("head.w", "vocab, d"))
     files = {"head": numbered(7, 5), "m.wte": numbered(7, 5)}

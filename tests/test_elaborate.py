@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from small_models import ids, inputs, model, paths, program, run, value
 
 from archc.backends.numpy import NumpyBackend
-from archc.compiler.elaborate import Request, elaborate, module_of, preset_overrides, the_model
+from archc.compiler.elaborate import (
+    Request,
+    elaborate,
+    hyperparameters,
+    module_of,
+    preset_overrides,
+    the_model,
+)
 from archc.dsl import Source, parse, parse_file
 from archc.dsl.diagnostics import ArchError, Diagnostics
 
@@ -338,6 +345,77 @@ TIME_MISTAKES = {
 @pytest.mark.parametrize("text", TIME_MISTAKES)
 def test_mistakes_of_time(text: str) -> None:
     assert ids(model(f"{text}\noutput y = x")) == [TIME_MISTAKES[text]]
+
+
+def test_a_concatenation_is_valid_where_its_parts_are() -> None:
+    keep = np.array(PADDING["inner"], bool)
+    text = model(
+        """input front: float[b, i: 3, d]
+        weight start[d] = normal
+        time s: valid = keep
+        h = concat(start[s: new], front[i -> s], x, s)
+        output y[b, s, d] = h |> attention(heads, mask = causal) as a
+        output mean[b, d] = mean(h, s)
+        again = concat(h, front[i -> s], s)
+        output again[b, d] = sum(again, s)"""
+    )
+    values = inputs(keep=keep, front=np.random.default_rng(1).standard_normal((2, 3, 8)))
+    values["x"][~keep] = 1e3
+    found, w = run(text, values)
+    start = np.broadcast_to(w["start"], (2, 1, 8))
+    joined = np.concatenate([start, values["front"], values["x"]], 1)
+    seen = np.concatenate([np.ones((2, 4), bool), keep], 1)
+    expected = masked_attention(joined, w, np.tril(np.ones((9, 9), bool)) & seen[:, None, :])
+    total = np.where(seen[..., None], joined, 0).sum(1)
+    assert np.allclose(found["y"][seen], expected[seen], **EXACT)
+    assert np.allclose(found["mean"], total / seen.sum(1)[:, None], **EXACT)
+    assert np.allclose(found["again"], total + values["front"].sum(1), **EXACT)
+
+
+@pytest.mark.parametrize("fact", ["position", "segment"])
+def test_positions_of_a_concatenation_have_no_common_meaning(fact: str) -> None:
+    body = f"""time s: valid = keep, {fact} = ids
+      output y[b, d] = sum(concat(x, x, s), s)"""
+    assert ids(model(body)) == ["unsupported"]
+
+
+def test_a_part_is_repeated_along_the_axes_it_lacks() -> None:
+    body = """weight start[d] = normal
+      output y[b, s, d] = concat(start[s: new], x, start[s: new], s)"""
+    found, w = run(model(body))
+    start = np.broadcast_to(w["start"], (2, 1, 8))
+    assert np.array_equal(found["y"], np.concatenate([start, inputs()["x"], start], 1))
+    outer = "weight start[n: 2, d] = normal\ny = concat(start, x, d)\noutput z = y"
+    assert ids(model(outer)) == ["outer-product"]
+
+
+def test_an_input_in_an_if_ends_the_hyperparameters() -> None:
+    text = """use std
+    model M {
+      wide = true; d = 8
+      if wide { input x: float[b, d] } else { input x: float[b, s, d] }
+      twice = 2
+      output y = twice * x
+    }"""
+    assert list(hyperparameters(the_model(module_of(parse(Source("m.arch", text)))))) == [
+        "wide",
+        "d",
+    ]
+    x = np.ones((2, 3, 8))
+    assert np.array_equal(run(text, {"x": x[:, 0]})[0]["y"], 2 * x[:, 0])
+    assert np.array_equal(run(text, {"x": x}, wide=False)[0]["y"], 2 * x)
+
+
+@pytest.mark.parametrize(("part", "kept"), [("x[d: 2..5]", slice(2, 5)), ("x", slice(0, 8))])
+def test_an_axis_given_by_name_is_the_one_its_value_has(part: str, kept: slice) -> None:
+    """A slice and a concatenation keep the name of an axis, and a mean counts what is there."""
+    found = value(f"h = concat({part}, {part}, d)\noutput y[b, s] = mean({part}, d) + mean(h, d)")
+    assert np.allclose(found, 2 * inputs()["x"][..., kept].mean(-1), **EXACT)
+
+
+def test_an_axis_given_by_name_of_values_that_differ() -> None:
+    above = "fn both(u[...], v[...], a) = mean(u, a) + mean(v, a)"
+    assert ids(model("output y[b, s] = both(x, x[d: 2..], d)", above)) == ["ambiguous-axis"]
 
 
 def test_masks_of_two_timelines_are_refused() -> None:

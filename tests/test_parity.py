@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from references import REFERENCES, Reference, batch, distance
+from transformers.models.deberta_v2 import modeling_deberta_v2
 from transformers.models.llama import modeling_llama
 
 import archc
@@ -25,15 +26,21 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     reference: Reference = REFERENCES[request.param]
     directory = tmp_path_factory.mktemp(request.param)
     model = reference.build(directory)
-    inputs = batch(reference.example)
+    inputs = reference.inputs()
     return SimpleNamespace(
         reference=reference,
         inputs=inputs,
         f32=reference.run(model, inputs),
         f64=reference.run(model.double(), inputs),
-        seen=inputs.get("decoder_attention_mask", inputs["attention_mask"]).astype(bool),
+        seen=seen(inputs),
         model=archc.load(EXAMPLES / f"{reference.example}.arch", weights=directory),
     )
+
+
+def seen(inputs: dict[str, np.ndarray]) -> np.ndarray | None:
+    """What is not padding, of the sequence whose outputs are compared; an image has none."""
+    mask = inputs.get("decoder_attention_mask", inputs.get("attention_mask"))
+    return None if mask is None else mask.astype(bool)
 
 
 def output_of(case: SimpleNamespace, backend: str, **options: object) -> np.ndarray:
@@ -42,8 +49,8 @@ def output_of(case: SimpleNamespace, backend: str, **options: object) -> np.ndar
 
 
 def apart(case: SimpleNamespace, value: np.ndarray, reference: np.ndarray) -> float:
-    """The distance over what is not padding; a pooled output has none."""
-    if value.ndim == 2:
+    """The distance over what is not padding; a pooled output and an image have none."""
+    if case.seen is None or value.ndim == 2:
         return distance(value, reference)
     return distance(value[case.seen], reference[case.seen])
 
@@ -103,7 +110,7 @@ def test_rmsnorm_and_rotary_agree_to_rounding_without_islands(tmp_path):
 def test_layernorm_agrees_to_rounding(name, tmp_path):
     """These classes have no float32 islands."""
     reference = REFERENCES[name]
-    model, inputs = reference.build(tmp_path).double(), batch(reference.example)
+    model, inputs = reference.build(tmp_path).double(), reference.inputs()
     expected = reference.run(model, inputs)
     loaded = archc.load(EXAMPLES / f"{reference.example}.arch", weights=tmp_path)
     value = loaded.compile(dtype="f64", level=0)(**inputs)["logits"]
@@ -111,15 +118,45 @@ def test_layernorm_agrees_to_rounding(name, tmp_path):
     assert distance(value[seen], expected[seen]) <= 1e-12
 
 
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize(("span", "far"), [(256, 512), (32, 128), (8, 40), (7, 11)])
+def test_log_buckets_at_every_distance(backend, span, far, tmp_path):
+    """DeBERTa's rows, past the farthest distance, against the reference's own function."""
+    text = (EXAMPLES / "deberta.arch").read_text()
+    definition = text[text.index("fn relative_row") : text.index("block disentangled")]
+    model = tmp_path / "rows.arch"
+    model.write_text(
+        f"""use std
+        {definition}
+        model Rows {{
+          input x: float[b, s]
+          z = x[s -> t]
+          row = relative_row({span}, {far}, true)
+          output y[s, t] = row(s, t)
+        }}"""
+    )
+    length = far + far // 2
+    steps = torch.arange(length)
+    distances = steps[:, None] - steps[None, :]
+    bucket = modeling_deberta_v2.make_log_bucket_position(distances, span, far)
+    expected = (bucket.long() + span).clamp(0, 2 * span - 1).numpy()
+    found = archc.load(model, weights={}).compile(backend)(x=np.zeros((1, length)))["y"]
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "deberta", "deberta-v2-conv"])
 @pytest.mark.parametrize("padding_side", ["left", "inner"])
-def test_padding_anywhere(padding_side, tmp_path):
+def test_padding_anywhere(padding_side, name, tmp_path):
     """Positions count slots in these classes, so padding only hides keys."""
-    reference = REFERENCES["gpt2"]
-    model, inputs = reference.build(tmp_path).double(), batch("gpt2", tokens=4, padding=0)
+    reference = REFERENCES[name]
+    model, inputs = (
+        reference.build(tmp_path).double(),
+        batch(reference.example, tokens=4, padding=0),
+    )
     inputs["attention_mask"][1, :2] = [0, 1] if padding_side == "left" else [1, 0]
     positions = np.arange(4)[None].repeat(2, 0)
     expected = reference.run(model, inputs | {"position_ids": positions})
-    loaded = archc.load(EXAMPLES / "gpt2.arch", weights=tmp_path)
+    loaded = archc.load(EXAMPLES / f"{reference.example}.arch", weights=tmp_path)
     value = loaded.compile(dtype="f64")(**inputs)["logits"]
     seen = inputs["attention_mask"].astype(bool)
     assert distance(value[seen], expected[seen]) <= 1e-6

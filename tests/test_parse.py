@@ -264,7 +264,7 @@ def test_docstrings() -> None:
 def test_checkpoints() -> None:
     file = tree(
         'checkpoint huggingface "LlamaForCausalLM" for Llama {\n'
-        '  prefix "model."?; prefix "transformer."\n'
+        '  prefix "model."?; prefix "transformer." or "decoder."\n'
         "  d = config.hidden_size ?? 64\n"
         "  require not config.bias\n"
         '  "embed.weight" = embed.w; alias "head.weight"[vocab, d] = embed.w\n'
@@ -286,6 +286,11 @@ def test_checkpoints() -> None:
     assert [(c.format, c.class_names) for c in others if isinstance(c, syn.CheckpointDef)] == [
         ("gguf", ("llama",)),
         ("huggingface", ("GPT2LMHeadModel",)),
+    ]
+    prefixes = [line for line in first.lines if isinstance(line, syn.PrefixLine)]
+    assert [(line.prefixes, line.optional) for line in prefixes] == [
+        (("model.",), True),
+        (("transformer.", "decoder."), False),
     ]
     ignored = [line for line in first.lines if isinstance(line, syn.IgnoreLine)]
     assert [(line.patterns, line.config) for line in ignored] == [

@@ -18,7 +18,9 @@ GOLDEN = Path(__file__).parent / "golden" / "passes"
 KERNELS = {
     "llama": {"attend": 1, "linear": 5, "pointwise": 5},
     "gpt2": {"attend": 1, "linear": 5, "pointwise": 4},
-    "bert": {"attend": 1, "linear": 6, "pointwise": 8},
+    "bert": {"attend": 1, "linear": 6, "pointwise": 9},
+    "deberta": {"attend": 1, "linear": 3, "pointwise": 7},
+    "vit": {"attend": 1, "linear": 6, "pointwise": 4},
 }
 
 

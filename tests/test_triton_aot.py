@@ -11,7 +11,7 @@ from graphs import Model
 from archc.backends.triton import aot
 from archc.backends.triton.metrics import Usage
 from archc.backends.triton.source import sources, tile_of
-from archc.backends.triton.tiles import TARGETS
+from archc.backends.triton.tiles import INTERPRETER, TARGETS, UNMASKED, Facts, Kind, tile
 from archc.compiler.ir.graph import Axis, Program
 from archc.compiler.passes import optimise
 from archc.dsl.dims import Dim
@@ -108,3 +108,12 @@ def test_every_target_has_tiles_for_every_kernel():
         for target in TARGETS:
             for size in (2, 4):
                 assert set(kernel.blocks) <= set(tile_of(kernel, target, size))
+
+
+@pytest.mark.parametrize("target", [*TARGETS, INTERPRETER])
+@pytest.mark.parametrize("kind", ["flat", "row", "product", "attend"])
+def test_blocks_end_where_an_axis_without_a_mask_ends(kind: Kind, target: str) -> None:
+    for columns in range(UNMASKED, 20 * UNMASKED, UNMASKED):
+        for element_bytes in (2, 4):
+            block = tile(Facts(kind, columns=columns), target, element_bytes)["BLOCK_N"]
+            assert columns % block == 0, (columns, block)

@@ -19,6 +19,7 @@ from .indexing import COLS, ROWS, Coordinates, Indices, Tiles, Var, identifier
 from .mapping import REDUCTIONS, Operand, reached, reduced_axes, restrict
 from .regions import Region
 from .scopes import Scope, deepest
+from .tiles import UNMASKED
 
 Group = Sequence[tuple[Node, Coordinates]]  # reductions that share a loop, with coordinates
 Reduced = Callable[[Mapping[Axis, Dim]], Value]  # reduced coordinates -> what is reduced
@@ -462,14 +463,11 @@ def _power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
-WIDEST_BLOCK = 128
-
-
 def _always_full(extent: Dim, block: str) -> bool:
     """Whether tiles of any length that the tables use end at the axis's end."""
     if extent.constant is None:
         return False
-    return extent.constant % (int(block) if block.isdigit() else WIDEST_BLOCK) == 0
+    return extent.constant % (int(block) if block.isdigit() else UNMASKED) == 0
 
 
 def shared_loops(indices: Indices, region: Region, roots: list[tuple[int, Operand]]) -> list[Group]:

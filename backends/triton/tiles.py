@@ -7,6 +7,7 @@ wide tiles, for it pays per statement.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +50,9 @@ ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
 ELEMENTS: dict[Kind, int] = {"flat": 1024, "row": 2048}
 INTERPRETED_ELEMENTS = 1 << 16
 
+# An axis whose length is a multiple of this has no mask: every block along it ends where it ends.
+UNMASKED = 128
+
 
 def tile(facts: Facts, target: str, element_bytes: int) -> Tile:
     """Block lengths and launch options of a kernel."""
@@ -81,7 +85,7 @@ def _rows(facts: Facts, target: str) -> Tile:
     elements = ELEMENTS[facts.kind] * (2 if target == "gfx942" else 1) // (4 if facts.angles else 1)
     if target == INTERPRETER:
         elements = INTERPRETED_ELEMENTS
-    columns = min(1024 if facts.kind == "flat" else 256, _power_of_two(facts.columns or 1024))
+    columns = _column_block(facts.columns, 1024 if facts.kind == "flat" else 256)
     width = max(facts.width, columns if facts.width == 1 else 1, 1 if facts.kind == "flat" else 128)
     rows = max(1, min(64, elements // width))
     warps = 4 if rows * width <= 4096 else 8 if rows * width <= 8192 else 16
@@ -92,6 +96,13 @@ def _rows(facts: Facts, target: str) -> Tile:
         "num_warps": warps,
         "num_stages": 2,
     }
+
+
+def _column_block(columns: int | None, most: int) -> int:
+    """A power of two up to `most`; one that divides the columns where a kernel has no mask for them."""
+    if columns is not None and columns % UNMASKED == 0:
+        return math.gcd(columns, most)
+    return min(most, _power_of_two(columns or most))
 
 
 def _power_of_two(n: int) -> int:

@@ -101,12 +101,16 @@ class _Spread:
                 yield from (scope.text(pattern, line) for pattern in line.patterns)
 
     def prefixed(self, line: syn.PrefixLine, outer: _Scope) -> _Scope:
-        """A prefix leads the lines below it in the same braces, up to the next prefix."""
-        file = outer.file + line.prefix
-        absent = line.optional and self.tensors is not None
-        if absent and not any(name.startswith(file) for name in self.tensors or ()):
+        """A prefix leads the lines below it in the same braces, up to the next prefix.
+
+        Of several it is the first that leads some tensor, and the first when writing.
+        """
+        files = [outer.file + prefix for prefix in line.prefixes]
+        names = self.tensors or ()
+        found = [file for file in files if any(name.startswith(file) for name in names)]
+        if self.tensors is not None and line.optional and not found:
             return outer
-        return replace(outer, file=file)
+        return replace(outer, file=(found or files)[0])
 
     def scopes(self, line: syn.ScopeLine, outer: _Scope) -> Iterator[_Scope]:
         """One scope per layer or bank entry that matches the line's path."""

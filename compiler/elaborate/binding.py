@@ -109,12 +109,13 @@ def bind_inputs(caller: Body, callee: Body, definition: Definition, given: Given
     params = definition.inputs
     supplied = _assigned(definition, given)
     entering: dict[str, Tensor] = {}
+    beside = [value for value, _ in supplied.values() if isinstance(value, Tensor)]
     for param in params:
         if param.name not in supplied:
             continue
         value, span = supplied[param.name]
         if param.brackets is None:
-            _bind_axis(callee, param, value, span)
+            _bind_axis(callee, param, value, span, beside)
         else:
             tensor = expressions.as_tensor(caller, value, span)
             entering[param.name] = _match(callee, param, tensor, span)
@@ -149,10 +150,30 @@ def _assigned(definition: Definition, given: Given) -> dict[str, tuple[Any, Span
     return supplied
 
 
-def _bind_axis(callee: Body, param: syntax.InputParam, value: Any, span: Span) -> None:
+def _bind_axis(
+    callee: Body,
+    param: syntax.InputParam,
+    value: Any,
+    span: Span,
+    beside: Sequence[Tensor] = (),
+) -> None:
+    """An axis given by name is the one that the tensors `beside` it carry under that name.
+
+    A slice or a concatenation keeps the name and not the size.
+    """
     if not isinstance(value, AxisSize):
         raise errors.NotAnAxis(got=numbers.describe(value), span=span)
-    callee.frame.formal(param.name, value.label, callee.resolved_axis(value, span), param.span)
+    label, bindings = value.label, callee.bindings
+    carried = [tensor.axis(label) for tensor in beside if tensor.carries(label)]
+    found = {axis.size.substitute(bindings): axis for axis in carried}
+    if len(found) > 1:
+        raise errors.AmbiguousAxis(axis=label.name, span=span, declared_at=label.declared_at)
+    own = label.axis.size.substitute(bindings) if label.axis is not None else None
+    if found and own not in found:
+        (axis,) = found.values()
+    else:
+        axis = callee.resolved_axis(replace(value, ambiguous=value.ambiguous and not found), span)
+    callee.frame.formal(param.name, label, axis, param.span)
 
 
 def _matched(

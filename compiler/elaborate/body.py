@@ -21,7 +21,10 @@ from .values import Environment, PerLayer, Poison, Skip, SplitIterations, Tensor
 
 @dataclass(slots=True, eq=False)
 class Timeline:
-    """What `time s: ...` declared of an input axis. `label` is the axis where it was declared."""
+    """What is known of an input axis by `time s: ...`, or of a concatenation by its parts.
+
+    `label` is the axis where it was declared or joined.
+    """
 
     label: Label
     facts: dict[str, Tensor] = field(default_factory=dict)
@@ -145,6 +148,13 @@ class Body:
 
     def axis_label(self, name: str) -> Label:
         return self.frame.label(name)
+
+    def outward(self, label: Label) -> Label:
+        """What a label of this body is called in the model, through all calls to here."""
+        frame = self.frame
+        while (around := frame.lexical or frame.caller) is not None:
+            frame = around
+        return label.outward(frozenset({id(frame)}))
 
     def new_axis(self, name: str, size: Dim, span: Span, time: str | None = None) -> Axis:
         """A graph axis for a size that the text declares."""

@@ -15,7 +15,7 @@ from ...dsl.span import Span
 from ..ir.graph import Axis, DType
 from ..ops import promote
 from . import brackets, expressions, numbers, time
-from .body import Body
+from .body import Body, Timeline
 from .labels import AxisSize, Label
 from .values import Builtin, Tensor
 
@@ -301,40 +301,68 @@ def _concat(body: Body, _: str, given: Given) -> Tensor:
 
 
 def join(body: Body, values: Sequence[Tensor], label: Label, span: Span) -> Tensor:
-    """Concatenate along `label`; every other axis must be the same."""
+    """Concatenate along `label`; a part is repeated along the other axes that it lacks."""
     kind = promote(*(v.dtype for v in values))
     if kind not in ("int", "bool"):
         values = [body.emitter.cast(v, kind) for v in values]
     elif any(v.dtype != kind for v in values):
         raise errors.MixedKinds(span=span)
     rests = [replace(v, axes=tuple((k, a) for k, a in v.axes if k is not label)) for v in values]
-    for rest in rests[1:]:
-        if set(rest.labels) != set(rests[0].labels):
-            raise errors.JoinAxes(first=rests[0].names, second=rest.names, span=span)
     _, names = body.emitter.align(rests, span)
     chosen = {k: a for a, k in names.items()}
     parts = [value.axis(label) for value in values]
-    nodes = [
-        body.emitter.rename(
-            body.emitter.use(value), tuple((a, chosen[k]) for k, a in rest.axes if a != chosen[k])
-        )
-        for value, rest in zip(values, rests, strict=True)
-    ]
-    axis = _joined_axis(body, label, parts, list(chosen.values()))
+    nodes = [_repeated(body, v, rest, chosen) for v, rest in zip(values, rests, strict=True)]
+    axis = _joined_axis(body, label, parts, list(chosen.values()), span)
     node = body.emitter.node("concat", nodes, axis=axis, parts=tuple(parts))
-    axes = tuple((k, axis if k is label else chosen[k]) for k in values[0].labels)
-    return Tensor(node, body.emitter.scope, axes, kind, values[0].known, len(axes))
+    widest = max(values, key=lambda v: len(v.axes))
+    order = [*(k for k in chosen if not widest.carries(k)), *widest.labels]
+    axes = tuple((k, axis if k is label else chosen[k]) for k in order)
+    return Tensor(node, body.emitter.scope, axes, kind, widest.known, len(widest.axes))
 
 
-def _joined_axis(body: Body, label: Label, parts: Sequence[Axis], used: list[Axis]) -> Axis:
-    size = sum((p.size for p in parts), Dim())
+def _repeated(body: Body, value: Tensor, rest: Tensor, chosen: dict[Label, Axis]) -> int:
+    """A part under the axes `chosen`, repeated along those that the `rest` of it lacks."""
+    pairs = tuple((a, chosen[k]) for k, a in rest.axes if a != chosen[k])
+    node = body.emitter.rename(body.emitter.use(value), pairs)
+    lacking = tuple(axis for k, axis in chosen.items() if k not in rest.labels)
+    return body.emitter.node("broadcast", (node,), axes=lacking) if lacking else node
+
+
+def _joined_axis(
+    body: Body, label: Label, parts: Sequence[Axis], used: list[Axis], span: Span
+) -> Axis:
+    size, timeline = sum((p.size for p in parts), Dim()), _joined_time(body, label, parts, span)
     known = label.axis
-    if known is not None and known.size == size and known.time is None and known not in used:
+    if known is not None and (known.size, known.time) == (size, timeline) and known not in used:
         return known
-    axis = brackets.unused_axis(body, None, label.name, size, used)
-    for part in parts:
+    axis = body.emitter.axes.get(label.name, size, timeline, besides=used)
+    for part in parts if timeline is None else ():
         time.derive(body, axis, part)
     return axis
+
+
+def _joined_time(body: Body, label: Label, parts: Sequence[Axis], span: Span) -> str | None:
+    """The timeline of parts one behind the other: an entry is valid where it is in its part."""
+    name = time.joined_name(body, parts)
+    if name is None or name in body.session.timelines:
+        return name
+    if body.emitter.scope.parent is not None:
+        return None  # a fact must be there for all that follows, and a layer's values are not
+    made = body.session.timelines[name] = Timeline(body.outward(label))
+    found = [time.fact(body, "valid", label, part) for part in parts]
+    if any(valid is not True for valid in found):
+        masks = [_everywhere(body, v, label, p) for v, p in zip(found, parts, strict=True)]
+        made.facts["valid"] = join(body, masks, label, span).relabelled(body.outward)
+    return name
+
+
+def _everywhere(body: Body, value: Tensor | bool, label: Label, axis: Axis) -> Tensor:
+    """A truth value along an axis."""
+    if isinstance(value, Tensor):
+        return value
+    number = body.emitter.use(body.emitter.number(value))
+    node = body.emitter.node("broadcast", (number,), axes=(axis,))
+    return Tensor(node, body.emitter.scope, ((label, axis),), "bool", 1, 1)
 
 
 def _stack(body: Body, _: str, given: Given) -> Tensor:

@@ -81,10 +81,10 @@ def preset_overrides(module: Module, preset: str) -> tuple[str, dict[str, syntax
 
 
 def hyperparameters(model: syntax.ModelDef) -> dict[str, syntax.Assign]:
-    """A model's assignments above its first `input`, by name."""
+    """A model's assignments above its first `input`, by name; it may stand in an `if`."""
     found: dict[str, syntax.Assign] = {}
     for statement in model.body:
-        if isinstance(statement, syntax.InputStmt):
+        if any(isinstance(node, syntax.InputStmt) for node in syntax.walk(statement)):
             break
         if isinstance(statement, syntax.Assign) and statement.op == "=":
             found.update({t.name: statement for t in statement.targets})

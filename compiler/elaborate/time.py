@@ -71,6 +71,21 @@ def derive(body: Body, axis: Axis, source: Axis) -> None:
         body.session.derived[axis] = origin
 
 
+def joined_name(body: Body, parts: Sequence[Axis]) -> str | None:
+    """What the timeline of a concatenation is called: equal parts in equal order have one.
+
+    None where no part has a timeline, where one was cut, or where positions or segments are
+    declared: those of several parts have no common meaning.
+    """
+    timelines = [body.session.timelines.get(part.time) for part in parts if part.time is not None]
+    declared = {name for timeline in timelines if timeline is not None for name in timeline.facts}
+    cut = any(part in body.session.derived for part in parts)
+    timed = any(part.time is not None for part in parts)
+    if not timed or cut or declared - {"valid"}:
+        return None
+    return " + ".join(part.time or str(part.size) for part in parts)
+
+
 # ------------------------------------------------------------------------------- padding
 
 

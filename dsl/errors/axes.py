@@ -255,14 +255,6 @@ class MixedBrackets(ArchError, id="mixed-brackets"):
     help = "write two brackets: `x[s -> t][b, t]`"
 
 
-class JoinAxes(ArchError, id="join-axes"):
-    first: str
-    second: str
-    title = "parts of a concatenation must agree in every other axis: {first} against {second}"
-    labels = {"span": "these differ"}
-    help = "repeat a part along the axis `a` that it lacks: `x[a, ..] = where(index(a) >= 0, x, 0)`"
-
-
 class TopkAxis(ArchError, id="topk-axis"):
     title = "`topk` needs one new axis for its results"
     labels = {"span": "no axis named"}
