@@ -22,8 +22,9 @@ from .ops import FUSED, OPS
 # Bytes of an element where `float` is stored in 2.
 WIDTH = {"float": 2, "f32": 4, "f64": 8, "int": 8, "bool": 1}
 VIEWS = frozenset({"rename", "split", "merge", "slice", "pick", "transpose", "broadcast", "result"})
-ZERO = Dim()
+ZERO, ONE = Dim(), Dim.of(1)
 AT_LOAD = frozenset({"weight", "table", "derived", "const"})
+LOOPS = frozenset({"repeat", "scan"})  # what they run is counted where it stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Work:
     def __add__(self, other: Work) -> Work:
         return Work(self.flops + other.flops, self.elementwise + other.elementwise)
 
-    def times(self, count: int) -> Work:
+    def times(self, count: Dim) -> Work:
         return Work(self.flops * count, self.elementwise * count)
 
 
@@ -180,12 +181,15 @@ def _regions(program: Program) -> dict[str, Work]:
 
 
 def kinds(
-    program: Program, function: Function | None = None, path: str = "", count: int = 1
-) -> Iterator[tuple[str, Function, int]]:
-    """(path, function, how often it runs) of main and of each layer kind."""
+    program: Program, function: Function | None = None, path: str = "", count: Dim = ONE
+) -> Iterator[tuple[str, Function, Dim]]:
+    """(path, function, how often it runs) of main, of each layer kind and each step of a scan."""
     function = function or program.main
     yield path, function, count
     for node in function.nodes:
+        if node.op == "scan":
+            steps = node.attrs.axis("axis").size.substitute(program.sizes)
+            yield from kinds(program, program.body(node), path, count * steps)
         if node.op == "repeat":
             inner = join(path, f"{node.attrs.string('path')}[]")
             for kind in callees(node):
@@ -207,7 +211,7 @@ def _region(path: str, node: Node) -> str:
 
 def _work(program: Program, function: Function, node: Node) -> Work:
     """What one node does in a run; a fused node does what its body does."""
-    if node.op in AT_LOAD or node.op == "repeat":
+    if node.op in AT_LOAD | LOOPS:
         return Work()
     if node.op in FUSED:
         body = program.body(node)
@@ -317,7 +321,7 @@ class _Peak:
         return sum(elements(t.axes).evaluate(sizes) * WIDTH[t.dtype] for t in node.types)
 
     def _inside(self, node: Node) -> int:
-        """A repeat needs, beside its operands, what its hungriest kind needs."""
-        if node.op != "repeat":
+        """A loop needs, beside its operands, what its hungriest function needs."""
+        if node.op not in LOOPS:
             return 0
         return max(self.of(self.program.function(kind)) for kind in callees(node))

@@ -12,7 +12,7 @@ from ...dsl import errors, syntax
 from ...dsl.diagnostics import ArchError
 from ...dsl.span import Span
 from ..ir.graph import Axis, Builder, Parameter, TensorType
-from . import brackets, calls, expressions, numbers, repeats
+from . import brackets, calls, expressions, numbers, repeats, scans
 from .body import Body, MadeWeight, Naming, Session
 from .labels import Label
 from .scopes import GraphScope
@@ -177,7 +177,7 @@ def bind(body: Body, target: syntax.Target, value: Any, span: Span) -> Any:
         value = expressions.as_tensor(body, value, span)
     if target.brackets is not None:
         value = brackets.annotate(body, value, target.brackets, target.span)
-    elif value.cover < len(value.axes):
+    elif value.cover < len(value.axes) and target.name not in body.environment.states:
         raise errors.OuterProduct(name=target.name, axes=value.names, span=span)
     value.scope.builder.set_hint(value.node, target.name)
     return value
@@ -213,8 +213,8 @@ def _added(body: Body, old: Tensor, value: Any, span: Span) -> Tensor:
 def _return(body: Body, statement: syntax.ReturnStmt) -> None:
     if body.is_model:
         raise errors.MisplacedReturn(where="in a model", span=statement.span)
-    if body.in_repeat:
-        raise errors.MisplacedReturn(where="in a repeat", span=statement.span)
+    if body.loop:
+        raise errors.MisplacedReturn(where=f"in a {body.loop}", span=statement.span)
     values = [expressions.evaluate(body, expr) for expr in statement.values]
     raise Returned(list(values[0]) if len(values) == 1 and isinstance(values[0], tuple) else values)
 
@@ -313,7 +313,7 @@ def _reuse(
 def _const(body: Body, statement: syntax.ConstStmt) -> None:
     """A table: its own function of no inputs, evaluated once in float64."""
     emitter = body.emitter
-    with in_function(body, GraphScope(Builder("table"))):
+    with emitter.within(GraphScope(Builder("table"))):
         declared = [pair for d in statement.brackets for pair in brackets.axis_for(body, d)]
         result = expressions.evaluate(body, statement.value)
         value = expressions.as_tensor(body, result, statement.span)
@@ -391,17 +391,7 @@ def _repeat(body: Body, statement: syntax.RepeatStmt) -> None:
 
 
 def _scan(body: Body, statement: syntax.ScanStmt) -> None:
-    raise errors.Unsupported(what="`scan`", span=statement.span)
-
-
-@contextmanager
-def in_function(body: Body, scope: GraphScope) -> Iterator[None]:
-    """Emit into another graph function."""
-    outer, body.emitter.scope = body.emitter.scope, scope
-    try:
-        yield
-    finally:
-        body.emitter.scope = outer
+    scans.elaborate_scan(body, statement)
 
 
 EFFECT: dict[type[syntax.Stmt], Callable[[Body, Any], None]] = {
@@ -422,7 +412,6 @@ __all__ = [
     "bind",
     "execute",
     "execute_all",
-    "in_function",
     "lay_out",
     "recorded",
     "run_body",
