@@ -17,13 +17,13 @@ from typing import ClassVar
 from ...compiler.ir.graph import Axis, DType, Function, Node, Parameter, Program, callees
 from ...compiler.ir.walk import calls, join
 from ...dsl.diagnostics import InternalError
-from . import contraction, lowering
+from . import contraction, lowering, scans
 from .layout import Group, Layout, Value, flat, single
 from .module import Module
 from .scope import Scope
 from .source import Method, Statement, expression, identifier, number, plain, statement
 
-__all__ = ["contraction", "emit_model", "lowering"]
+__all__ = ["contraction", "emit_model", "lowering", "scans"]
 
 HELPERS = {
     "softmax": '''

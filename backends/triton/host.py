@@ -153,6 +153,8 @@ class _Class:
     def _node(self, node: Node) -> None:
         if node.op == "repeat":
             self._repeat(node)
+        elif node.op == "scan":
+            raise refuse(node)
         elif node.op == "result":
             self.values[node.id] = self.results[node.inputs[0]][node.attrs.integer("index")]
         elif node.op in FREE:

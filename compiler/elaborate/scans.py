@@ -321,6 +321,7 @@ def _close(step: Step, statement: syntax.ScanStmt) -> None:
         except (Grow, Skip) as problem:
             problems.append(problem)
         else:
+            step.scope.builder.set_hint(held.node, state.name)
             step.updates.append(held.node)
             step.sequences[state.name] = replace(held, known=0)
     if problems:  # a state that grows may mend what failed with it

@@ -116,7 +116,9 @@ class GraphScope:
         axes = tuple(a for a in node.axes if a != stepping.axis)
         kind = TensorType(node.type.dtype, axes)
         attrs = {"name": f"step.{len(stepping.inputs)}"}
-        inner = self.builder.add("input", (), attrs, (kind,), node.origins, node.hint)
+        named = str(node.attrs["name"]) if node.op == "input" and "kind" in node.attrs else ""
+        hint = node.hint or named
+        inner = self.builder.add("input", (), attrs, (kind,), node.origins, hint)
         stepping.inputs[inner] = outer
         return inner
 
