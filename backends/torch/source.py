@@ -257,7 +257,8 @@ def _named(
     last = {name: i for i, s in enumerate(statements) for name in {*_reads(s), *s.targets}}
     live = {name: last.get(name, -1) for name in names}
     for i, statement in enumerate(statements):
-        live = {name: end for name, end in live.items() if end > i}
+        again = isinstance(statement.node, ast.For)  # the next round reads what this one does
+        live = {name: end for name, end in live.items() if end >= i + (not again)}
         for target, hint in zip(statement.targets, statement.hints, strict=True):
             taken = reserved | {names[name] for name in live}
             names[target] = identifier(hint, taken)
