@@ -324,12 +324,12 @@ def _const(body: Body, statement: syntax.ConstStmt) -> None:
         name = _table_function(body.session, emitter.scope.builder, statement.name, node)
         kind = emitter.scope.builder[node].type
     dtype = "f32" if kind.dtype == "f64" else kind.dtype
-    table = emitter.node("table", (), (TensorType(dtype, kind.axes),), body=name)
+    home = next(scope for scope in emitter.scope.chain() if scope.scan is None)
+    with emitter.within(home):  # a step of a scan reads it like any other value from above
+        table = emitter.node("table", (), (TensorType(dtype, kind.axes),), body=name)
     axes = tuple((k, value.axis(k)) for k, _ in declared)
-    emitter.scope.builder.set_hint(table, statement.name)
-    body.environment.values[statement.name] = Tensor(
-        table, emitter.scope, axes, dtype, len(axes), len(axes)
-    )
+    home.builder.set_hint(table, statement.name)
+    body.environment.values[statement.name] = Tensor(table, home, axes, dtype, len(axes), len(axes))
 
 
 def _table_function(session: Session, builder: Builder, hint: str, node: int) -> str:
