@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..dsl.dims import Dim, product
-from .ir.graph import Axis, Function, Node, Program, callees, operand_types
+from .ir.graph import Axis, Function, Node, Program, TensorType, callees, operand_types
 from .ir.walk import join
 from .ops import FUSED, OPS
 
@@ -56,7 +56,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class CostReport:
-    """`work` and `state_bytes` are forms in the run-time sizes; `at` gives sizes for numbers."""
+    """`work` and the bytes are forms in the run-time sizes; `at` gives sizes for numbers.
+
+    `state_bytes` are kept for each token, `recurrent_bytes` once for a row of the batch.
+    """
 
     name: str
     weights: tuple[WeightRow, ...]
@@ -64,6 +67,7 @@ class CostReport:
     work: Work
     regions: tuple[tuple[str, Work], ...]
     state_bytes: Dim
+    recurrent_bytes: Dim = ZERO
     at: Mapping[str, int] = field(default_factory=dict)
     peak_bytes: int | None = None
 
@@ -89,6 +93,7 @@ class CostReport:
             "elementwise_operations": self._form(self.work.elementwise),
             "regions": {name: self._form(work.flops) for name, work in self.regions},
             "state_bytes_per_token": self._form(self.state_bytes),
+            "recurrent_state_bytes": self._form(self.recurrent_bytes),
             "sizes": dict(self.at),
             "peak_activation_bytes": self.peak_bytes,
         }
@@ -107,6 +112,10 @@ class CostReport:
         ]
         if self.state_bytes != Dim():
             lines.append(f"  keys and values      {self._shown(self.state_bytes)} bytes per token")
+        if self.recurrent_bytes != Dim():
+            lines.append(
+                f"  recurrent state      {self._shown(self.recurrent_bytes)} bytes per row"
+            )
         if self.peak_bytes is not None:
             lines.append(f"  peak activations     {_count(self.peak_bytes)} bytes, op by op")
         lines += ["", "  weights"]
@@ -144,6 +153,7 @@ def cost(program: Program, at: Mapping[str, int] | None = None) -> CostReport:
         total,
         tuple(sorted(regions.items())),
         _state_bytes(program),
+        _recurrent_bytes(program),
         sizes,
         peak,
     )
@@ -275,9 +285,28 @@ def _state_bytes(program: Program) -> Dim:
     for _, function, count in kinds(program):
         for node in function.nodes:
             if _sees_past(program, node):
-                features = tuple(a for a in node.axes if a.size.symbols() <= program.sizes.keys())
-                bytes_each = elements(features).substitute(program.sizes) * WIDTH[node.type.dtype]
-                total = total + bytes_each * count
+                total = total + _row_bytes(program, node.type) * count
+    return total
+
+
+def _row_bytes(program: Program, kind: TensorType) -> Dim:
+    """Bytes of a value without its axes of run-time size."""
+    features = tuple(a for a in kind.axes if a.size.symbols() <= program.sizes.keys())
+    return elements(features).substitute(program.sizes) * WIDTH[kind.dtype]
+
+
+def _recurrent_bytes(program: Program) -> Dim:
+    """Bytes of the states of scans along the decode axis, however many tokens they have seen."""
+    total = Dim()
+    for _, function, count in kinds(program):
+        for node in function.nodes:
+            if (
+                node.op == "scan"
+                and program.decode
+                and node.attrs.axis("axis").time == program.decode
+            ):
+                states = node.types[-node.attrs.integer("states") :]
+                total = total + sum((_row_bytes(program, t) for t in states), Dim()) * count
     return total
 
 

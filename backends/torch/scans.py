@@ -29,15 +29,9 @@ def scan(scope: Scope, node: Node, *operands: Value) -> Result:
     values = [_at_step(x, axis, ast.Name(step)) for x in sources]
     values += [_held(name, i) for name, i in zip(states, entering, strict=True)]
     loop = _Loop(scope, node, body, [*values, *operands[first + count :]])
-    lists = loop.fill(step, states, _read(scope.function, node))
+    lists = loop.fill(step, states, scope.function.read_results(node))
     made = [loop.joined(lists[i], i, axis) if i in lists else _unread(i, node) for i in loop.rows]
     return (*made, *values[first : first + count])
-
-
-def _read(function: Function, node: Node) -> set[int]:
-    """The results of a node that something reads."""
-    readers = (n for n in function.nodes if n.op == "result" and n.inputs == (node.id,))
-    return {reader.attrs.integer("index") for reader in readers}
 
 
 def _source(scope: Scope, node: Node, x: Value, axis: Axis) -> Value:

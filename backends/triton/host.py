@@ -246,27 +246,28 @@ class _Class:
             f"{x}.select({self.function[i].type.position(axis)}, step).contiguous()"
             for x, i in zip(operands[:first], node.inputs[:first], strict=True)
         ]
-        sequences = [
-            self._allocated(identifier(name), t)
-            for (name, _), t in zip(body.outputs, node.types[:-count], strict=False)
-        ]
+        read, sequences = self.function.read_results(node), node.types[:-count]
+        names = [identifier(name) for name, _ in body.outputs]
+        arrays = {i: self._allocated(names[i], t) for i, t in enumerate(sequences) if i in read}
         states = [self.fresh(value_name(body[i])) for i in body.inputs[first : first + count]]
         for state, initial in zip(states, operands[first:], strict=False):
             self.lines.append(f"{state} = {initial}")
         steps = f"range({self.plan.size(axis.size)})"
-        sizes = [size_name(s) for s in self.plan.symbols]
-        arguments = ", ".join([*sizes, *entries, *states, *operands[first + count :]])
-        made = [f"{name}_step" for name in sequences]
+        made = [f"{arrays[i]}_step" if i in read else "_" for i in range(len(sequences))]
+        results = ", ".join([*made, *states]) + ("," if len(node.types) == 1 else "")
+        sizes = ", ".join(size_name(s) for s in self.plan.symbols)
         self.lines += [
             f"for step in {f'reversed({steps})' if node.attrs['reverse'] else steps}:",
-            f"    {', '.join([*made, *states])}, = self.{step}.forward({arguments})",
+            f"    {results} = self.{step}.forward(",
+            f"        {sizes},",
+            *(f"        {x}," for x in (*entries, *states, *operands[first + count :])),
+            "    )",
             *(
-                f"    {name}.select({t.position(axis)}, step).copy_({value})"
-                for name, value, t in zip(sequences, made, node.types, strict=False)
+                f"    {name}.select({sequences[i].position(axis)}, step).copy_({made[i]})"
+                for i, name in arrays.items()
             ),
         ]
-        self.results[node.id] = [*sequences, *states]
-        self.values[node.id] = self.results[node.id][0]
+        self.results[node.id] = [*(arrays.get(i, "") for i in range(len(sequences))), *states]
 
     def _allocated(self, wanted: str, kind: TensorType) -> str:
         """The name of a new array."""
