@@ -189,7 +189,8 @@ def _add_to(body: Body, statement: syntax.Assign, value: Any) -> None:
     (target,) = statement.targets
     old = body.lookup(target.name, target.span)
     if isinstance(old, Tensor):
-        new: Any = _added(body, old, value, statement.span)
+        grows = target.name in body.environment.states
+        new: Any = _added(body, old, value, grows, statement.span)
     elif isinstance(value, Tensor):
         new = expressions.tensor_binary(body, "+", old, value, statement.span)
     else:
@@ -199,13 +200,18 @@ def _add_to(body: Body, statement: syntax.Assign, value: Any) -> None:
     body.environment.values[target.name] = new
 
 
-def _added(body: Body, old: Tensor, value: Any, span: Span) -> Tensor:
-    """`x += y` keeps the axes and order of x; y may lack axes but not bring new ones."""
-    if isinstance(value, Tensor):
-        extra = [k.name for k in value.labels if not old.carries(k)]
-        if extra:
-            raise errors.AddsAxes(axes=", ".join(extra), left=old.names, span=span)
+def _added(body: Body, old: Tensor, value: Any, grows: bool, span: Span) -> Tensor:
+    """`x += y` keeps the axes and order of x; y may lack axes but not bring new ones.
+
+    A state of a scan `grows`: its scan says in the end which axes it may have.
+    """
+    extra = [k for k in value.labels if not old.carries(k)] if isinstance(value, Tensor) else []
+    if extra and not grows:
+        names = ", ".join(k.name for k in extra)
+        raise errors.AddsAxes(axes=names, left=old.names, span=span)
     total = expressions.tensor_binary(body, "+", old, value, span)
+    if extra:
+        return total
     axes = tuple((k, total.axis(k)) for k in old.labels)
     return replace(total, axes=axes, known=old.known, cover=len(axes))
 
