@@ -284,7 +284,10 @@ class _Proof:
         axis, sequences = scan.attrs.axis("axis"), len(scan.types) - scan.attrs.integer("states")
         if node.attrs.integer("index") < sequences:
             return joined
-        return _without(axis, joined, ALL if axis.time == self.program.decode else NOTHING)
+        if axis.time != self.program.decode:
+            return _without(axis, joined, NOTHING)
+        cause = joined.cause if joined.cause is not None else scan
+        return replace(_without(axis, joined, ALL), cause=cause)
 
     def iterated(self, node: Node, state: list[Reach], captured: list[Reach]) -> list[Reach]:
         """The carried values after one run of each kind, joined with what they were."""

@@ -109,7 +109,9 @@ def _stepping(body: Body, statement: syntax.ScanStmt) -> Stepping:
         known = tuple(n for f in body.frame.chain() for n, k in f.labels.items() if k.axis)
         raise errors.ScanAxis(axis=statement.axis, known=known, span=_axis_span(statement))
     size = AxisSize(label.axis.size, label, label.ambiguous)
-    return Stepping(label, body.resolved_axis(size, _axis_span(statement)))
+    axis = body.resolved_axis(size, _axis_span(statement))
+    yields = label.owner.secondary  # another view of a sequence, which may be there too
+    return Stepping(label, body.emitter.alternative(label, axis) if yields else axis)
 
 
 def _axis_span(statement: syntax.ScanStmt) -> Span:
@@ -151,7 +153,8 @@ def _state(body: Body, scan: Stepping, target: syntax.Target, initial: syntax.Ex
     """A state as its declaration has it; its update may add axes where they are not all written."""
     written = [d for d in target.brackets or () if d.kind != "open"]
     closed = target.brackets is not None and len(written) == len(target.brackets)
-    declared = tuple(pair for d in written for pair in brackets.axis_for(body, d))
+    pairs = tuple(pair for d in written for pair in brackets.axis_for(body, d))
+    declared = _beside(body, scan, pairs)
     value = body.settled(expressions.evaluate(body, initial))
     if not isinstance(value, Tensor | bool | float | Dim):
         raise errors.NotATensor(got=numbers.describe(value), span=initial.span)
@@ -160,8 +163,14 @@ def _state(body: Body, scan: Stepping, target: syntax.Target, initial: syntax.Ex
     own = value.axes if isinstance(value, Tensor) else ()
     for label, _ in (*declared, *own):
         _must_not_run_along(scan, target.name, label, target.span)
-    state.axes = _grown(state, own, "its initial value")
+    state.axes = _grown(state, _beside(body, scan, own), "its initial value")
     return state
+
+
+def _beside(body: Body, scan: Stepping, axes: Labelled) -> Labelled:
+    """Labelled axes, none of which is the graph's scanned axis under another name."""
+    alternative = body.emitter.alternative
+    return tuple((k, alternative(k, a) if a == scan.axis else a) for k, a in axes)
 
 
 def _must_not_run_along(scan: Stepping, name: str, label: Label, span: Span) -> None:
@@ -273,7 +282,7 @@ def _chosen(
         condition = emitter.number(True)
     made = emitter.pointwise("where", [condition, then, otherwise], span)
     if set(made.labels) - set(otherwise.labels):
-        extra = tuple((k, made.axis(k)) for k in made.labels)
+        extra = _beside(step.body, step.scan, made.axes)
         raise Grow(state, _grown(state, extra, what), state.dtype)
     node = emitter.laid_out(emitter.cast(made, state.dtype), state.axes, span)
     return replace(otherwise, node=node)
@@ -326,10 +335,10 @@ def _close(step: Step, statement: syntax.ScanStmt) -> None:
             step.sequences[state.name] = replace(held, known=0)
     if problems:  # a state that grows may mend what failed with it
         raise next((p for p in problems if isinstance(p, Grow)), problems[0])
-    for name in dict.fromkeys(target.name for target, _ in _assignments(statement)):
-        value = step.body.environment.values.get(name)
-        if isinstance(value, Tensor) and name not in step.sequences:
-            step.sequences[name] = _own_axes(step, name, value, statement.span)
+    for target, _ in _assignments(statement):
+        value = step.body.environment.values.get(target.name)
+        if isinstance(value, Tensor) and target.name not in step.sequences:
+            step.sequences[target.name] = _own_axes(step, target.name, value, target.span)
 
 
 def _update(step: Step, state: State) -> Tensor:
@@ -338,7 +347,7 @@ def _update(step: Step, state: State) -> Tensor:
     value = expressions.as_tensor(body, body.lookup(state.name, state.span), state.span)
     for label in value.labels:
         _must_not_run_along(step.scan, state.name, label, state.span)
-    axes = _grown(state, value.axes, "its update")
+    axes = _grown(state, _beside(body, step.scan, value.axes), "its update")
     before = replace(step.carried[0], dtype=state.dtype)
     is_number = not isinstance(state.initial, Tensor)
     dtype = repeats.carried_dtype(state.name, before, value, is_number, state.span)
@@ -361,11 +370,10 @@ def _own_axes(step: Step, name: str, value: Tensor, span: Span) -> Tensor:
     emitter = step.body.emitter
     for label in value.labels:
         _must_not_run_along(step.scan, name, label, span)
-    node, axis = emitter.use(value), step.scan.axis
-    axes = {a: emitter.alternative(k, a) if a == axis else a for k, a in value.axes}
-    node = emitter.rename(node, tuple((a, b) for a, b in axes.items() if a != b))
-    labelled = tuple((k, axes[a]) for k, a in value.axes)
-    return replace(value, node=node, scope=step.scope, axes=labelled)
+    axes = _beside(step.body, step.scan, value.axes)
+    pairs = tuple((a, b) for (_, a), (_, b) in zip(value.axes, axes, strict=True) if a != b)
+    node = emitter.rename(emitter.use(value), pairs)
+    return replace(value, node=node, scope=step.scope, axes=axes)
 
 
 # ------------------------------------------------------------------------------- emission
