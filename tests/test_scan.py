@@ -273,6 +273,19 @@ def test_no_pass_changes_a_scan(missing: str) -> None:
         same(found, optimise(found, disable=[missing] if missing else []).program, tolerance=1e-10)
 
 
+def test_a_sequence_without_entries() -> None:
+    """Sequences are empty and the state is what it started from."""
+    body = (
+        "scan s with h[b, d] = 2 { h += x; k = h * x }\n"
+        "output y[b, d] = last(h)\noutput z[b, s, d] = h + k"
+    )
+    found = optimise(program(of_x_alone(model(body)))).program
+    for backend in (NumpyBackend(), TorchBackend()):
+        got = backend.load(found, {}, dtype="f64").run({"x": X[:, :0]})
+        assert np.array_equal(got["y"], np.full((2, 8), 2.0))
+        assert got["z"].shape == (2, 0, 8)
+
+
 def test_the_last_state_of_either_direction() -> None:
     body = (
         TIME + "\nscan s with h[b, d] = 0 { h = 0.9 * h + x }\n"

@@ -112,6 +112,14 @@ class _Loop:
         if self.node.attrs["reverse"]:
             steps = expression("{0}[::-1]", steps)
         made = expression("torch.stack({0}, {1})", steps, dim)
+        if not axis.size.constant:  # there may be no step
+            words = {"dtype": self.scope.word(kind.dtype), "device": self.scope.device()}
+            helper = self.scope.module.helper("stack")
+            made = expression(
+                "{0}({1}, {2}, dtype={dtype}, device={device})", helper, steps, dim, **words
+            )
+            assert isinstance(made, ast.Call)
+            made.args += [self.scope.size(a) for a in kind.axes]
         return Value(made, kind.dtype, single(kind.axes), finite=False)
 
 
