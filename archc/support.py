@@ -122,6 +122,7 @@ LAYERS = {
     "`layernorm`": "output @[b, s, d] = x |> layernorm(1e-3) as @",
     "norm before `linear`": "output @[b, s, d] = x |> rmsnorm as @n |> linear(d) as @l",
     "`l2_normalise`": "output @[b, s, d] = x |> l2_normalise",
+    "`lstm`": "output @[b, s, d] = x |> lstm(d) as @",
 }
 POSITIONS = {
     "learned": "output @[b, s, d] = x |> learned_positions(16) as @",
@@ -179,15 +180,29 @@ TEXT = {
     "`bank` by a tensor": "bank @f[n] = linear(d); output @[b, s, d] = @f[ids % n](x)",
     "`repeat .. until`": "@ = x; repeat @r[i: n] { @ += @ } until true; output @o[b, s, d] = @",
     "`scan`": "scan s with @[b, d] = 0 { @ = 0.5 * @ + x }; output @o[b, s, d] = @",
+    "`scan` in reverse, with reset": (
+        "scan s (reverse = true, reset = keep) with @[b, d] = 1 { @ = 0.5 * @ + x };"
+        " output @o[b, s, d] = @"
+    ),
+    "`scan` of several states, `prev`, `last`": (
+        "scan s with @[..., d] = 0, @n = y[s: 0] { @ = @n - 0.5 * @; @n = prev(@) + x };"
+        " output @o[b, s, d] = @n + last(@)"
+    ),
 }
 PADDING = {
     "padding: attention": _attend(mask="causal"),
     "padding: `mean` `sum` `amax`": "output @[b, d] = mean(x, s) + sum(y, s) - amax(x, s)",
     "padding: `softmax`": "output @[b, s, d] = softmax(x, s)",
+    "padding: `scan` holds": (
+        "scan s with @[b, d] = 0 { @ = 0.5 * @ + x }; output @o[b, s, d] = @"
+    ),
 }
 DECODE = {"`decode`: causality is proved": _attend(mask="causal", rotate="rope()")}
 SEGMENTS = {
     "segments": _attend(mask="(s, t) -> causal(s, t) and segment(s) == segment(t)"),
+    "segments: `scan` starts again": (
+        "scan s with @[b, d] = 0 { @ = 0.5 * @ + x }; output @o[b, s, d] = @"
+    ),
 }
 PREFIX = {"`decode .. after`": "output @[b, s, d] = x"}
 DTYPES: dict[ModelDType, str] = {

@@ -68,6 +68,12 @@ def _of_input(node: Node, axis: str) -> Reach:
     return Reach({a: 0.0 for a in node.axes if a.time == axis})
 
 
+def _without(axis: Axis, reach: Reach, anywhere: float) -> Reach:
+    """The reach of a value that stands at one entry of `axis`, or has lost it."""
+    along = {a: r for a, r in reach.along.items() if a != axis}
+    return Reach(along, max(reach.anywhere, anywhere), reach.cause)
+
+
 def _refusal(axis: str, output: str, cause: Node | None) -> LooksAhead:
     spans = cause.origins[0].spans if cause is not None and cause.origins else ()
     return LooksAhead(
@@ -236,6 +242,53 @@ class _Proof:
             joined = joined.join(reach)
         return joined
 
+    def scanned(self, node: Node, operands: list[Reach], _: Reach) -> Reach:
+        """Step i has read steps 0 to i, each of which reads what it may read of its position.
+
+        Inside a step a position is lost: what an operand reads past the step counts as `anywhere`.
+        """
+        axis, first = node.attrs.axis("axis"), node.attrs.integer("stepped")
+        inside = [_without(axis, r, r.along.get(axis, NOTHING)) for r in operands]
+        state, others = inside[first : first + node.attrs.integer("states")], inside[:first]
+        others += inside[first + len(state) :]
+        for _step in range(len(state) + 1):
+            before, (made, state) = state, self.stepped(node, others, state, first)
+            if [r.bounds for r in before] == [r.bounds for r in state]:
+                break
+        joined = Reach()
+        for reach in (*made, *state):
+            joined = joined.join(reach)
+        if axis.time != self.program.decode:
+            return joined
+        if node.attrs["reverse"]:
+            return Reach({**joined.along, axis: ALL}, joined.anywhere, joined.cause)
+        ahead = joined.anywhere
+        return Reach({**joined.along, axis: ahead}, ALL if ahead > 0 else NOTHING, joined.cause)
+
+    def stepped(
+        self, node: Node, others: list[Reach], state: list[Reach], first: int
+    ) -> tuple[list[Reach], list[Reach]]:
+        """What a step makes of its operands, and the states after it joined with those before."""
+        body = self.program.body(node)
+        given = [*others[:first], *state, *others[first:]]
+        found = _reaches(self.program, body, dict(zip(body.inputs, given, strict=True)))
+        results = [found[i] for i in body.output_ids]
+        count = len(state)
+        return results[:-count], [r.join(s) for r, s in zip(results[-count:], state, strict=True)]
+
+    def result(self, node: Node, operands: list[Reach], joined: Reach) -> Reach:
+        """The last state of a scan has read every step."""
+        scan = self.edit[node.inputs[0]]
+        if scan.op != "scan":
+            return joined
+        axis, sequences = scan.attrs.axis("axis"), len(scan.types) - scan.attrs.integer("states")
+        if node.attrs.integer("index") < sequences:
+            return joined
+        if axis.time != self.program.decode:
+            return _without(axis, joined, NOTHING)
+        cause = joined.cause if joined.cause is not None else scan
+        return replace(_without(axis, joined, ALL), cause=cause)
+
     def iterated(self, node: Node, state: list[Reach], captured: list[Reach]) -> list[Reach]:
         """The carried values after one run of each kind, joined with what they were."""
         kinds = node.attrs["kinds"]
@@ -256,4 +309,6 @@ _RULES = {
     "size": _Proof.size,
     "take": _Proof.taken,
     "repeat": _Proof.repeated,
+    "scan": _Proof.scanned,
+    "result": _Proof.result,
 }

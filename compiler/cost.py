@@ -15,15 +15,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..dsl.dims import Dim, product
-from .ir.graph import Axis, Function, Node, Program, callees, operand_types
+from .ir.graph import Axis, Function, Node, Program, TensorType, callees, operand_types
 from .ir.walk import join
 from .ops import FUSED, OPS
 
 # Bytes of an element where `float` is stored in 2.
 WIDTH = {"float": 2, "f32": 4, "f64": 8, "int": 8, "bool": 1}
 VIEWS = frozenset({"rename", "split", "merge", "slice", "pick", "transpose", "broadcast", "result"})
-ZERO = Dim()
+ZERO, ONE = Dim(), Dim.of(1)
 AT_LOAD = frozenset({"weight", "table", "derived", "const"})
+LOOPS = frozenset({"repeat", "scan"})  # what they run is counted where it stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,16 @@ class Work:
     def __add__(self, other: Work) -> Work:
         return Work(self.flops + other.flops, self.elementwise + other.elementwise)
 
-    def times(self, count: int) -> Work:
+    def times(self, count: Dim) -> Work:
         return Work(self.flops * count, self.elementwise * count)
 
 
 @dataclass(frozen=True, slots=True)
 class CostReport:
-    """`work` and `state_bytes` are forms in the run-time sizes; `at` gives sizes for numbers."""
+    """`work` and the bytes are forms in the run-time sizes; `at` gives sizes for numbers.
+
+    `state_bytes` are kept for each token, `recurrent_bytes` once for a row of the batch.
+    """
 
     name: str
     weights: tuple[WeightRow, ...]
@@ -64,6 +68,7 @@ class CostReport:
     work: Work
     regions: tuple[tuple[str, Work], ...]
     state_bytes: Dim
+    recurrent_bytes: Dim = ZERO
     at: Mapping[str, int] = field(default_factory=dict)
     peak_bytes: int | None = None
 
@@ -92,6 +97,7 @@ class CostReport:
             "elementwise_operations": self._form(self.work.elementwise),
             "regions": {name: self._form(work.flops) for name, work in self.regions},
             "state_bytes_per_token": self._form(self.state_bytes),
+            "recurrent_state_bytes": self._form(self.recurrent_bytes),
             "sizes": dict(self.at),
             "peak_activation_bytes": self.peak_bytes,
         }
@@ -114,6 +120,10 @@ class CostReport:
         ]
         if self.state_bytes != Dim():
             lines.append(f"  keys and values      {self._shown(self.state_bytes)} bytes per token")
+        if self.recurrent_bytes != Dim():
+            lines.append(
+                f"  recurrent state      {self._shown(self.recurrent_bytes)} bytes per row"
+            )
         if self.peak_bytes is not None:
             lines.append(f"  peak activations     {_count(self.peak_bytes)} bytes, op by op")
         lines += ["", "  weights"]
@@ -153,6 +163,7 @@ def cost(program: Program, at: Mapping[str, int] | None = None) -> CostReport:
         total,
         tuple(sorted(regions.items())),
         _state_bytes(program),
+        _recurrent_bytes(program),
         sizes,
         peak,
     )
@@ -191,12 +202,15 @@ def _regions(program: Program) -> dict[str, Work]:
 
 
 def kinds(
-    program: Program, function: Function | None = None, path: str = "", count: int = 1
-) -> Iterator[tuple[str, Function, int]]:
-    """(path, function, how often it runs) of main and of each layer kind."""
+    program: Program, function: Function | None = None, path: str = "", count: Dim = ONE
+) -> Iterator[tuple[str, Function, Dim]]:
+    """(path, function, how often it runs) of main, of each layer kind and each step of a scan."""
     function = function or program.main
     yield path, function, count
     for node in function.nodes:
+        if node.op == "scan":
+            steps = node.attrs.axis("axis").size.substitute(program.sizes)
+            yield from kinds(program, program.body(node), path, count * steps)
         if node.op == "repeat":
             inner = join(path, f"{node.attrs.string('path')}[]")
             for kind in callees(node):
@@ -218,7 +232,7 @@ def _region(path: str, node: Node) -> str:
 
 def _work(program: Program, function: Function, node: Node) -> Work:
     """What one node does in a run; a fused node does what its body does."""
-    if node.op in AT_LOAD or node.op == "repeat":
+    if node.op in AT_LOAD | LOOPS:
         return Work()
     if node.op in FUSED:
         body = program.body(node)
@@ -282,9 +296,28 @@ def _state_bytes(program: Program) -> Dim:
     for _, function, count in kinds(program):
         for node in function.nodes:
             if _sees_past(program, node):
-                features = tuple(a for a in node.axes if a.size.symbols() <= program.sizes.keys())
-                bytes_each = elements(features).substitute(program.sizes) * WIDTH[node.type.dtype]
-                total = total + bytes_each * count
+                total = total + _row_bytes(program, node.type) * count
+    return total
+
+
+def _row_bytes(program: Program, kind: TensorType) -> Dim:
+    """Bytes of a value without its axes of run-time size."""
+    features = tuple(a for a in kind.axes if a.size.symbols() <= program.sizes.keys())
+    return elements(features).substitute(program.sizes) * WIDTH[kind.dtype]
+
+
+def _recurrent_bytes(program: Program) -> Dim:
+    """Bytes of the states of scans along the decode axis, however many tokens they have seen."""
+    total = Dim()
+    for _, function, count in kinds(program):
+        for node in function.nodes:
+            if (
+                node.op == "scan"
+                and program.decode
+                and node.attrs.axis("axis").time == program.decode
+            ):
+                states = node.types[-node.attrs.integer("states") :]
+                total = total + sum((_row_bytes(program, t) for t in states), Dim()) * count
     return total
 
 
@@ -328,7 +361,7 @@ class _Peak:
         return sum(elements(t.axes).evaluate(sizes) * WIDTH[t.dtype] for t in node.types)
 
     def _inside(self, node: Node) -> int:
-        """A repeat needs, beside its operands, what its hungriest kind needs."""
-        if node.op != "repeat":
+        """A loop needs, beside its operands, what its hungriest function needs."""
+        if node.op not in LOOPS:
             return 0
         return max(self.of(self.program.function(kind)) for kind in callees(node))

@@ -69,6 +69,23 @@ CAUSAL = {
     "values that pass through a repeat": (
         "h = x\ny = x\nrepeat layers[i: 3] { y = h; h = y |> attention(heads, mask = causal) as a }"
     ),
+    "a scan": "y = x |> lstm(d) as cell",
+    "a scan with padding, documents and resets": (
+        "time s: valid = keep, segment = ids\n"
+        "scan s (reset = ids > 3) with h[b, d] = 0 { h = 0.9 * h + x }\ny = where(keep, h, 0)"
+    ),
+    "states that read each other": (
+        "scan s with p[..., d] = 0, q = 1, r = 2 { p = 0.5 * q + x; q = r; r = prev(p) }\ny = q + r"
+    ),
+    "a scan of causal attention": (
+        "z = x |> attention(heads, mask = causal)\nscan s with h = 0 { h += z }\ny = h"
+    ),
+    "a scan in a repeat": (
+        "y = x\nrepeat layers[i: n] { y += y |> lstm(d) as cell |> attention(heads, mask = causal) }"
+    ),
+    "another sequence, from its end": (
+        "scan t (reverse = true) with h[b, d] = 0 { h = 0.9 * h + m }\ny = x + last(h)"
+    ),
     "a memory that is read in a repeat": (
         "y = x\nrepeat layers[i: 2] { y += y |> attention(heads, memory = m) as a }"
     ),
@@ -107,6 +124,22 @@ LOOKS_AHEAD = {
         "time s: position = ids\n"
         "y = x |> attention(heads, mask = (s, t) -> position(t) <= position(s))"
     ),
+    "a scan in reverse": "y = x |> lstm(d, reverse = true) as cell",
+    "the last state of a scan": "scan s with h[b, d] = 0 { h = 0.9 * h + x }\ny = x + last(h)",
+    "a scan of what looks ahead": (
+        "z = x |> attention(heads)\nscan s with h = 0 { h += z }\ny = h"
+    ),
+    "a state that starts from the mean": (
+        "first = mean(x, s)\nscan s with h = first { h = 0.9 * h + x }\ny = h"
+    ),
+    "steps that read the whole sequence": (
+        "seen = x[s -> u]\nscan s with h[b, d] = 0 { h = 0.9 * h + sum(seen, u) }\ny = h"
+    ),
+    "what reaches a state after two steps": (
+        "z = x |> attention(heads)\n"
+        "scan s with p[b, d] = 0, q[b, d] = 0 { q = prev(p); p = z }\ny = q"
+    ),
+    "a scan along the keys": (SCORES + "scan u with h[b, s] = 0 { h += a }\ny = x + last(h)"),
     "the largest of all times": "v, i = topk(x, s, k: 2)\ny = x + sum(v, k)",
     "the largest of what a finite fill hides": (
         SCORES + "v, i = topk(where(causal(s, u), a, 0), u, k: 2)\ny = x + sum(v, k)"

@@ -64,6 +64,16 @@ def test_torch_agrees(name: str) -> None:
     assert report.agree, str(report)
 
 
+def test_scans_agree() -> None:
+    """A step is no call of its own: the scan is compared where its results are."""
+    candidates = [
+        Candidate(n, level, label=f"{n}@O{level}") for n in ("numpy", "torch") for level in (0, 1)
+    ]
+    report = diff(tiny("conditioned_llm"), candidates, introduced=True)
+    assert report.agree, str(report)
+    assert any(row.region == "instruction" for row in report.rows)
+
+
 def test_no_false_alarm_over_seeds() -> None:
     small = archc.load(EXAMPLES / "llama.arch", preset="tiny", d=16, layers=1, hidden=24, vocab=11)
     for seed in range(40):
@@ -110,6 +120,13 @@ def test_report_of_divergence(llama: api.Model, monkeypatch: pytest.MonkeyPatch)
     assert "inherited" in later
     assert rows["embed"]["torch"].status == "agrees"
     assert report.verdict().startswith("torch differs: first at layers[0].ffn (")
+
+
+def test_a_fault_in_a_step_is_the_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    faulty(monkeypatch, "tanh", "torch.tanh({0}) * 1.01")
+    (found,) = diff(tiny("conditioned_llm"), [Candidate("torch")], sizes=SMALL).divergences
+    assert (found.op, found.region, found.introduced) == ("scan", "instruction.forward", True)
+    assert found.spans[0].text.startswith("scan s (reverse = reverse) with h[..., hidden] = 0")
 
 
 def test_a_candidate_that_raises(llama: api.Model, monkeypatch: pytest.MonkeyPatch) -> None:

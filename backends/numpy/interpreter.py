@@ -89,6 +89,8 @@ class Interpreter:
             return self.table(node)
         if node.op == "repeat":
             return self.repeat(node, operands, path)
+        if node.op == "scan":
+            return self.scan(node, function, operands)
         if node.op in FUSED:
             return self.fused(node, operands)
         return self.primitive(node, function, operands)
@@ -121,6 +123,32 @@ class Interpreter:
             function = self.shared.program.function(kind)
             carried = self.run(function, [*carried, *captured, *numbers], inner)
         return tuple(carried)
+
+    def scan(self, node: Node, function: Function, operands: Sequence[Array]) -> Values:
+        """A loop over the steps. A sequence has each step's value at the step's own place."""
+        axis, body = node.attrs.axis("axis"), self.shared.program.body(node)
+        first, count = node.attrs.integer("stepped"), node.attrs.integer("states")
+        stored = [self.shared.precision.storage(t.dtype) for t in node.types]
+        made = [np.empty(t.shape(self.sizes), s) for t, s in zip(node.types, stored, strict=True)]
+        rows = [
+            np.moveaxis(x, t.position(axis), 0)
+            for x, t in zip(made[:-count], node.types[:-count], strict=True)
+        ]
+        stepped = [
+            np.moveaxis(x, function[i].type.position(axis), 0)
+            for x, i in zip(operands[:first], node.inputs[:first], strict=True)
+        ]
+        states = [x.astype(s) for x, s in zip(operands[first:], stored[-count:], strict=False)]
+        captured, steps = operands[first + count :], range(axis.size.evaluate(self.sizes))
+        for step in reversed(steps) if node.attrs["reverse"] else steps:
+            entering = [np.asarray(x[step]) for x in stepped]
+            results = Interpreter(self.shared, self.sizes).run(
+                body, [*entering, *states, *captured]
+            )
+            for row, value in zip(rows, results, strict=False):
+                row[step] = value
+            states = results[len(rows) :]
+        return (*made[:-count], *states)
 
     def fused(self, node: Node, operands: Sequence[Array]) -> Values:
         from .tiles import attend

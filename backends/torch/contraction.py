@@ -117,7 +117,7 @@ def repeat(scope: Scope, node: Node, *operands: Value) -> Result:
     values = [scope.full(x, i.axes) for x, i in zip(operands, inputs, strict=False)]
     carried = int(str(node.attrs.get("carried", len(node.types))))
     names = [
-        _initial(scope, node, x, i.hint) for x, i in zip(values[:carried], inputs, strict=False)
+        initial(scope, node, x, i.hint) for x, i in zip(values[:carried], inputs, strict=False)
     ]
     arguments = [*map(ast.Name, names), *(x.expr for x in values[carried:])]
     scope.method.append(Statement(_loop(layers.variables, layers.iterable, names, arguments)))
@@ -128,7 +128,8 @@ def repeat(scope: Scope, node: Node, *operands: Value) -> Result:
     )
 
 
-def _initial(scope: Scope, node: Node, value: Value, hint: str) -> str:
+def initial(scope: Scope, node: Node, value: Value, hint: str) -> str:
+    """A name for what a loop carries, with its first value."""
     name = scope.method.placeholder()
     assign = ast.Assign([ast.Name(name)], value.expr, lineno=0)
     scope.method.append(Statement(assign, (name,), (hint or "x",)))

@@ -17,13 +17,13 @@ from typing import ClassVar
 from ...compiler.ir.graph import Axis, DType, Function, Node, Parameter, Program, callees
 from ...compiler.ir.walk import calls, join
 from ...dsl.diagnostics import InternalError
-from . import contraction, lowering
+from . import contraction, lowering, scans
 from .layout import Group, Layout, Value, flat, single
 from .module import Module
 from .scope import Scope
 from .source import Method, Statement, expression, identifier, number, plain, statement
 
-__all__ = ["contraction", "emit_model", "lowering"]
+__all__ = ["contraction", "emit_model", "lowering", "scans"]
 
 HELPERS = {
     "softmax": '''
@@ -31,6 +31,11 @@ def softmax(x, dim):
     """Softmax that gives zeros, and no gradient, for a row that is -inf throughout."""
     empty = (x == -torch.inf).all(dim, keepdim=True)
     return torch.softmax(x.masked_fill(empty, 0.0), dim).masked_fill(empty, 0.0)
+''',
+    "stack": '''
+def stack(steps, dim, *shape, **factory):
+    """The steps of a loop along a new dimension; where there are none, nothing of this shape."""
+    return torch.stack(steps, dim) if steps else torch.empty(shape, **factory)
 ''',
 }
 CHECK = '''

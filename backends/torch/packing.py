@@ -39,7 +39,7 @@ def _slices(program: Program, function: Function, source: int) -> Iterator[Node]
             continue
         if node.op == "slice":
             yield node
-        elif "body" in node.attrs:
+        elif "body" in node.attrs and node.op != "scan":
             body = program.body(node)
             yield from _slices(program, body, body.inputs[node.inputs.index(source)])
 

@@ -23,7 +23,8 @@ Node = TypeVar("Node", bound=ast.AST)
 WIDTH = 100
 INLINE_WIDTH = 88  # an expression that would make its user longer gets a name
 RESERVED = frozenset(keyword.kwlist) | set(
-    "F PATHS TAPS cache delattr float int len max min nn range self softmax super torch zip".split()
+    "F PATHS TAPS cache delattr float int len max min nn range reversed self softmax stack super"
+    " torch zip".split()
 )
 
 
@@ -50,12 +51,12 @@ class Method:
 
     reserved: set[str] = field(default_factory=set)
     statements: list[Statement] = field(default_factory=list)
+    count: int = 0  # of placeholders
     _assigned: dict[str, ast.Name] = field(default_factory=dict)  # text of value: placeholder
-    _count: int = 0
 
     def placeholder(self) -> str:
-        self._count += 1
-        return f"%{self._count}"
+        self.count += 1
+        return f"%{self.count}"
 
     def assign(
         self,
@@ -96,7 +97,7 @@ class Method:
     def render(self, indent: int, fixed: Mapping[str, str] | None = None) -> list[str]:
         """The lines of the body. `fixed` names the placeholders that are parameters."""
         fixed = dict(fixed or {})
-        statements = _inlined(self.statements, fixed)
+        statements = inlined(self.statements, fixed)
         return _printed(statements, _named(statements, self.reserved, fixed), indent)
 
 
@@ -178,7 +179,7 @@ def _reads(statement: Statement) -> Counter[str]:
     return +reads
 
 
-def _inlined(statements: list[Statement], fixed: Mapping[str, str]) -> list[Statement]:
+def inlined(statements: list[Statement], fixed: Mapping[str, str] | None = None) -> list[Statement]:
     """Single-use expressions put into their users, first to last, where the line stays short."""
     reads = [_reads(s) for s in statements]
     gone = _unread(statements, reads)
@@ -186,7 +187,7 @@ def _inlined(statements: list[Statement], fixed: Mapping[str, str]) -> list[Stat
     total = sum(live.values(), Counter[str]())
     users = {name: i for i, read in live.items() for name in read}
     hints = {t: h for s in statements for t, h in zip(s.targets, s.hints, strict=True)}
-    lengths = [_length(s.node, {**hints, **fixed}) for s in statements]
+    lengths = [_length(s.node, {**hints, **(fixed or {})}) for s in statements]
     for i in sorted(live):
         name = statements[i].targets[0] if len(statements[i].targets) == 1 else ""
         if total[name] != 1:
@@ -256,7 +257,8 @@ def _named(
     last = {name: i for i, s in enumerate(statements) for name in {*_reads(s), *s.targets}}
     live = {name: last.get(name, -1) for name in names}
     for i, statement in enumerate(statements):
-        live = {name: end for name, end in live.items() if end > i}
+        again = isinstance(statement.node, ast.For)  # the next round reads what this one does
+        live = {name: end for name, end in live.items() if end >= i + (not again)}
         for target, hint in zip(statement.targets, statement.hints, strict=True):
             taken = reserved | {names[name] for name in live}
             names[target] = identifier(hint, taken)

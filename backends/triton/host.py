@@ -12,8 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from ...compiler.ir.graph import Axis, Function, Node, Origin, Program
-from ...compiler.ir.walk import iterations
+from ...compiler.ir.graph import Axis, Function, Node, Origin, Program, TensorType, callees
 from ...dsl.dims import Dim
 from .evaluate import refuse
 from .indexing import identifier
@@ -84,14 +83,20 @@ def plan(program: Program, *, traced: bool = False) -> Plan:
     return made
 
 
+def _is_step(program: Program, function: Function) -> bool:
+    """Whether a function is the step of a scan."""
+    nodes = (node for other in program.functions for node in other.nodes)
+    return any(n.op == "scan" and n.attrs["body"] == function.name for n in nodes)
+
+
 def _callees_first(program: Program, function: Function, seen: set[str]) -> Iterator[Function]:
     if function.name in seen:
         return
     seen.add(function.name)
     for node in function.nodes:
-        if node.op == "repeat":
-            for _, kind in iterations(node, ""):
-                yield from _callees_first(program, program.function(kind), seen)
+        if node.op in ("repeat", "scan"):
+            for name in callees(node):
+                yield from _callees_first(program, program.function(name), seen)
     yield function
 
 
@@ -106,6 +111,11 @@ class _Class:
     names: Counter[str] = field(default_factory=Counter)
     values: dict[int, str] = field(default_factory=dict)
     results: dict[int, list[str]] = field(default_factory=dict)
+    traced: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The values of a scan's steps have no call path of their own: they are not kept."""
+        self.traced = self.plan.traced and not _is_step(self.plan.program, self.function)
 
     def source(self) -> list[str]:
         function = self.function
@@ -153,14 +163,16 @@ class _Class:
     def _node(self, node: Node) -> None:
         if node.op == "repeat":
             self._repeat(node)
+        elif node.op == "scan":
+            self._scan(node)
         elif node.op == "result":
             self.values[node.id] = self.results[node.inputs[0]][node.attrs.integer("index")]
         elif node.op in FREE:
-            if self.plan.traced:
+            if self.traced:
                 self.array(node.id)
         elif node.op not in HOST:
             self._region(node, region_of(self.plan.program, self.function, node))
-        if self.plan.traced and node.id in self.values and node.op not in CONSTANTS:
+        if self.traced and node.id in self.values and node.op not in CONSTANTS:
             self.lines.append(f"run.keep(self.path, {node.id}, {self.values[node.id]})")
 
     def _constant(self, node: Node) -> None:
@@ -190,11 +202,8 @@ class _Class:
         """Allocates the results of a region and launches its kernels."""
         names: dict[int, str] = {}
         for index, output in enumerate(region.outputs):
-            kind = region.nodes[output].type
-            shape = "".join(f", {self.plan.size(a.size)}" for a in kind.axes)
             hint = value_name(region.nodes[output] if index or not node.hint else node)
-            names[output] = self.fresh(hint)
-            self.lines.append(f'{names[output]} = run.empty("{kind.dtype}"{shape})')
+            names[output] = self._allocated(hint, region.nodes[output].type)
         self.results[node.id] = [names[o] for o in region.outputs]
         self.values[node.id] = names[region.outputs[0]]
         for outputs in alike(region):
@@ -226,6 +235,47 @@ class _Class:
         self.results[node.id] = carried
         self.values[node.id] = carried[0]
 
+    def _scan(self, node: Node) -> None:
+        """A loop over the steps: entries of arrays in, new states and entries of sequences out."""
+        axis, body = node.attrs.axis("axis"), self.plan.program.body(node)
+        first, count = node.attrs.integer("stepped"), node.attrs.integer("states")
+        step = self.fresh(identifier(body.name))
+        self.made.append(f"self.{step} = {class_name(body)}(run, weights, prefix)")
+        operands = [self.array(i) for i in node.inputs]
+        entries = [
+            f"{x}.select({self.function[i].type.position(axis)}, step).contiguous()"
+            for x, i in zip(operands[:first], node.inputs[:first], strict=True)
+        ]
+        read, sequences = self.function.read_results(node), node.types[:-count]
+        names = [identifier(name) for name, _ in body.outputs]
+        arrays = {i: self._allocated(names[i], t) for i, t in enumerate(sequences) if i in read}
+        states = [self.fresh(value_name(body[i])) for i in body.inputs[first : first + count]]
+        for state, initial in zip(states, operands[first:], strict=False):
+            self.lines.append(f"{state} = {initial}")
+        steps = f"range({self.plan.size(axis.size)})"
+        made = [f"{arrays[i]}_step" if i in read else "_" for i in range(len(sequences))]
+        results = ", ".join([*made, *states]) + ("," if len(node.types) == 1 else "")
+        sizes = ", ".join(size_name(s) for s in self.plan.symbols)
+        self.lines += [
+            f"for step in {f'reversed({steps})' if node.attrs['reverse'] else steps}:",
+            f"    {results} = self.{step}.forward(",
+            f"        {sizes},",
+            *(f"        {x}," for x in (*entries, *states, *operands[first + count :])),
+            "    )",
+            *(
+                f"    {name}.select({sequences[i].position(axis)}, step).copy_({made[i]})"
+                for i, name in arrays.items()
+            ),
+        ]
+        self.results[node.id] = [*(arrays.get(i, "") for i in range(len(sequences))), *states]
+
+    def _allocated(self, wanted: str, kind: TensorType) -> str:
+        """The name of a new array."""
+        name = self.fresh(wanted)
+        shape = "".join(f", {self.plan.size(a.size)}" for a in kind.axes)
+        self.lines.append(f'{name} = run.empty("{kind.dtype}"{shape})')
+        return name
+
     def _layers(self, node: Node) -> Iterator[str]:
         """Lines that make each iteration's object and scalars."""
         path, scalars = node.attrs.string("path"), node.attrs["scalars"]
@@ -249,7 +299,7 @@ class _Class:
         yield "    )"
 
 
-RESERVED = frozenset("run self path weights prefix layer scalars kernels torch triton".split())
+RESERVED = frozenset("run self path weights prefix layer scalars step kernels torch triton".split())
 CONSTANTS = frozenset({"weight", "derived", "table"})
 
 

@@ -20,7 +20,7 @@ FREE = frozenset(
     "const index size broadcast rename split merge slice pick transpose stop_gradient".split()
 )
 # What the host provides: values that exist before a function's kernels run, or calls of functions.
-HOST = frozenset({"input", "weight", "table", "derived", "repeat", "result"})
+HOST = frozenset({"input", "weight", "table", "derived", "repeat", "scan", "result"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,13 +43,17 @@ MOST_STEPS = 200_000  # some seconds; a layer kind takes a few hundred
 
 @dataclass(slots=True)
 class Session:
-    """What all bodies of one elaboration share."""
+    """What all bodies of one elaboration share.
+
+    `finals` leads from the sequence of a scan's state to its final value and the scanned axis.
+    """
 
     module: Module
     emitter: Emitter
     timelines: dict[str, Timeline] = field(default_factory=dict)
     weights: dict[tuple[GraphScope, str], MadeWeight] = field(default_factory=dict)
     functions: dict[str, Function] = field(default_factory=dict)
+    finals: dict[tuple[GraphScope, int], tuple[int, Axis]] = field(default_factory=dict)
     derived: dict[Axis, str] = field(default_factory=dict)  # to the timeline it was cut from
     errors: list[ArchError] = field(default_factory=list)
     model_effects: Mapping[type[Stmt], Callable[[Body, Any], None]] = field(default_factory=dict)
@@ -83,7 +87,7 @@ class Naming:
 
 @dataclass(slots=True, eq=False)
 class Body:
-    """An activation of a model, block, fn or lambda, or one iteration of a repeat in it.
+    """An activation of a model, block, fn or lambda, or one iteration of a `loop` in it.
 
     `library` is set for text of the standard library, where the user's definitions are not seen.
     """
@@ -97,7 +101,7 @@ class Body:
     naming: Naming = field(default_factory=Naming)
     kind: Kind = "block"
     library: bool = False
-    in_repeat: bool = False
+    loop: Literal["", "repeat", "scan"] = ""
 
     @property
     def emitter(self) -> Emitter:
@@ -122,7 +126,7 @@ class Body:
             value = home.values[name]
             if isinstance(value, Poison):
                 raise Skip
-            return value
+            return self.emitter.at_step(value) if isinstance(value, Tensor) else value
         label = self.frame.find(name)
         if label is not None and label.axis is not None:
             return AxisSize(label.axis.size, label, label.ambiguous)

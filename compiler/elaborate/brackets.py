@@ -364,7 +364,7 @@ def annotate(body: Body, value: Tensor, brackets: syntax.Brackets, span: Span) -
     rest = [k for k in value.labels if k not in labels]
     if rest and not is_open:
         raise errors.ExtraAxes(axes=value.names, extra=", ".join(k.name for k in rest), span=span)
-    middle, middle_known = _open_part(body, value, rest)
+    middle, middle_known = open_part(body, value, rest)
     order = [*(k for k, _ in before), *middle, *(k for k, _ in after)]
     known = len(order) if middle_known else len(after)
     axes = tuple((k, value.axis(k)) for k in order)
@@ -409,7 +409,7 @@ def declared_labels(body: Body, decl: syntax.AxisDecl) -> tuple[Label, ...]:
     return (body.axis_label(decl.name),)
 
 
-def _open_part(body: Body, value: Tensor, rest: list[Label]) -> tuple[list[Label], bool]:
+def open_part(body: Body, value: Tensor, rest: list[Label]) -> tuple[list[Label], bool]:
     if len(rest) <= 1:
         return rest, True
     if set(rest) == set(body.open_order):

@@ -210,8 +210,31 @@ def _size(body: Body, _: str, given: Given) -> Any:
 def _count(body: Body, _: str, given: Given) -> Any:
     """How many valid positions an axis has."""
     label, axis = _own_axis(body, given)
-    valid = time.fact(body, "valid", label, axis)
-    return time.size(body, axis) if valid is True else reduce(body, "sum", valid, [label])
+    with body.emitter.around(label):
+        valid = time.fact(body, "valid", label, axis)
+        counted = time.size(body, axis) if valid is True else reduce(body, "sum", valid, [label])
+    return body.emitter.at_step(counted) if isinstance(counted, Tensor) else counted
+
+
+def _last(body: Body, _: str, given: Given) -> Tensor:
+    """The final value of a state, of which a scan leaves the sequence."""
+    value, span = given.positional[0]
+    key = (value.scope, value.node) if isinstance(value, Tensor) else None
+    if key not in body.session.finals:
+        raise errors.NotAState(function="last", name=span.text, span=span)
+    node, scanned = body.session.finals[key]
+    axes = tuple((k, a) for k, a in value.axes if a != scanned)
+    tail = value.axes[len(value.axes) - value.known :]
+    known = sum(1 for _, a in tail if a != scanned)
+    final = Tensor(node, value.scope, axes, value.dtype, known, len(axes))
+    return body.emitter.at_step(final)
+
+
+def _prev(body: Body, _: str, given: Given) -> Tensor:
+    """`prev` takes a name, not a value: `calls` sees to the form that has one."""
+    states = tuple(body.environment.all_states())
+    span = given.positional[0][1]
+    raise errors.NotAState(function="prev", name=span.text, states=states, span=span)
 
 
 # ------------------------------------------------------------------------------ reductions
@@ -401,6 +424,8 @@ TABLE: dict[str, Meaning] = {
     "slot": _index,
     "size": _size,
     "count": _count,
+    "last": _last,
+    "prev": _prev,
     "dot": _dot,
     "softmax": _softmax,
     "cumsum": _cumsum,

@@ -73,6 +73,9 @@ def direct_call(body: Body, expr: syntax.Call) -> Any:
     """`f(a, k = b)` outside a pipeline."""
     own_name = own_definition(body, expr.function)
     callee = body.settled(expressions.evaluate(body, expr.function))
+    entry = _entry_value(body, callee, expr.arguments)
+    if entry is not None:
+        return entry
     given = _arguments(body, callee, expr.arguments, expr.span, piped=0)
     if isinstance(callee, Builtin):
         return builtins.call(body, callee.name, given)
@@ -110,6 +113,14 @@ def _arguments(
     if isinstance(new, syntax.Name) and body.frame.find(new.name) is None:
         body.declare_axis(new.name, Dim.of(piped + len(arguments) - 1), new.span)
     return evaluate_arguments(body, arguments, span)
+
+
+def _entry_value(body: Body, callee: Any, arguments: Sequence[syntax.Argument]) -> Tensor | None:
+    """`prev(h)`: the value of a scan's state on entry to the step; its name says which."""
+    if callee != Builtin("prev") or len(arguments) != 1:
+        return None
+    state = arguments[0].value
+    return body.environment.all_states().get(state.name) if isinstance(state, syntax.Name) else None
 
 
 def own_definition(body: Body, function: syntax.Expr) -> bool:

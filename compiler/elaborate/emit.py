@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,8 +13,8 @@ from ...dsl.span import Span
 from ..ir.graph import Axis, Constraint, DType, Origin, TensorType
 from .labels import Label
 from .numbers import describe
-from .scopes import AxisTable, GraphScope
-from .values import PerLayer, SplitIterations, Tensor
+from .scopes import AxisTable, GraphScope, Stepping
+from .values import Labelled, PerLayer, SplitIterations, Tensor
 
 NUMBER_DTYPE: dict[type, DType] = {bool: "bool", float: "float", Dim: "int"}
 FLOATING = ("float", "f32", "f64")
@@ -140,6 +141,46 @@ class Emitter:
         """A number under the present bindings."""
         return value.evaluate(self.bindings) if isinstance(value, Dim) else value
 
+    # ------------------------------------------------------------------ scans
+
+    @contextmanager
+    def within(self, scope: GraphScope) -> Iterator[None]:
+        """Emit into another function."""
+        outer, self.scope = self.scope, scope
+        try:
+            yield
+        finally:
+            self.scope = outer
+
+    @contextmanager
+    def around(self, label: Label) -> Iterator[None]:
+        """Emit into the function around the scan along `label`, where there is one."""
+        found = [s.parent for s, scan in self.scope.scans() if scan.runs_along(label)]
+        with self.within(found[-1] if found and found[-1] is not None else self.scope):
+            yield
+
+    def at_step(self, value: Tensor) -> Tensor:
+        """A value as the present function sees it: read at the step of each scan it enters."""
+        for scope, scan in reversed(self.scope.scans()):
+            if scope.parent is not None and value.scope.encloses(scope.parent):
+                label = next((k for k in value.labels if scan.runs_along(k)), None)
+                value = value if label is None else self._stepped(value, label, scope, scan)
+        return value
+
+    def _stepped(self, value: Tensor, label: Label, scope: GraphScope, scan: Stepping) -> Tensor:
+        assert scope.parent is not None
+        own = value.axis(label)
+        self.meet(label, own, scan.axis, self.place.spans[0])
+        swap = {own: scan.axis, scan.axis: own} if own != scan.axis else {}
+        pairs = tuple((a, swap[a]) for _, a in value.axes if a in swap)
+        with self.within(scope.parent):
+            node = scope.at_step(self.rename(self.use(value), pairs), scan)
+        axes = tuple((k, swap.get(a, a)) for k, a in value.axes if k is not label)
+        tail = value.labels[len(value.axes) - value.known :]
+        known = value.known - (label in tail)
+        quiet = value.quiet - {label}
+        return Tensor(node, scope, axes, value.dtype, known, len(axes), quiet, value.clock)
+
     # -------------------------------------------------------------- alignment
 
     def alternative(self, label: Label, axis: Axis) -> Axis:
@@ -198,6 +239,22 @@ class Emitter:
         if key not in self.scope.renames:
             self.scope.renames[key] = self.node("rename", (node,), pairs=pairs)
         return self.scope.renames[key]
+
+    def laid_out(self, value: Tensor, axes: Labelled, span: Span) -> int:
+        """A node with exactly these axes in this order; the value is the same along those it lacks."""
+        pairs = []
+        for label, axis in axes:
+            if value.carries(label) and value.axis(label) != axis:
+                self.meet(label, value.axis(label), axis, span)
+                pairs.append((value.axis(label), axis))
+        node = self.rename(self.use(value), tuple(pairs))
+        missing = tuple(axis for label, axis in axes if not value.carries(label))
+        if missing:
+            node = self.node("broadcast", (node,), axes=missing)
+        order = tuple(axis for _, axis in axes)
+        if self.scope.builder[node].axes == order:
+            return node
+        return self.node("transpose", (node,), order=order)
 
     # ----------------------------------------------------------- pointwise ops
 

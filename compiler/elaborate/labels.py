@@ -62,14 +62,16 @@ class Label:
             label, distance = label.outer, distance + 1
         return None if label is None else distance
 
-    def outward(self, frames: frozenset[int]) -> Label:
-        """The label this one stands for in one of `frames` (ids); itself when it reaches none."""
+    def chain(self) -> Iterator[Label]:
+        """This label and those it stands for, outwards."""
         label: Label | None = self
         while label is not None:
-            if id(label.frame) in frames:
-                return label
+            yield label
             label = label.outer
-        return self
+
+    def outward(self, frames: frozenset[int]) -> Label:
+        """The label this one stands for in one of `frames` (ids); itself when it reaches none."""
+        return next((label for label in self.chain() if id(label.frame) in frames), self)
 
 
 @dataclass(slots=True, eq=False)

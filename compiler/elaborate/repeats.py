@@ -44,6 +44,8 @@ class Widen(Exception):
 def elaborate_repeat(body: Body, statement: syntax.RepeatStmt) -> None:
     if statement.until is not None:
         raise errors.Unsupported(what="`repeat ... until`", span=statement.until.span)
+    if body.emitter.scope.scans():
+        raise errors.Unsupported(what="a `repeat` in a `scan`", span=statement.span)
     if body.place.scope is not body.emitter.scope:
         what = "a `shared` block with a `repeat` in it, applied in another `repeat`,"
         raise errors.Unsupported(what=what, span=statement.span)
@@ -140,11 +142,11 @@ def _kind(
     iterations: tuple[int, ...],
     scope: GraphScope,
 ) -> Kind:
-    inner = replace(body.nested(), place=WeightPlace(scope, ""), in_repeat=True)
+    inner = replace(body.nested(), place=WeightPlace(scope, ""), loop="repeat")
     index = tuple(Dim.of(i) for i in iterations)
     inner.environment.values[statement.index] = PerLayer.of(index, scope)
     place = body.emitter.place
-    with statements.in_function(body, scope), body.frame.local():
+    with body.emitter.within(scope), body.frame.local():
         body.emitter.place = replace(place, region="")
         try:
             inputs = _carried_inputs(scope, carried, body)
@@ -175,39 +177,29 @@ def _carried_output(inner: Body, name: str, before: Tensor, statement: syntax.Re
         raise errors.CarriedAxes(
             name=name, before=before.names, after=after.names, span=statement.span
         )
-    after = _carried_dtype(inner, name, before, after, statement)
-    emitter = inner.emitter
-    pairs = []
-    for label, axis in before.axes:
-        own = after.axis(label)
-        if own != axis:
-            emitter.meet(label, own, axis, statement.span)
-            pairs.append((own, axis))
-    node = emitter.rename(emitter.use(after), tuple(pairs))
-    axes = emitter.scope.builder[before.node].axes
-    if emitter.scope.builder[node].axes != axes:
-        node = emitter.node("transpose", (node,), order=axes)
-    return node
+    widest = carried_dtype(name, before, after, not before.axes, statement.span)
+    if widest != before.dtype:
+        raise Widen(name, widest)
+    layout = inner.emitter.scope.builder[before.node].axes
+    axes = tuple(sorted(before.axes, key=lambda pair: layout.index(pair[1])))
+    return inner.emitter.laid_out(inner.emitter.cast(after, widest), axes, statement.span)
 
 
-def _carried_dtype(
-    inner: Body, name: str, before: Tensor, after: Tensor, statement: syntax.RepeatStmt
-) -> Tensor:
-    """A carried value never loses precision; a number before the repeat may become a fraction."""
+def carried_dtype(
+    name: str, before: Tensor, after: Tensor, starts_as_number: bool, span: Span
+) -> DType:
+    """A carried value never loses precision; a number before the loop may become a fraction."""
     if after.dtype == before.dtype:
-        return after
-    widest = promote(before.dtype, after.dtype)
-    starts_as_number = not before.axes and before.dtype == "int"
-    if "bool" in (before.dtype, after.dtype) or (before.dtype == "int" and not starts_as_number):
+        return after.dtype
+    fixed = before.dtype == "int" and not starts_as_number
+    if "bool" in (before.dtype, after.dtype) or fixed:
         raise errors.CarriedDtype(
             name=name,
             before=brackets.kind_of(before),
             after=brackets.kind_of(after),
-            span=statement.span,
+            span=span,
         )
-    if widest != before.dtype:
-        raise Widen(name, widest)
-    return inner.emitter.cast(after, widest)
+    return promote(before.dtype, after.dtype)
 
 
 # --------------------------------------------------------------------------------- emission
@@ -313,4 +305,4 @@ def _add_parameters(body: Body, path: str, kinds: Sequence[Kind]) -> None:
                 )
 
 
-__all__ = ["elaborate_repeat"]
+__all__ = ["carried_dtype", "elaborate_repeat"]

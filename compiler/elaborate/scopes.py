@@ -5,12 +5,13 @@ A value of an outer function that an inner one reads is captured: it becomes an 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ...dsl.diagnostics import InternalError
 from ...dsl.dims import Dim
 from ..ir.graph import Axis, Builder, DType, Parameter, TensorType
+from .labels import Label
 
 
 @dataclass(slots=True)
@@ -33,14 +34,32 @@ class AxisTable:
 
 
 @dataclass(slots=True, eq=False)
+class Stepping:
+    """What makes a function one step of a scan: values along `label` enter it read at the step.
+
+    `inputs` are those values: by input node, the node of the enclosing function.
+    """
+
+    label: Label
+    axis: Axis
+    inputs: dict[int, int] = field(default_factory=dict)
+
+    def runs_along(self, label: Label) -> bool:
+        """Whether `label` is the scanned axis, under this body's name, a caller's or a callee's."""
+        return label in self.label.chain() or self.label in label.chain()
+
+
+@dataclass(slots=True, eq=False)
 class GraphScope:
     """A function being built. `parameters` have paths relative to it.
 
-    `scalars` are the numbers that differ per iteration: dtype and values, by input node.
+    `scalars` are the numbers that differ per iteration: dtype and values, by input node. `scan` is
+    set where the function is one step of a scan.
     """
 
     builder: Builder
     parent: GraphScope | None = None
+    scan: Stepping | None = None
     depth: int = field(init=False)
     captured: dict[int, tuple[GraphScope, int]] = field(default_factory=dict)
     parameters: list[Parameter] = field(default_factory=list)
@@ -72,12 +91,36 @@ class GraphScope:
         self.captured[inner] = (self.parent, outer)
         return inner
 
+    def chain(self) -> Iterator[GraphScope]:
+        """This scope and those around it, outwards."""
+        scope: GraphScope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.parent
+
     def encloses(self, other: GraphScope) -> bool:
         """Whether `other` is this scope or inside it."""
-        scope: GraphScope | None = other
-        while scope is not None and scope is not self:
-            scope = scope.parent
-        return scope is self
+        return any(scope is self for scope in other.chain())
+
+    def scans(self) -> list[tuple[GraphScope, Stepping]]:
+        """The scans whose step this function is or is in, innermost first."""
+        return [(scope, scope.scan) for scope in self.chain() if scope.scan is not None]
+
+    def at_step(self, outer: int, stepping: Stepping) -> int:
+        """The input that is node `outer` of the enclosing function, read at the step of this one."""
+        for inner, source in stepping.inputs.items():
+            if source == outer:
+                return inner
+        assert self.parent is not None
+        node = self.parent.builder[outer]
+        axes = tuple(a for a in node.axes if a != stepping.axis)
+        kind = TensorType(node.type.dtype, axes)
+        attrs = {"name": f"step.{len(stepping.inputs)}"}
+        named = str(node.attrs["name"]) if node.op == "input" and "kind" in node.attrs else ""
+        hint = node.hint or named
+        inner = self.builder.add("input", (), attrs, (kind,), node.origins, hint)
+        stepping.inputs[inner] = outer
+        return inner
 
     def scalar(self, values: tuple[float, ...], dtype: DType) -> int:
         """A 0-d input that takes one value per iteration."""

@@ -12,7 +12,7 @@ from ...dsl import errors, syntax
 from ...dsl.diagnostics import ArchError
 from ...dsl.span import Span
 from ..ir.graph import Axis, Builder, Parameter, TensorType
-from . import brackets, calls, expressions, numbers, repeats
+from . import brackets, calls, expressions, numbers, repeats, scans
 from .body import Body, MadeWeight, Naming, Session
 from .labels import Label
 from .scopes import GraphScope
@@ -177,7 +177,7 @@ def bind(body: Body, target: syntax.Target, value: Any, span: Span) -> Any:
         value = expressions.as_tensor(body, value, span)
     if target.brackets is not None:
         value = brackets.annotate(body, value, target.brackets, target.span)
-    elif value.cover < len(value.axes):
+    elif value.cover < len(value.axes) and target.name not in body.environment.states:
         raise errors.OuterProduct(name=target.name, axes=value.names, span=span)
     value.scope.builder.set_hint(value.node, target.name)
     return value
@@ -189,7 +189,8 @@ def _add_to(body: Body, statement: syntax.Assign, value: Any) -> None:
     (target,) = statement.targets
     old = body.lookup(target.name, target.span)
     if isinstance(old, Tensor):
-        new: Any = _added(body, old, value, statement.span)
+        grows = target.name in body.environment.states
+        new: Any = _added(body, old, value, grows, statement.span)
     elif isinstance(value, Tensor):
         new = expressions.tensor_binary(body, "+", old, value, statement.span)
     else:
@@ -199,13 +200,18 @@ def _add_to(body: Body, statement: syntax.Assign, value: Any) -> None:
     body.environment.values[target.name] = new
 
 
-def _added(body: Body, old: Tensor, value: Any, span: Span) -> Tensor:
-    """`x += y` keeps the axes and order of x; y may lack axes but not bring new ones."""
-    if isinstance(value, Tensor):
-        extra = [k.name for k in value.labels if not old.carries(k)]
-        if extra:
-            raise errors.AddsAxes(axes=", ".join(extra), left=old.names, span=span)
+def _added(body: Body, old: Tensor, value: Any, grows: bool, span: Span) -> Tensor:
+    """`x += y` keeps the axes and order of x; y may lack axes but not bring new ones.
+
+    A state of a scan `grows`: its scan says in the end which axes it may have.
+    """
+    extra = [k for k in value.labels if not old.carries(k)] if isinstance(value, Tensor) else []
+    if extra and not grows:
+        names = ", ".join(k.name for k in extra)
+        raise errors.AddsAxes(axes=names, left=old.names, span=span)
     total = expressions.tensor_binary(body, "+", old, value, span)
+    if extra:
+        return total
     axes = tuple((k, total.axis(k)) for k in old.labels)
     return replace(total, axes=axes, known=old.known, cover=len(axes))
 
@@ -213,8 +219,8 @@ def _added(body: Body, old: Tensor, value: Any, span: Span) -> Tensor:
 def _return(body: Body, statement: syntax.ReturnStmt) -> None:
     if body.is_model:
         raise errors.MisplacedReturn(where="in a model", span=statement.span)
-    if body.in_repeat:
-        raise errors.MisplacedReturn(where="in a repeat", span=statement.span)
+    if body.loop:
+        raise errors.MisplacedReturn(where=f"in a {body.loop}", span=statement.span)
     values = [expressions.evaluate(body, expr) for expr in statement.values]
     raise Returned(list(values[0]) if len(values) == 1 and isinstance(values[0], tuple) else values)
 
@@ -315,7 +321,7 @@ def _reuse(
 def _const(body: Body, statement: syntax.ConstStmt) -> None:
     """A table: its own function of no inputs, evaluated once in float64."""
     emitter = body.emitter
-    with in_function(body, GraphScope(Builder("table"))):
+    with emitter.within(GraphScope(Builder("table"))):
         declared = [pair for d in statement.brackets for pair in brackets.axis_for(body, d)]
         result = expressions.evaluate(body, statement.value)
         value = expressions.as_tensor(body, result, statement.span)
@@ -326,12 +332,12 @@ def _const(body: Body, statement: syntax.ConstStmt) -> None:
         name = _table_function(body.session, emitter.scope.builder, statement.name, node)
         kind = emitter.scope.builder[node].type
     dtype = "f32" if kind.dtype == "f64" else kind.dtype
-    table = emitter.node("table", (), (TensorType(dtype, kind.axes),), body=name)
+    home = next(scope for scope in emitter.scope.chain() if scope.scan is None)
+    with emitter.within(home):  # a step of a scan reads it like any other value from above
+        table = emitter.node("table", (), (TensorType(dtype, kind.axes),), body=name)
     axes = tuple((k, value.axis(k)) for k, _ in declared)
-    emitter.scope.builder.set_hint(table, statement.name)
-    body.environment.values[statement.name] = Tensor(
-        table, emitter.scope, axes, dtype, len(axes), len(axes)
-    )
+    home.builder.set_hint(table, statement.name)
+    body.environment.values[statement.name] = Tensor(table, home, axes, dtype, len(axes), len(axes))
 
 
 def _table_function(session: Session, builder: Builder, hint: str, node: int) -> str:
@@ -393,17 +399,7 @@ def _repeat(body: Body, statement: syntax.RepeatStmt) -> None:
 
 
 def _scan(body: Body, statement: syntax.ScanStmt) -> None:
-    raise errors.Unsupported(what="`scan`", span=statement.span)
-
-
-@contextmanager
-def in_function(body: Body, scope: GraphScope) -> Iterator[None]:
-    """Emit into another graph function."""
-    outer, body.emitter.scope = body.emitter.scope, scope
-    try:
-        yield
-    finally:
-        body.emitter.scope = outer
+    scans.elaborate_scan(body, statement)
 
 
 EFFECT: dict[type[syntax.Stmt], Callable[[Body, Any], None]] = {
@@ -424,7 +420,6 @@ __all__ = [
     "bind",
     "execute",
     "execute_all",
-    "in_function",
     "lay_out",
     "recorded",
     "run_body",

@@ -25,8 +25,10 @@ INT_NEUTRAL = {"sum": Dim.of(0), "cumsum": Dim.of(0), "dot": Dim.of(0), "amax": 
 
 def slot(body: Body, label: Label, axis: Axis) -> Tensor:
     """0, 1, 2, .. along an axis."""
-    node = body.emitter.node("index", (), axis=axis)
-    return Tensor(node, body.emitter.scope, ((label, axis),), "int", 1, 1)
+    with body.emitter.around(label):
+        node = body.emitter.node("index", (), axis=axis)
+        counted = Tensor(node, body.emitter.scope, ((label, axis),), "int", 1, 1)
+    return body.emitter.at_step(counted)
 
 
 def clock(axis: Axis) -> str:
@@ -61,7 +63,7 @@ def _declared(body: Body, name: str, label: Label, axis: Axis) -> Tensor | None:
     def inward(known: Label) -> Label:
         return label if known is timeline.label else body.frame.inward(known)
 
-    return timeline.facts[name].relabelled(inward)
+    return body.emitter.at_step(timeline.facts[name].relabelled(inward))
 
 
 def derive(body: Body, axis: Axis, source: Axis) -> None:
@@ -117,7 +119,8 @@ def _visible(
         found.append(valid)
     segment = _declared(body, "segment", label, axis) if op == "softmax" else None
     if segment is not None:
-        for other, its_axis in value.axes:
+        steps = [(scan.label, scan.axis) for _, scan in body.emitter.scope.scans()]
+        for other, its_axis in (*value.axes, *steps):
             if other is not label and its_axis.time == axis.time:
                 own = fact(body, "segment", other, its_axis)
                 found.append(body.emitter.pointwise("eq", [segment, own], span))

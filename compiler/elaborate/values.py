@@ -193,10 +193,14 @@ class WeightPlace:
 
 @dataclass(slots=True, eq=False)
 class Environment:
-    """Names to values, one per body; a repeat body's parent is the body around it."""
+    """Names to values, one per body; a loop body's parent is the body around it.
+
+    `states` are those of the scan whose step the body is, as they enter the step.
+    """
 
     parent: Environment | None = None
     values: dict[str, Any] = field(default_factory=dict)
+    states: dict[str, Tensor] = field(default_factory=dict)
 
     def find(self, name: str) -> Environment | None:
         environment: Environment | None = self
@@ -205,6 +209,11 @@ class Environment:
                 return environment
             environment = environment.parent
         return None
+
+    def all_states(self) -> dict[str, Tensor]:
+        """The states of the scans that this body is in; of equal names the innermost."""
+        outer = self.parent.all_states() if self.parent is not None else {}
+        return {**outer, **self.states}
 
     def names(self) -> tuple[str, ...]:
         own = tuple(self.values)

@@ -186,6 +186,11 @@ class Function:
                 users[source].append(node.id)
         return users
 
+    def read_results(self, node: Node) -> set[int]:
+        """Which results of a node that has several something reads."""
+        readers = (n for n in self.nodes if n.op == "result" and n.inputs == (node.id,))
+        return {reader.attrs.integer("index") for reader in readers}
+
     @property
     def output_ids(self) -> tuple[int, ...]:
         return tuple(i for _, i in self.outputs)

@@ -101,6 +101,8 @@ def _check_node(program: Program, function: Function, node: Node, require: Requi
         _check_inferred(node, operands, require)
     elif node.op == "repeat":
         _check_repeat(program, node, operands, require)
+    elif node.op == "scan":
+        _check_scan(program, node, operands, require)
     elif node.op == "table":
         require(program.body(node).inputs == (), "its function has inputs")
         require(_results(program.body(node))[0].axes == node.axes, "its function has other axes")
@@ -150,6 +152,25 @@ def _check_repeat(program: Program, node: Node, operands: Types, require: Requir
         require(len(given) == len(scalars), f"{kind} takes {len(given)} scalars")
         _check_arguments(function, (*operands, *given), require)
         require(_results(function) == node.types, f"{kind} returns other types")
+
+
+def _check_scan(program: Program, node: Node, operands: Types, require: Require) -> None:
+    """A step takes (stepped, states, captured) and returns (a value for each sequence, states)."""
+    body, axis = program.body(node), node.attrs.axis("axis")
+    stepped, states = node.attrs.integer("stepped"), node.attrs.integer("states")
+    require(all(axis in t.axes for t in operands[:stepped]), f"a stepped operand has no {axis}")
+    _check_arguments(
+        body, (*(_at_step(t, axis) for t in operands[:stepped]), *operands[stepped:]), require
+    )
+    require(operands[stepped : stepped + states] == node.types[-states:], "a state changes type")
+    sequences = node.types[:-states]
+    require(all(axis in t.axes for t in sequences), f"a sequence has no {axis}")
+    made = (*(_at_step(t, axis) for t in sequences), *node.types[-states:])
+    require(_results(body) == made, f"{body.name} has other results")
+
+
+def _at_step(kind: TensorType, axis: Axis) -> TensorType:
+    return TensorType(kind.dtype, tuple(a for a in kind.axes if a != axis))
 
 
 def _check_sizes(program: Program, node: Node, operands: Types, require: Require) -> None:

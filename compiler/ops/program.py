@@ -21,6 +21,14 @@ op(
     time="C",
 )
 
+op(
+    "scan",
+    "steps along `axis`, from its end if `reverse`: each runs `body` on (the first `stepped`"
+    " operands at the step, `states`, captured); the results are the body's other outputs along"
+    " `axis`, then the last states",
+    time="C",
+)
+
 RESULT = op(
     "result",
     "result `index` of a node that has several",

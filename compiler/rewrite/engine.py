@@ -149,14 +149,15 @@ def run_pass(
 
 
 def code(program: Program) -> tuple[Function, ...]:
-    """`main` and the functions it repeats: what passes rewrite. Tables and fused bodies are not."""
+    """`main`, layer kinds and steps of scans: what passes rewrite. Tables, fused bodies are not."""
     found: dict[str, Function] = {}
     todo = [program.main_name]
     while todo:
         name = todo.pop()
         if name not in found:
             found[name] = program.function(name)
-            todo += [c for n in found[name].nodes if "body" not in n.attrs for c in callees(n)]
+            calling = [n for n in found[name].nodes if n.op == "scan" or "body" not in n.attrs]
+            todo += [callee for node in calling for callee in callees(node)]
     return tuple(f for f in program.functions if f.name in found)
 
 

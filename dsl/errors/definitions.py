@@ -161,6 +161,8 @@ class MisplacedReturn(ArchError, id="misplaced-return"):
     def help_text(self) -> str:
         if self.where == "in a model":
             return "a model names what it gives: `output y[b, s, d] = ..`"
+        if self.where == "in a scan":
+            return "return below it: there every name that the scan assigned has its axis"
         return "assign to a name that exists above the repeat, and return that below it"
 
 

@@ -89,4 +89,6 @@ class LooksAhead(ArchError, id="looks-ahead"):
         if self.op in ("softmax", "dot", "sum", "amax"):
             mask = "mask later positions with `causal` and -inf (a finite fill proves nothing)"
             return f"{mask}, or {drop}"
+        if self.op == "scan":
+            return f"run it forwards and read no last state along `{self.axis}`, or {drop}"
         return f"read the position itself or earlier ones, or {drop}"

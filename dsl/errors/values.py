@@ -164,5 +164,7 @@ class CarriedDtype(ArchError, id="carried-dtype"):
     before: str
     after: str
     title = "`{name}` enters an iteration as {before} and leaves it as {after}"
-    labels = {"span": "in this repeat"}
-    help = "convert it above the repeat, or inside: `float(x)`, `int(x)`, and `x != 0` for truth values"
+    labels = {"span": "in this loop"}
+    help = (
+        "convert it above the loop, or inside: `float(x)`, `int(x)`, and `x != 0` for truth values"
+    )
