@@ -29,7 +29,7 @@ def import_directory(path: str | Path) -> str:
     file, block = _example(opened)
     model = the_model(module_of(file), block.model)
     hypers = hyperparameters(model)
-    values = evaluate_config(block, opened.config, hypers, opened.tensors.names)
+    values = evaluate_config(block, opened.config, hypers, opened.tensor_names)
     preset = f"preset {PRESET} = {model.name}({_arguments(values)})\n"
     text = file.span.source.text
     at = min((i.span.start for i in file.items if isinstance(i, syn.PresetDef)), default=len(text))

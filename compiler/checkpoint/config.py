@@ -1,9 +1,9 @@
 """The config side of a checkpoint block: fields in, hyperparameters out, nothing unread.
 
-A line's value is folded over the config (`fold.py`); `tensors["name"]` is true where the file has
-that tensor, for what only the presence of a tensor tells. Every leaf field that is not null must be
-mentioned by some line, be listed by an `ignore config`, or stand in the one table of fields which
-cannot change the forward pass (`STANDARD_IGNORES`).
+A line's value is folded over the config (`fold.py`); `tensors["name"]` says whether the file has that
+tensor, for what only the presence of a tensor tells, and is none where there is no file yet. Every
+leaf field that is not null must be mentioned by some line, be listed by an `ignore config`, or stand
+in the one table of fields which cannot change the forward pass (`STANDARD_IGNORES`).
 """
 
 from __future__ import annotations
@@ -116,19 +116,29 @@ OFF: dict[str, Any] = {
 }
 
 
+class Present(dict[str, Any]):
+    """`tensors` as lines see it: every name is there, as whether the file has it."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__(dict.fromkeys(names, True))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return name in self
+
+
 @dataclass(slots=True)
 class _Reading:
     """The lines read so far: their values, and which config paths they mention."""
 
     config: Mapping[str, Any]
-    tensors: Collection[str] = ()
+    tensors: Collection[str] | None = None
     values: dict[str, Value] = field(default_factory=dict)
     denotes: dict[str, frozenset[Path]] = field(default_factory=dict)
     mentioned: set[Path] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.values["config"] = dict(self.config)
-        self.values["tensors"] = dict.fromkeys(self.tensors, True)
+        self.values["tensors"] = None if self.tensors is None else Present(self.tensors)
         self.denotes["config"] = frozenset({()})
 
     def mention(self, expr: syn.Expr) -> frozenset[Path]:
@@ -143,17 +153,17 @@ def evaluate_config(
     checkpoint: syn.CheckpointDef,
     config: Mapping[str, Any],
     hypers: Iterable[str],
-    tensors: Collection[str] = (),
+    tensors: Collection[str] | None = None,
 ) -> dict[str, Value]:
     """Values of the model's hyperparameters, by the config lines of `checkpoint`.
 
     `hypers` are the names the model has; a line that sets another name is a local. `tensors` are
-    the names of the file's tensors. A value is a number, string, boolean, none or list, or a syntax
-    expression to evaluate in the file's scope.
+    the names of the file's tensors, none without a file. A value is a number, string, boolean, none
+    or list, or a syntax expression to evaluate in the file's scope.
     Raises an `ArchError` for a field that is missing, refused, or read by no line.
     """
     reading, known = _Reading(config, tensors), tuple(hypers)
-    lines = tuple(_config_lines(checkpoint.lines))
+    lines = tuple(config_lines(checkpoint.lines))
     for line in lines:
         if isinstance(line, syn.RequireLine):
             _require(line, reading)
@@ -162,18 +172,6 @@ def evaluate_config(
     _check_locals(lines, checkpoint, known)
     _check_complete(checkpoint, reading)
     return {name: value for name, value in reading.values.items() if name in known}
-
-
-def config_of(checkpoint: syn.CheckpointDef, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The config fields that follow from hyperparameter values, where a line can be turned round.
-
-    That is `config.x`, `config.x ?? default` and `{"name": value, ..}[config.x]`.
-    """
-    config: dict[str, Any] = {"architectures": [checkpoint.class_names[0]]}
-    for line in _config_lines(checkpoint.lines):
-        if isinstance(line, syn.ConfigLine) and line.name in values:
-            _invert(line.value, values[line.name], config)
-    return config
 
 
 def denoted(expr: syn.Expr, names: Mapping[str, frozenset[Path]]) -> frozenset[Path]:
@@ -194,7 +192,7 @@ def denoted(expr: syn.Expr, names: Mapping[str, frozenset[Path]]) -> frozenset[P
     return frozenset()
 
 
-def _config_lines(
+def config_lines(
     lines: Iterable[syn.CheckpointLine],
 ) -> Iterator[syn.ConfigLine | syn.RequireLine]:
     return (line for line in lines if isinstance(line, syn.ConfigLine | syn.RequireLine))
@@ -269,23 +267,3 @@ def _harmless(path: Path, value: Any, patterns: list[str]) -> bool:
         return True
     heads = [".".join(path[: n + 1]) for n in range(len(path))]
     return any(fnmatchcase(head, pattern) for head in heads for pattern in patterns)
-
-
-def _invert(expr: syn.Expr, value: Any, config: dict[str, Any]) -> None:
-    if isinstance(expr, syn.Binary) and expr.op == "??":
-        expr = expr.left
-    if isinstance(expr, syn.Index) and isinstance(expr.value, syn.Table):
-        item = expr.items[0]
-        names = [n for n, entry in expr.value.entries if entry == value]
-        if names and isinstance(item, syn.AxisRef) and isinstance(item.value, syn.Attribute):
-            _invert(item.value, names[0], config)
-        return
-    (path, *others) = denoted(expr, {"config": frozenset({()})}) or ((),)
-    if path and not others and not isinstance(value, syn.Node):
-        _store(config, path, value)
-
-
-def _store(config: dict[str, Any], path: Path, value: Any) -> None:
-    for name in path[:-1]:
-        config = config.setdefault(name, {})
-    config[path[-1]] = value
