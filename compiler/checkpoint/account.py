@@ -75,8 +75,8 @@ def _missing(reading: ConfigReading) -> Iterator[Row]:
     for line, error in reading.errors:
         paths = [path for path, lines in reading.mentions.items() if line in lines]
         if line is not None and not present.intersection(paths):
-            name = ".".join(max(paths, key=lambda path: len(path))) if paths else ""
-            yield Row(name, "", REFUSED, (_target(line),), error.message)
+            longest: Path = max(paths, key=len, default=())
+            yield Row(".".join(longest), "", REFUSED, (_target(line),), error.message)
 
 
 def _target(line: ConfigStatement) -> str:
