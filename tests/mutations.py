@@ -18,6 +18,7 @@ from archc.compiler.checkpoint.config import STANDARD_IGNORES
 
 Names = tuple[str, ...]
 WORDS = ("other",)
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 REMOVED = object()
 
 
@@ -68,7 +69,7 @@ def _others(value: Any) -> tuple[Any, ...]:
     if isinstance(value, int | float):
         return (value + 1, value * 2)
     if isinstance(value, str):
-        return WORDS
+        return (*WORDS, *(ACTIVATIONS if value in ACTIVATIONS else ()))
     if isinstance(value, list) and len(value) > 1:
         return (value[::-1],)
     return ()

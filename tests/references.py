@@ -173,6 +173,19 @@ REFERENCES: dict[str, Reference] = {
     "gemma": Reference(
         "gemma", "GemmaForCausalLM", SMALL | {"head_dim": 24, "num_key_value_heads": 1}
     ),
+    "gemma2": Reference(
+        "gemma",
+        "Gemma2ForCausalLM",
+        SMALL
+        | {
+            "head_dim": 24,
+            "sliding_window": 5,
+            "query_pre_attn_scalar": 20,
+            "attn_logit_softcapping": 1.5,
+            "final_logit_softcapping": 2.5,
+            "attn_implementation": "eager",  # the others leave out the cap on scores
+        },
+    ),
     "gemma3": Reference(
         "gemma",
         "Gemma3ForCausalLM",

@@ -55,6 +55,7 @@ STANDARD_IGNORES: dict[str, tuple[str, ...]] = {
     ),
     "how the same values are computed": (
         "use_cache",
+        "output_past",
         "pretraining_tp",
         "chunk_size_feed_forward",
         "use_bfloat16",
