@@ -20,6 +20,7 @@ Names = tuple[str, ...]
 WORDS = ("other",)
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 REMOVED = object()
+SPLITS = {"pretraining_tp": 2, "chunk_size_feed_forward": 4}  # how many parts, how long a part
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def additions(config: Mapping[str, Any]) -> Iterator[Mutation]:
     """Each field that is ignored for every checkpoint, where a config does not have it yet."""
     for name in (n for names in STANDARD_IGNORES.values() for n in names):
         if "*" not in name and name not in config:
-            yield from (Mutation((name,), value) for value in (True, 3))
+            yield Mutation((name,), SPLITS.get(name, True))
 
 
 def _others(value: Any) -> tuple[Any, ...]:

@@ -46,7 +46,12 @@ class Row:
 
 def config_rows(block: syn.CheckpointDef, reading: ConfigReading) -> tuple[Row, ...]:
     """The fields of the config in its order, then the defaults in that of the lines."""
-    present = (_field(block, reading, path, value) for path, value in leaves(reading.config))
+    defaulted = {default.paths[0] for default in reading.defaults}
+    present = (
+        _field(block, reading, path, value)
+        for path, value in leaves(reading.config)
+        if path not in defaulted  # there it is null, and its row comes below
+    )
     absent = (
         Row(".".join(d.paths[0]), show_value(d.value), DEFAULTED, (_target(d.line),))
         for d in reading.defaults
