@@ -19,7 +19,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from references import distance
+from references import EPSILON, VOCAB, Reference, batch, distance
 from safetensors.numpy import load_file
 from snippets import Fence, fences
 
@@ -120,3 +120,40 @@ def test_the_port_agrees_with_transformers(
     model = archc.load(walked.folder / FILE, weights=walked.folder / "reference")
     got = model.compile(backend, dtype=dtype, level=level)(**inputs)["logits"]
     assert distance(got[seen], np.asarray(expected)[seen]) <= 1e-5
+
+
+OTHERS = {
+    "one by one": {"use_parallel_residual": False},
+    "half a head, other angles, another activation": {
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 500.0,
+            "partial_rotary_factor": 0.5,
+        },
+        "hidden_act": "gelu_new",
+    },
+}
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_the_switches_of_the_config(change: str, walked: SimpleNamespace, tmp_path: Path) -> None:
+    config = {
+        "vocab_size": VOCAB,
+        "hidden_size": 64,
+        "intermediate_size": 112,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "layer_norm_eps": EPSILON,
+    }
+    reference = Reference("", "GPTNeoXForCausalLM", config | OTHERS[change])
+    made, inputs = reference.build(tmp_path), batch("gpt2")
+    expected, seen = reference.run(made, inputs), inputs["attention_mask"] == 1
+    model = archc.load(walked.folder / FILE, weights=tmp_path)
+    got = model.compile("torch")(**inputs)["logits"]
+    assert distance(got[seen], expected[seen]) <= 1e-5
+
+
+def test_the_published_sizes_have_the_published_counts(walked: SimpleNamespace) -> None:
+    counts = {"neox_20b": 20_554_567_680, "pythia_160m": 162_322_944}
+    for preset, count in counts.items():
+        assert archc.load(walked.folder / FILE, preset=preset).parameter_count() == count
