@@ -238,6 +238,20 @@ REFERENCES: dict[str, Reference] = {
     "gemma": Reference(
         "gemma", "GemmaForCausalLM", SMALL | {"head_dim": 24, "num_key_value_heads": 1}
     ),
+    "gemma2": Reference(
+        "gemma",
+        "Gemma2ForCausalLM",
+        SMALL
+        | {"head_dim": 24, "sliding_window": 5, "query_pre_attn_scalar": 20}
+        | {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.5},
+    ),
+    "gemma2-kinds": Reference(
+        "gemma",
+        "Gemma2ForCausalLM",
+        SMALL
+        | {"head_dim": 24, "sliding_window": 4, "layer_types": GEMMA3_KINDS[1:] * 2}
+        | {"num_hidden_layers": 4, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 1.0},
+    ),
     "gemma3": Reference(
         "gemma",
         "Gemma3ForCausalLM",
