@@ -12,7 +12,13 @@ Config = dict[str, Any]
 Rows = dict[tuple[str, str], Config]
 
 # Rows of the table that no Hugging Face directory was published for.
-UNPUBLISHED = {("gpt3", "gpt3_175b"): "described in a paper; its weights were never published"}
+PAPER = "described in a paper; its weights were never published"
+UNPUBLISHED = {
+    ("gpt3", "gpt3_175b"): PAPER,
+    ("palm", "palm_8b"): PAPER,
+    ("palm", "palm_62b"): PAPER,
+    ("palm", "palm_540b"): PAPER,
+}
 
 
 def _llama(d: int, layers: int, hidden: int, heads: int, **others: Any) -> Config:
@@ -482,7 +488,10 @@ FALCON: Rows = {
         4544, 32, 71, multi_query=True, new_decoder_architecture=False
     ),
     ("falcon", "falcon_40b"): _falcon(8192, 60, 128, **GROUPED),
-    ("falcon", "falcon_180b"): _falcon(14848, 80, 232, multi_query=True, **GROUPED),
+    ("falcon", "falcon_180b"): _falcon(
+        *(14848, 80, 232), multi_query=True, tie_word_embeddings=False, **GROUPED
+    ),
+    ("falcon", "falcon_180b_tied"): _falcon(14848, 80, 232, multi_query=True, **GROUPED),
 }
 
 
@@ -571,6 +580,24 @@ GEMMA: Rows = {
     ("gemma", "gemma2_9b"): _gemma(3584, 42, 14336, 16, 8, **GEMMA2),
     ("gemma", "gemma2_27b"): _gemma(
         *(4608, 46, 36864, 32, 16), **GEMMA2 | {"head_dim": 128, "query_pre_attn_scalar": 144}
+    ),
+    ("gemma", "gemma3_27b"): _gemma(
+        *(5376, 62, 21504, 32, 16),
+        architectures=["Gemma3ForCausalLM"],
+        attn_logit_softcapping=None,
+        cache_implementation="hybrid",
+        final_logit_softcapping=None,
+        head_dim=128,
+        hidden_activation="gelu_pytorch_tanh",
+        max_position_embeddings=131072,
+        model_type="gemma3_text",
+        query_pre_attn_scalar=168,
+        rope_local_base_freq=10000,
+        rope_scaling={"factor": 8.0, "rope_type": "linear"},
+        rope_theta=1000000,
+        sliding_window=1024,
+        sliding_window_pattern=6,
+        vocab_size=262208,
     ),
     ("gemma", "gemma3_1b"): _gemma(
         *(1152, 26, 6912, 4, 1),

@@ -251,6 +251,14 @@ REFERENCES: dict[str, Reference] = {
             "attn_implementation": "eager",  # the others leave out the cap on scores
         },
     ),
+    "gemma2-kinds": Reference(
+        "gemma",
+        "Gemma2ForCausalLM",
+        SMALL
+        | {"head_dim": 24, "sliding_window": 4, "layer_types": GEMMA3_KINDS[1:] * 2}
+        | {"num_hidden_layers": 4, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 1.0}
+        | {"attn_implementation": "eager"},
+    ),
     "gemma3": Reference(
         "gemma",
         "Gemma3ForCausalLM",
