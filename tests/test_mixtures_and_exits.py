@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from bundled import FOLDER
+from patterns import hashed
 from references import distance
 from small_models import ids
-from test_masks import hashed
 from torch.nn.functional import elu, embedding, gelu, layer_norm, linear
 
 import archc
