@@ -8,9 +8,12 @@ of several regions are one entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import SequenceMatcher
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from .compiler.ir.graph import AttrValue, Axis, Function, Node, Program
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from .api import Model
 
 SILENT = frozenset({"const", "input", "repeat", "result", "size"})  # told by who reads them
+AXES = re.compile(r"(axis|axes|into|pairs|parts) = (\([^{}]*?\)|\w+)(?=[,}])")
+SHORT = 2  # statements of a new call that are shown themselves
+WIDTH = 100
 LOOSE = 0.5  # how alike two statements are that say the same thing differently
 
 
@@ -37,9 +43,12 @@ class Item:
     after_at: str = ""
     name: str = ""
 
+    @property
+    def named(self) -> str:
+        return f"{self.name} {self.before or 'none'} -> {self.after or 'none'}"
+
     def lines(self) -> Iterator[str]:
         if self.name:
-            yield f"    {self.name}: {self.before or 'none'} -> {self.after or 'none'}"
             return
         for mark, text, at in zip(
             "-+", (self.before, self.after), (self.before_at, self.after_at), strict=True
@@ -56,7 +65,9 @@ class Entry:
     items: tuple[Item, ...]
 
     def lines(self) -> Iterator[str]:
-        yield f"  {', '.join(self.where)}"
+        named = ", ".join(i.named for i in self.items if i.name)
+        head = f"{', '.join(self.where)}: {named}"
+        yield from wrap(head, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
         for item in self.items:
             yield from item.lines()
 
@@ -174,6 +185,10 @@ class Term:
         shown = ", ".join(f"<{o.name}>" if o.name in masked else o.text for o in self.operands)
         return f"{self.op}({shown}) {self.attrs}"
 
+    def bare(self, masked: frozenset[str]) -> str:
+        """What is computed, without which axes it is about."""
+        return AXES.sub("", self.key(masked))
+
     @property
     def loose(self) -> str:
         """What is computed, with whatever weights."""
@@ -222,12 +237,12 @@ class _Side:
             yield function, node
 
     def _term(self, function: Function, node: Node) -> Term:
-        chain, sources = self.texts.chain(node), [function[i] for i in node.inputs]
+        sources = [function[i] for i in node.inputs]
         return Term(
             node.op,
-            tuple(self._operand(node, chain, k, s) for k, s in enumerate(sources)),
+            tuple(self._operand(node, k, s) for k, s in enumerate(sources)),
             self._attrs(node),
-            chain,
+            self.texts.chain(node),
             self.texts.place(node),
             tuple(_local(s, _region(node)) for s in sources if s.op == "weight"),
             next((r for s in sources if (r := _region(s))), ""),
@@ -240,8 +255,8 @@ class _Side:
             items["sizes"] = self._value(tuple(axis.size for axis in node.axes))
         return f"{{{', '.join(f'{k} = {v}' for k, v in items.items())}}} {node.type.dtype}"
 
-    def _operand(self, node: Node, chain: tuple[str, ...], position: int, source: Node) -> Operand:
-        """A name for sources, the op within one text, nothing across texts."""
+    def _operand(self, node: Node, position: int, source: Node) -> Operand:
+        """A name for sources, the op within one statement, nothing across statements."""
         if source.op == "const":
             value = self._value(source.attrs["value"])
             return Operand(value, self.texts.operand(node, position))
@@ -249,8 +264,11 @@ class _Side:
             return Operand(_local(source, _region(node)))
         if id(source) in self.inputs:
             return Operand(source.attrs.string("name"))
-        inside = _region(source) == _region(node) and self.texts.chain(source) == chain
+        inside = self._stands(source) == self._stands(node)
         return Operand(source.op if inside else ".")
+
+    def _stands(self, node: Node) -> tuple[object, ...]:
+        return _region(node), self.texts.chain(node), self.texts.place(node).text
 
     def _value(self, value: AttrValue) -> str:
         if isinstance(value, tuple):
@@ -275,6 +293,65 @@ def _local(weight: Node, region: str) -> str:
 
 
 Told = tuple[str, tuple[Item, ...]]
+
+
+@dataclass(slots=True)
+class Flow:
+    """Which labelled blocks of a function read which; what has no label passes on what it reads."""
+
+    function: Function
+    inputs: dict[str, str]
+    edges: dict[str, dict[str, None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for node in self.function.nodes:
+            for source in (self.function[i] for i in node.inputs):
+                if source.op != "weight":  # a shared one is told where it is used
+                    self._edge(self._label(node), self._label(source))
+        for _, result in self.function.outputs:
+            self._edge("", self._label(self.function[result]))
+
+    def _label(self, node: Node) -> str:
+        if node.op == "input":
+            return self.inputs.get(node.attrs.string("name"), f"%{node.id}")
+        if node.op == "repeat":
+            return node.attrs.string("path")
+        return _region(node).partition(".")[0] or f"%{node.id}"
+
+    def _edge(self, reader: str, source: str) -> None:
+        if reader != source:
+            self.edges.setdefault(reader, {})[source] = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        found = {*self.edges, *(s for sources in self.edges.values() for s in sources)}
+        return frozenset(n for n in found if not n.startswith("%"))
+
+    def between(self, common: frozenset[str]) -> dict[str, tuple[str, ...]]:
+        """What each of some blocks reads of the others, directly or through all else."""
+        return {n: self._sources(n, common) for n in self.edges if n in common}
+
+    def _sources(self, name: str, common: frozenset[str]) -> tuple[str, ...]:
+        found: dict[str, None] = {}
+        todo, seen = list(self.edges.get(name, ())), set()
+        while todo:
+            source = todo.pop(0)
+            if source in common:
+                found[source] = None
+            elif source not in seen:
+                seen.add(source)
+                todo += self.edges.get(source, ())
+        return tuple(found)
+
+
+def _carried(function: Function) -> dict[str, str]:
+    """The inputs of a function by their own names, but for what it captures."""
+    names = [function[i].attrs.string("name") for i in function.inputs]
+    return {name: name for name in names if not name.startswith("captured.")}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(names)
 
 
 @dataclass(slots=True)
@@ -333,6 +410,29 @@ class _Comparison:
                 yield from self._told(region, left.get(region, []), right.get(region, []))
         yield from _alone(left, right, swapped=False)
         yield from _alone(right, left, swapped=True)
+        yield from self._order(a, b)
+
+    def _order(self, a: Function | None, b: Function | None) -> Iterator[Told]:
+        """Regions that both have and that read something else there."""
+        if a is None or b is None:
+            return
+        inner = a is not self.left.program.main
+        names = (_carried(a), _carried(b)) if inner else ({}, {})
+        left, right = (
+            Flow(a, names[0]),
+            Flow(b, dict(zip(names[1], names[0].values(), strict=False))),
+        )
+        common = left.names & right.names
+        reads = left.between(common), right.between(common)
+        items = [
+            Item(
+                _listed(was), _listed(reads[1].get(name, ())), name=f"{name or 'the result'} reads"
+            )
+            for name, was in reads[0].items()
+            if set(was) != set(reads[1].get(name, ()))
+        ]
+        if items:
+            yield "", tuple(items)
 
     def _told(self, region: str, x: list[Term], y: list[Term]) -> Iterator[Told]:
         numbers = _numbers(x), _numbers(y)
@@ -342,8 +442,8 @@ class _Comparison:
             yield from self._statements(a, b)
             a, b = [t for t in a if t.chain], [t for t in b if t.chain]
         items = [Item(numbers[0][n], numbers[1][n], name=n) for n in sorted(masked)]
-        items += _replaced(x, y, a, b)
-        items += _lines(a, b)
+        items += _calls(x, y, a, b)
+        items += _lines(_callers(a, x, y), _callers(b, x, y))
         if items:
             yield region, tuple(items)
 
@@ -375,7 +475,8 @@ def _repeats(program: Program) -> dict[str, tuple[str, ...]]:
 def _shown(path: str, region: str, at: set[int], count: int) -> str:
     """`layers[*].norm1`, `layers[0..3, 5].attention`, `head`; `model` for what has no label."""
     index = "*" if len(at) == count else _ranges(sorted(at))
-    return join(f"{path}[{index}]" if path else "", region) or "model"
+    within = f"{path}[{index}]" if path else ""
+    return (join(within, region) if region else within) or "model"
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -401,31 +502,54 @@ def _numbers(terms: Sequence[Term]) -> dict[str, str]:
 def _unmatched(
     x: list[Term], y: list[Term], masked: frozenset[str]
 ) -> tuple[list[Term], list[Term]]:
-    """What either side alone computes; operations of equal text are matched first."""
-    for exact in (True, False):
-        found: dict[tuple[str, str], list[Term]] = {}
-        for term in y:
-            found.setdefault((term.key(masked), term.place.text if exact else ""), []).append(term)
-        rest = []
-        for term in x:
-            same = found.get((term.key(masked), term.place.text if exact else ""))
-            if same:
-                same.pop(0)
-            else:
-                rest.append(term)
-        left = {id(t) for terms in found.values() for t in terms}
-        x, y = rest, [t for t in y if id(t) in left]
+    """What either side alone computes; operations of one text are matched first.
+
+    One text means one thing, whatever axes it is about: a call decides how those are named.
+    """
+    keys: tuple[Callable[[Term], object], ...] = (
+        lambda t: (t.key(masked), t.place.text),
+        lambda t: t.key(masked),
+        lambda t: (t.chain, t.place.text, t.bare(masked)),
+    )
+    for key in keys:
+        x, y = _without(x, y, key), _without(y, x, key)
     return x, y
 
 
-def _replaced(x: list[Term], y: list[Term], a: list[Term], b: list[Term]) -> Iterator[Item]:
-    """Functions called in one another's place, where that changes what is computed."""
-    changed = [t.chain for t in (*a, *b)]
-    ours, theirs = _new(x, y), _new(y, x)
-    for (chain, call), (other, other_call) in zip(ours.items(), theirs.items(), strict=False):
-        if chain[:-1] == other[:-1] and any(_below(c, chain) or _below(c, other) for c in changed):
-            name = call if call == other_call else "calls"
-            yield Item(chain[-1], other[-1], name=name)
+def _without(x: list[Term], y: list[Term], key: Callable[[Term], object]) -> list[Term]:
+    """The terms of one list that the other has no equal of, each used once."""
+    there = Counter(map(key, y))
+    rest = []
+    for term in x:
+        there[key(term)] -= 1
+        if there[key(term)] < 0:
+            rest.append(term)
+    return rest
+
+
+def _calls(x: list[Term], y: list[Term], a: list[Term], b: list[Term]) -> list[Item]:
+    """Functions called in one another's place, or more, where that changes what is computed."""
+    gone, came = _new(x, y), _new(y, x)
+    items: list[Item] = []
+    for chain, call in list(gone.items()):
+        other = next((c for c in came if c[:-1] == chain[:-1]), None)
+        changed = any(_below(t.chain, c) for c in (chain, other) if c for t in (*a, *b))
+        if other is not None and changed:
+            name = call if call == came[other] else "calls"
+            items.append(Item(chain[-1], other[-1], name=name))
+        if other is not None:
+            del gone[chain], came[other]
+    items += [Item(text, "") for text in _summaries(gone, a)]
+    return items + [Item("", text) for text in _summaries(came, b)]
+
+
+def _summaries(calls: dict[tuple[str, ...], str], terms: list[Term]) -> Iterator[str]:
+    """Calls that compute more than their statements tell at a glance; their terms are taken out."""
+    for chain, call in calls.items():
+        inside = [t for t in terms if _below(t.chain, chain)]
+        if len({t.place.text for t in inside}) > SHORT:
+            terms[:] = [t for t in terms if t not in inside]
+            yield _valued(f"{call}, which is {chain[-1]}", inside)
 
 
 def _new(x: list[Term], y: list[Term]) -> dict[tuple[str, ...], str]:
@@ -458,14 +582,17 @@ def _lines(a: list[Term], b: list[Term]) -> Iterator[Item]:
 
 
 def _by_statement(terms: Sequence[Term]) -> dict[str, list[Term]]:
-    """Operations by their statements, but for what a statement that is shown calls."""
-    shown = {t.place.text for t in terms}
     found: dict[str, list[Term]] = {}
     for term in terms:
-        caller = term.place.calls[-1] if len(term.chain) > 1 else ""
-        if not any(caller and caller in text and text != term.place.text for text in shown):
-            found.setdefault(term.place.text, []).append(term)
+        found.setdefault(term.place.text, []).append(term)
     return found
+
+
+def _callers(a: list[Term], x: list[Term], y: list[Term]) -> list[Term]:
+    """Changed operations without those of a function both sides call, where its caller is told."""
+    told = {t.chain for t in a}
+    both = {t.chain[-1:] for t in x} & {t.chain[-1:] for t in y}
+    return [t for t in a if not (t.chain[:-1] in told - {t.chain} and t.chain[-1:] in both)]
 
 
 def _valued(text: str, terms: Sequence[Term]) -> str:
@@ -511,8 +638,8 @@ def _sharing(region: str, term: Term, shared: Term, swapped: bool) -> Item:
     item = Item(
         f"{term.place.calls[-1]}: own weight {region}.{term.weights[0]}",
         f"{shared.place.calls[-1]}: tied with {owner}",
-        term.place.at,
-        shared.place.at,
+        term.place.sites[-1],
+        shared.place.sites[-1],
     )
     return _flipped(item) if swapped else item
 
@@ -530,11 +657,11 @@ def _alone(a: Regions, b: Regions, *, swapped: bool) -> Iterator[Told]:
 def _whole(root: str, terms: list[Term]) -> Item:
     """A region as the call that makes it and the weights that come with it."""
     first = min(terms, key=lambda t: len(t.chain))
-    calls = first.place.calls
-    call = calls[min(root.count("."), len(calls) - 1)] if calls else first.place.text
+    place, depth = first.place, root.count(".")
+    call, at = [*zip(place.calls, place.sites, strict=True), (place.text, place.at)][depth]
     weights = dict.fromkeys(t.local for t in terms if t.op == "weight")
     text = call.partition(" as ")[0] + (f": weights {', '.join(weights)}" if weights else "")
-    return Item(text, "", first.place.at)
+    return Item(text, "", at)
 
 
 def _root(region: str, others: Regions) -> str:

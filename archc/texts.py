@@ -22,7 +22,8 @@ class Place:
 
     text: str = ""
     at: str = ""
-    calls: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()  # the calls that led there, from the model on
+    sites: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -47,9 +48,9 @@ class Texts:
             return Place()
         span = node.spans[0]
         statement = self.statement(span)
-        calls = tuple(" ".join(s.text.split()) for s in reversed(node.spans[1:]))
-        text = " ".join((statement.span if statement else span).text.split())
-        return Place(text.removeprefix("return "), f"{span.source.name}:{span.line}", calls)
+        calls = tuple(reversed(node.spans[1:]))
+        text = _words(statement.span if statement else span).removeprefix("return ")
+        return Place(text, _at(span), tuple(map(_words, calls)), tuple(map(_at, calls)))
 
     def operand(self, node: Node, position: int) -> str:
         """How the text writes an operand; empty where it is a plain number or nothing of its own."""
@@ -59,12 +60,12 @@ class Texts:
             if isinstance(found, syntax.Binary):
                 side = (found.left, found.right)[position] if position < 2 else found
                 literal = not any(isinstance(n, syntax.Name) for n in syntax.walk(side))
-                return "" if literal else " ".join(side.span.text.split())
+                return "" if literal else _words(side.span)
         return ""
 
-    def statement(self, span: Span) -> syntax.Stmt | None:
-        """The smallest statement around a span."""
-        around = [n for n in self._around(span) if isinstance(n, syntax.Stmt)]
+    def statement(self, span: Span) -> syntax.Node | None:
+        """The smallest statement or lambda around a span."""
+        around = [n for n in self._around(span) if isinstance(n, syntax.Stmt | syntax.Lambda)]
         return around[-1] if around else None
 
     def like(self, text: str, least: float) -> Place | None:
@@ -72,11 +73,10 @@ class Texts:
         best, most = None, least
         for statement in syntax.walk(self.model.definition):
             if isinstance(statement, syntax.Assign | syntax.OutputStmt):
-                shown = " ".join(statement.span.text.split())
+                shown = _words(statement.span)
                 ratio = SequenceMatcher(None, text, shown).ratio()
                 if ratio > most:
-                    at = f"{statement.span.source.name}:{statement.span.line}"
-                    best, most = Place(shown, at), ratio
+                    best, most = Place(shown, _at(statement.span)), ratio
         return best
 
     def _name(self, span: Span) -> str:
@@ -101,3 +101,11 @@ class Texts:
 def _contains(outer: Span, inner: Span) -> bool:
     same = outer.source.name == inner.source.name
     return same and outer.start <= inner.start and inner.end <= outer.end
+
+
+def _words(span: Span) -> str:
+    return " ".join(span.text.split())
+
+
+def _at(span: Span) -> str:
+    return f"{span.source.name}:{span.line}"
