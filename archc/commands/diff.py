@@ -45,6 +45,7 @@ DTYPES = ("f64", "f32", "bf16", "f16")
 @click.option("--size", "lengths", multiple=True, metavar="S=N", help="A size of random inputs.")
 @DTYPE
 @click.option("--introduced", is_flag=True, help="Run every node on its own, not only suspects.")
+@click.option("--full", is_flag=True, help="With OTHER: every parameter and operation.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 @click.pass_context
 def command(
@@ -61,21 +62,25 @@ def command(
     lengths: tuple[str, ...],
     dtype: Any,
     introduced: bool,
+    full: bool,
     as_json: bool,
 ) -> None:
-    """Compare what backends compute for FILE, or the models of FILE and OTHER.
+    """Compare what backends compute for FILE, or the architectures of FILE and OTHER.
+
+    For two files, `--preset P,Q` takes P of FILE and Q of OTHER; one P is taken of both.
 
     Exits with 1 when they differ. Each value is held to a float64 run of the graph as written, as
     closely as the dtype allows; the first node that breaks this is named with its line.
     """
     if weights is not None and seed is not None:
         raise click.UsageError("--weights and --random exclude each other")
-    opened = open_model(file, preset, settings, model, weights)
+    presets = _presets(preset, other)
+    opened = open_model(file, presets[0], settings, model, weights)
     if other is not None:
-        from ..structural import compare_models
+        from ..architecture import contrast
 
-        difference = compare_models(opened, open_model(other, preset, settings, model))
-        _finish(ctx, difference, not difference.same, as_json)
+        found = contrast(opened, open_model(other, presets[-1], settings, model))
+        _finish(ctx, found.full if full and not as_json else found, not found.same, as_json)
         return
     if not (weights or preset or settings) and SMALL in opened.module.presets:
         click.echo(f"no sizes are given: preset {SMALL} is compared", err=True)
@@ -85,6 +90,14 @@ def command(
     candidates = _candidates(backends, dtype)
     report = _compared(opened, candidates, inputs, seed or 0, _sizes(lengths), introduced)
     _finish(ctx, report, not report.agree, as_json)
+
+
+def _presets(given: str | None, other: Path | None) -> list[str | None]:
+    """The preset of each file: `P,Q` where there are two, else one for all."""
+    names: list[str | None] = [*(given.split(",") if given and other else [given])]
+    if len(names) > 2:
+        raise click.BadParameter(f"{given!r} is not of the form P,Q", param_hint="--preset")
+    return [name.strip() if name else None for name in names]
 
 
 def _finish(ctx: click.Context, report: Any, differ: bool, as_json: bool) -> None:

@@ -1,0 +1,674 @@
+"""How two architectures differ, one entry per idea, in the words of the two texts.
+
+The models are first brought to the same sizes where they name them alike. Regions of the same path
+are then aligned operation by operation; what stays unmatched is told by the statements it was written
+in, by the functions called in its place, or by the numbers that a name stands for. Equal differences
+of several regions are one entry.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from difflib import SequenceMatcher
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from .compiler.ir.graph import AttrValue, Axis, Function, Node, Program
+from .compiler.ir.walk import join
+from .dsl.diagnostics import ArchError, Diagnostics
+from .dsl.dims import Dim
+from .structural import Difference, compare_models
+from .texts import Place, Texts
+
+if TYPE_CHECKING:
+    from .api import Model
+
+SILENT = frozenset({"const", "input", "repeat", "result", "size"})  # told by who reads them
+AXES = re.compile(r"(axis|axes|into|pairs|parts) = (\([^{}]*?\)|\w+)(?=[,}])")
+SHORT = 2  # statements of a new call that are shown themselves
+WIDTH = 100
+LOOSE = 0.5  # how alike two statements are that say the same thing differently
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing that differs: what the first text says, and what the second; empty for nothing."""
+
+    before: str
+    after: str
+    before_at: str = ""
+    after_at: str = ""
+    name: str = ""
+
+    @property
+    def named(self) -> str:
+        return f"{self.name} {self.before or 'none'} -> {self.after or 'none'}"
+
+    def lines(self) -> Iterator[str]:
+        if self.name:
+            return
+        for mark, text, at in zip(
+            "-+", (self.before, self.after), (self.before_at, self.after_at), strict=True
+        ):
+            if text:
+                yield f"    {mark} {text}" + (f"    ({at})" if at else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One idea: where it holds and what differs there."""
+
+    where: tuple[str, ...]
+    items: tuple[Item, ...]
+
+    def lines(self) -> Iterator[str]:
+        named = ", ".join(i.named for i in self.items if i.name)
+        head = f"{', '.join(self.where)}: {named}"
+        yield from wrap(head, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+        for item in self.items:
+            yield from item.lines()
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """All entries, and the full detail below them."""
+
+    names: tuple[str, str]
+    entries: tuple[Entry, ...]
+    full: Difference
+
+    @property
+    def same(self) -> bool:
+        return not self.entries
+
+    def to_json(self) -> dict[str, Any]:
+        entries = [
+            {"where": list(e.where), "items": [asdict(i) for i in e.items]} for e in self.entries
+        ]
+        return {**self.full.to_json(), "same": self.same, "entries": entries}
+
+    def __str__(self) -> str:
+        before, after = self.names
+        if self.same:
+            return f"{before} and {after} are the same model"
+        out = [f"--- {before}", f"+++ {after}"]
+        for entry in self.entries:
+            out += ["", *entry.lines()]
+        return "\n".join(out)
+
+
+def contrast(before: Model, after: Model) -> Contrast:
+    """The ideas in which two models with their hyperparameters fixed differ."""
+    full = compare_models(before, after)
+    sizes = _sizes(before.program, after.program)
+    left = _resized(before, after)
+    found = _Comparison(_Side(left), _Side(after)).entries()
+    entries = (*sizes, *found)
+    if not entries and not full.same:
+        entries = (Entry(("details",), (Item("", "see --full", name="operations"),)),)
+    return Contrast(full.names, entries, full)
+
+
+# ------------------------------------------------------------------------------ sizes
+
+
+def _sizes(a: Program, b: Program) -> tuple[Entry, ...]:
+    names = dict.fromkeys((*a.sizes, *b.sizes))
+    items = tuple(
+        Item(*(str(x.sizes[n]) if n in x.sizes else "" for x in (a, b)), name=n)
+        for n in names
+        if a.sizes.get(n) != b.sizes.get(n)
+    )
+    return (Entry(("sizes",), items),) if items else ()
+
+
+def _resized(before: Model, after: Model) -> Model:
+    """The first model with the second's sizes, where both name them and it can have them."""
+    sizes = _measures(before.program) | _measures(after.program)
+    ours, theirs = before.program.sizes, after.program.sizes
+    shared = [n for n in theirs if n in ours and n in sizes]
+    changed = {n: theirs[n] for n in shared if ours[n] != theirs[n]}
+    at_once = _with(before, changed)
+    if at_once is not None:
+        return at_once
+    for name, value in changed.items():
+        before = _with(before, {name: value}) or before
+    return before
+
+
+def _with(model: Model, sizes: dict[str, int]) -> Model | None:
+    """The model at other sizes, if it can have them."""
+    resized = replace(model, overrides={**model.overrides, **sizes}) if sizes else model
+    try:
+        return resized if resized.program else None
+    except (ArchError, Diagnostics):
+        return None
+
+
+def _measures(program: Program) -> frozenset[str]:
+    """Hyperparameters that are sizes of axes or counts of layers, not switches."""
+    axes = (axis.size for p in program.parameters for axis in p.axes)
+    symbols = {name for size in axes for name in size.symbols()}
+    repeats = {n.attrs.string("path") for n in program.main.nodes if n.op == "repeat"}
+    bounds = {s for c in program.constraints for d in (c.left, c.right) for s in d.symbols()}
+    return frozenset(symbols | repeats | bounds)
+
+
+# ------------------------------------------------------------------------------ terms
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """What an operation reads; `name` is what the text calls a number."""
+
+    text: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Term:
+    """An operation of a region: its meaning without where operands come from, and its text."""
+
+    op: str
+    operands: tuple[Operand, ...]
+    attrs: str
+    chain: tuple[str, ...]
+    place: Place
+    weights: tuple[str, ...] = ()
+    near: str = ""
+
+    def key(self, masked: frozenset[str]) -> str:
+        """What is computed; a number whose name is masked counts by its name."""
+        shown = ", ".join(f"<{o.name}>" if o.name in masked else o.text for o in self.operands)
+        return f"{self.op}({shown}) {self.attrs}"
+
+    def bare(self, masked: frozenset[str]) -> str:
+        """What is computed, without which axes it is about."""
+        return AXES.sub("", self.key(masked))
+
+    @property
+    def loose(self) -> str:
+        """What is computed, with whatever weights."""
+        shown = ", ".join("w" if o.text in self.weights else o.text for o in self.operands)
+        return f"{self.op}({shown}) {self.attrs}"
+
+    @property
+    def local(self) -> str:
+        """The path of a weight below its region."""
+        return self.attrs.partition("path = ")[2].partition(",")[0]
+
+    @property
+    def numbers(self) -> dict[str, str]:
+        return {o.name: o.text for o in self.operands if o.name}
+
+
+@dataclass(slots=True)
+class _Side:
+    """One of the two models, and its regions as terms."""
+
+    model: Model
+    texts: Texts = field(init=False)
+    inputs: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.texts = Texts(self.model)
+        main = self.model.program.main
+        self.inputs = frozenset(id(main[i]) for i in main.inputs)
+
+    @property
+    def program(self) -> Program:
+        return self.model.program
+
+    def regions(self, function: Function) -> dict[str, list[Term]]:
+        found: dict[str, list[Term]] = {}
+        for owner, node in self._nodes(function):
+            if node.op not in SILENT:
+                found.setdefault(_region(node), []).append(self._term(owner, node))
+        return found
+
+    def _nodes(self, function: Function) -> Iterator[tuple[Function, Node]]:
+        """The nodes of a function, those of its tables and scans in place."""
+        for node in function.nodes:
+            if "body" in node.attrs:
+                yield from self._nodes(self.program.body(node))
+            yield function, node
+
+    def _term(self, function: Function, node: Node) -> Term:
+        sources = [function[i] for i in node.inputs]
+        return Term(
+            node.op,
+            tuple(self._operand(node, k, s) for k, s in enumerate(sources)),
+            self._attrs(node),
+            self.texts.chain(node),
+            self.texts.place(node),
+            tuple(_local(s, _region(node)) for s in sources if s.op == "weight"),
+            next((r for s in sources if (r := _region(s))), ""),
+        )
+
+    def _attrs(self, node: Node) -> str:
+        items = {k: self._value(v) for k, v in node.attrs.items() if k != "body"}
+        if node.op == "weight":
+            items["path"] = _local(node, _region(node))
+            items["sizes"] = self._value(tuple(axis.size for axis in node.axes))
+        return f"{{{', '.join(f'{k} = {v}' for k, v in items.items())}}} {node.type.dtype}"
+
+    def _operand(self, node: Node, position: int, source: Node) -> Operand:
+        """A name for sources, the op within one statement, nothing across statements."""
+        if source.op == "const":
+            value = self._value(source.attrs["value"])
+            return Operand(value, self.texts.operand(node, position))
+        if source.op == "weight":
+            return Operand(_local(source, _region(node)))
+        if id(source) in self.inputs:
+            return Operand(source.attrs.string("name"))
+        inside = self._stands(source) == self._stands(node)
+        return Operand(source.op if inside else ".")
+
+    def _stands(self, node: Node) -> tuple[object, ...]:
+        return _region(node), self.texts.chain(node), self.texts.place(node).text
+
+    def _value(self, value: AttrValue) -> str:
+        if isinstance(value, tuple):
+            return f"({', '.join(map(self._value, value))})"
+        if isinstance(value, Dim):
+            return str(value.substitute(self.program.sizes))
+        if isinstance(value, float):
+            return repr(float(f"{value:.10g}"))
+        return value.name.partition(".")[0] if isinstance(value, Axis) else str(value)
+
+
+def _region(node: Node) -> str:
+    return node.origins[0].region if node.origins else ""
+
+
+def _local(weight: Node, region: str) -> str:
+    """A weight's path, without the region's where it lies in that."""
+    return weight.attrs.string("path").removeprefix(f"{region}." if region else "")
+
+
+# ------------------------------------------------------------------------------ comparison
+
+
+Told = tuple[str, tuple[Item, ...]]
+
+
+@dataclass(slots=True)
+class Flow:
+    """Which labelled blocks of a function read which; what has no label passes on what it reads."""
+
+    function: Function
+    inputs: dict[str, str]
+    edges: dict[str, dict[str, None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for node in self.function.nodes:
+            for source in (self.function[i] for i in node.inputs):
+                if source.op != "weight":  # a shared one is told where it is used
+                    self._edge(self._label(node), self._label(source))
+        for _, result in self.function.outputs:
+            self._edge("", self._label(self.function[result]))
+
+    def _label(self, node: Node) -> str:
+        if node.op == "input":
+            return self.inputs.get(node.attrs.string("name"), f"%{node.id}")
+        if node.op == "repeat":
+            return node.attrs.string("path")
+        return _region(node).partition(".")[0] or f"%{node.id}"
+
+    def _edge(self, reader: str, source: str) -> None:
+        if reader != source:
+            self.edges.setdefault(reader, {})[source] = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        found = {*self.edges, *(s for sources in self.edges.values() for s in sources)}
+        return frozenset(n for n in found if not n.startswith("%"))
+
+    def between(self, common: frozenset[str]) -> dict[str, tuple[str, ...]]:
+        """What each of some blocks reads of the others, directly or through all else."""
+        return {n: self._sources(n, common) for n in self.edges if n in common}
+
+    def _sources(self, name: str, common: frozenset[str]) -> tuple[str, ...]:
+        found: dict[str, None] = {}
+        todo, seen = list(self.edges.get(name, ())), set()
+        while todo:
+            source = todo.pop(0)
+            if source in common:
+                found[source] = None
+            elif source not in seen:
+                seen.add(source)
+                todo += self.edges.get(source, ())
+        return tuple(found)
+
+
+def _carried(function: Function) -> dict[str, str]:
+    """The inputs of a function by their own names, but for what it captures."""
+    names = [function[i].attrs.string("name") for i in function.inputs]
+    return {name: name for name in names if not name.startswith("captured.")}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(names)
+
+
+@dataclass(slots=True)
+class _Comparison:
+    left: _Side
+    right: _Side
+
+    def entries(self) -> Iterator[Entry]:
+        yield from self._inputs()
+        found: dict[tuple[Item, ...], dict[tuple[str, str], set[int]]] = {}
+        counts: dict[str, int] = {"": 0}
+        for path, at, a, b in self._functions():
+            counts[path] = counts.get(path, 0) + len(at)
+            for where, items in self._regions(a, b):
+                found.setdefault(items, {}).setdefault((path, where), set()).update(at)
+        for items, places in found.items():
+            shown = [_shown(*place, at, counts[place[0]]) for place, at in places.items()]
+            yield Entry(tuple(shown), items)
+
+    def _inputs(self) -> Iterator[Entry]:
+        a, b = self._declared(self.left), self._declared(self.right)
+        items = tuple(
+            Item(*(f"input {n}" if n in x else "" for x in (a, b)), a.get(n, ""), b.get(n, ""))
+            for n in dict.fromkeys((*a, *b))
+            if (n in a) != (n in b)
+        )
+        if items:
+            yield Entry(("inputs",), items)
+
+    def _declared(self, side: _Side) -> dict[str, str]:
+        main = side.program.main
+        return {main[i].attrs.string("name"): side.texts.place(main[i]).at for i in main.inputs}
+
+    def _functions(self) -> Iterator[tuple[str, list[int], Function | None, Function | None]]:
+        """The main functions, and the kinds of layer that stand at one index."""
+        left, right = self.left.program, self.right.program
+        yield "", [], left.main, right.main
+        a, b = _repeats(left), _repeats(right)
+        for path in dict.fromkeys((*a, *b)):
+            pairs: dict[tuple[str, str], list[int]] = {}
+            kinds = a.get(path, ()), b.get(path, ())
+            for i in range(max(map(len, kinds))):
+                x, y = (k[min(i, len(k) - 1)] if k else "" for k in kinds)
+                pairs.setdefault((x, y), []).append(i)
+            for (x, y), at in pairs.items():
+                ours, theirs = left.function(x) if x else None, right.function(y) if y else None
+                yield path, at, ours, theirs
+
+    def _regions(self, a: Function | None, b: Function | None) -> Iterator[Told]:
+        left = self.left.regions(a) if a else {}
+        right = self.right.regions(b) if b else {}
+        yield from _tied(left, right, swapped=False)
+        yield from _tied(right, left, swapped=True)
+        for region in dict.fromkeys(("", *left, *right)):
+            if not region or (region in left and region in right):
+                yield from self._told(region, left.get(region, []), right.get(region, []))
+        yield from _alone(left, right, swapped=False)
+        yield from _alone(right, left, swapped=True)
+        yield from self._order(a, b)
+
+    def _order(self, a: Function | None, b: Function | None) -> Iterator[Told]:
+        """Regions that both have and that read something else there."""
+        if a is None or b is None:
+            return
+        inner = a is not self.left.program.main
+        names = (_carried(a), _carried(b)) if inner else ({}, {})
+        left, right = (
+            Flow(a, names[0]),
+            Flow(b, dict(zip(names[1], names[0].values(), strict=False))),
+        )
+        common = left.names & right.names
+        reads = left.between(common), right.between(common)
+        items = [
+            Item(
+                _listed(was), _listed(reads[1].get(name, ())), name=f"{name or 'the result'} reads"
+            )
+            for name, was in reads[0].items()
+            if set(was) != set(reads[1].get(name, ()))
+        ]
+        if items:
+            yield "", tuple(items)
+
+    def _told(self, region: str, x: list[Term], y: list[Term]) -> Iterator[Told]:
+        numbers = _numbers(x), _numbers(y)
+        masked = frozenset(n for n, v in numbers[0].items() if numbers[1].get(n, v) != v)
+        a, b = _unmatched(x, y, masked)
+        if not region:
+            yield from self._statements(a, b)
+            a, b = [t for t in a if t.chain], [t for t in b if t.chain]
+        items = [Item(numbers[0][n], numbers[1][n], name=n) for n in sorted(masked)]
+        items += _calls(x, y, a, b)
+        items += _lines(_callers(a, x, y), _callers(b, x, y))
+        if items:
+            yield region, tuple(items)
+
+    def _statements(self, a: list[Term], b: list[Term]) -> Iterator[Told]:
+        """The model's own statements, each beside the one like it in the other text."""
+        gone = {t.place.text: t for t in a if not t.chain}
+        came = {t.place.text: t for t in b if not t.chain}
+        for text in [t for t in gone if t in came]:
+            del gone[text], came[text]
+        for text, term in gone.items():
+            other = _like(text, came) or self.right.texts.like(text, LOOSE)
+            came.pop(other.text if other else "", None)
+            yield term.near, (_beside(term, other),)
+        for text, term in came.items():
+            other = self.left.texts.like(text, LOOSE)
+            yield term.near, (_flipped(_beside(term, other)),)
+
+
+def _repeats(program: Program) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for node in program.main.nodes:
+        if node.op == "repeat":
+            kinds = node.attrs["kinds"]
+            assert isinstance(kinds, tuple)
+            found[node.attrs.string("path")] = tuple(map(str, kinds))
+    return found
+
+
+def _shown(path: str, region: str, at: set[int], count: int) -> str:
+    """`layers[*].norm1`, `layers[0..3, 5].attention`, `head`; `model` for what has no label."""
+    index = "*" if len(at) == count else _ranges(sorted(at))
+    within = f"{path}[{index}]" if path else ""
+    return (join(within, region) if region else within) or "model"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`0..3, 5` of consecutive numbers."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(f"{r[0]}..{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)
+
+
+def _numbers(terms: Sequence[Term]) -> dict[str, str]:
+    """The numbers that a region's text calls by one name throughout."""
+    found: dict[str, set[str]] = {}
+    for term in terms:
+        for name, value in term.numbers.items():
+            found.setdefault(name, set()).add(value)
+    return {name: min(values) for name, values in found.items() if len(values) == 1}
+
+
+def _unmatched(
+    x: list[Term], y: list[Term], masked: frozenset[str]
+) -> tuple[list[Term], list[Term]]:
+    """What either side alone computes; operations of one text are matched first.
+
+    One text means one thing, whatever axes it is about: a call decides how those are named.
+    """
+    keys: tuple[Callable[[Term], object], ...] = (
+        lambda t: (t.key(masked), t.place.text),
+        lambda t: t.key(masked),
+        lambda t: (t.chain, t.place.text, t.bare(masked)),
+    )
+    for key in keys:
+        x, y = _without(x, y, key), _without(y, x, key)
+    return x, y
+
+
+def _without(x: list[Term], y: list[Term], key: Callable[[Term], object]) -> list[Term]:
+    """The terms of one list that the other has no equal of, each used once."""
+    there = Counter(map(key, y))
+    rest = []
+    for term in x:
+        there[key(term)] -= 1
+        if there[key(term)] < 0:
+            rest.append(term)
+    return rest
+
+
+def _calls(x: list[Term], y: list[Term], a: list[Term], b: list[Term]) -> list[Item]:
+    """Functions called in one another's place, or more, where that changes what is computed."""
+    gone, came = _new(x, y), _new(y, x)
+    items: list[Item] = []
+    for chain, call in list(gone.items()):
+        other = next((c for c in came if c[:-1] == chain[:-1]), None)
+        changed = any(_below(t.chain, c) for c in (chain, other) if c for t in (*a, *b))
+        if other is not None and changed:
+            name = call if call == came[other] else "calls"
+            items.append(Item(chain[-1], other[-1], name=name))
+        if other is not None:
+            del gone[chain], came[other]
+    items += [Item(text, "") for text in _summaries(gone, a)]
+    return items + [Item("", text) for text in _summaries(came, b)]
+
+
+def _summaries(calls: dict[tuple[str, ...], str], terms: list[Term]) -> Iterator[str]:
+    """Calls that compute more than their statements tell at a glance; their terms are taken out."""
+    for chain, call in calls.items():
+        inside = [t for t in terms if _below(t.chain, chain)]
+        if len({t.place.text for t in inside}) > SHORT:
+            terms[:] = [t for t in terms if t not in inside]
+            yield _valued(f"{call}, which is {chain[-1]}", inside)
+
+
+def _new(x: list[Term], y: list[Term]) -> dict[tuple[str, ...], str]:
+    """Chains of calls that the other side lacks, the outermost only, and how they are called."""
+    known = {t.chain[:n] for t in y for n in range(len(t.chain) + 1)}
+    found: dict[tuple[str, ...], str] = {}
+    for term in x:
+        for n in range(1, len(term.chain) + 1):
+            if term.chain[:n] not in known:
+                found.setdefault(term.chain[:n], term.place.calls[n - 1])
+                break
+    return found
+
+
+def _below(chain: tuple[str, ...], prefix: tuple[str, ...]) -> bool:
+    return chain[: len(prefix)] == prefix
+
+
+def _lines(a: list[Term], b: list[Term]) -> Iterator[Item]:
+    """Changed statements in the order they are computed, old beside new."""
+    old, new = _by_statement(a), _by_statement(b)
+    for text in [t for t in old if t in new]:
+        shown = ["; ".join(t.key(frozenset()) for t in s[text]) for s in (old, new)]
+        yield Item(*shown, name=text)
+        del old[text], new[text]
+    for text, terms in old.items():
+        yield Item(_valued(text, terms), "", terms[0].place.at)
+    for text, terms in new.items():
+        yield Item("", _valued(text, terms), "", terms[0].place.at)
+
+
+def _by_statement(terms: Sequence[Term]) -> dict[str, list[Term]]:
+    found: dict[str, list[Term]] = {}
+    for term in terms:
+        found.setdefault(term.place.text, []).append(term)
+    return found
+
+
+def _callers(a: list[Term], x: list[Term], y: list[Term]) -> list[Term]:
+    """Changed operations without those of a function both sides call, where its caller is told."""
+    told = {t.chain for t in a}
+    both = {t.chain[-1:] for t in x} & {t.chain[-1:] for t in y}
+    return [t for t in a if not (t.chain[:-1] in told - {t.chain} and t.chain[-1:] in both)]
+
+
+def _valued(text: str, terms: Sequence[Term]) -> str:
+    """A statement with what its named numbers are."""
+    named = {n: v for t in terms for n, v in t.numbers.items() if n.isidentifier() or not t.chain}
+    values = ", ".join(f"{n} = {v}" for n, v in named.items())
+    return f"{text}, where {values}" if values else text
+
+
+def _like(text: str, terms: dict[str, Term]) -> Place | None:
+    best = max(terms, key=lambda t: SequenceMatcher(None, text, t).ratio(), default="")
+    alike = SequenceMatcher(None, text, best).ratio() > LOOSE
+    return replace(terms[best].place, text=best) if best and alike else None
+
+
+def _beside(term: Term, other: Place | None) -> Item:
+    other = other or Place()
+    return Item(_valued(term.place.text, [term]), other.text, term.place.at, other.at)
+
+
+def _flipped(item: Item) -> Item:
+    return Item(item.after, item.before, item.after_at, item.before_at, item.name)
+
+
+Regions = dict[str, list[Term]]
+
+
+def _tied(a: Regions, b: Regions, *, swapped: bool) -> Iterator[Told]:
+    """Regions whose one product the other side makes with a weight that another region owns."""
+    own = {t.key(frozenset()) for t in a.get("", [])}
+    for region in [r for r in a if r not in b]:
+        products = [t for t in a[region] if t.op != "weight"]
+        for term in [t for t in b.get("", []) if t.weights and t.key(frozenset()) not in own]:
+            if [t.loose for t in products] == [term.loose]:
+                yield region, (_sharing(region, products[0], term, swapped),)
+                b[""].remove(term)
+                del a[region]
+                break
+
+
+def _sharing(region: str, term: Term, shared: Term, swapped: bool) -> Item:
+    owner = shared.weights[0].rpartition(".")[0]
+    item = Item(
+        f"{term.place.calls[-1]}: own weight {region}.{term.weights[0]}",
+        f"{shared.place.calls[-1]}: tied with {owner}",
+        term.place.sites[-1],
+        shared.place.sites[-1],
+    )
+    return _flipped(item) if swapped else item
+
+
+def _alone(a: Regions, b: Regions, *, swapped: bool) -> Iterator[Told]:
+    """What only one side has: the outermost region, its call and its weights."""
+    roots: dict[str, list[Term]] = {}
+    for region in [r for r in a if r and r not in b]:
+        roots.setdefault(_root(region, b), []).extend(a[region])
+    for root, terms in roots.items():
+        item = _whole(root, terms)
+        yield root, (_flipped(item) if swapped else item,)
+
+
+def _whole(root: str, terms: list[Term]) -> Item:
+    """A region as the call that makes it and the weights that come with it."""
+    first = min(terms, key=lambda t: len(t.chain))
+    place, depth = first.place, root.count(".")
+    call, at = [*zip(place.calls, place.sites, strict=True), (place.text, place.at)][depth]
+    weights = dict.fromkeys(t.local for t in terms if t.op == "weight")
+    text = call.partition(" as ")[0] + (f": weights {', '.join(weights)}" if weights else "")
+    return Item(text, "", at)
+
+
+def _root(region: str, others: Regions) -> str:
+    """The shortest beginning of a path that the other side has nothing below."""
+    parts = region.split(".")
+    for n in range(1, len(parts) + 1):
+        start = ".".join(parts[:n])
+        if not any(o == start or o.startswith(f"{start}.") for o in others):
+            return start
+    return region
