@@ -82,11 +82,21 @@ class Model:
                 raise UnknownInput(name=name, known=declared)
         key = None if given is None else frozenset(given)
         if key not in self._programs:
-            request = Request(self.overrides, key, self.loss)
-            program = elaborate(self.module, self.definition, request)
-            prove_causal(program)
-            self._programs[key] = program
+            self._programs[key] = self._proved(Request(self.overrides, key, self.loss))
         return self._programs[key]
+
+    def _proved(self, request: Request) -> Program:
+        """A program whose causality is proved for any value of the inputs with computed defaults.
+
+        Such a value is a fact of the call, like the length of a sequence: the same for every
+        position, so the proof is about the program that has it as an input.
+        """
+        program = elaborate(self.module, self.definition, replace(request, facts=True))
+        prove_causal(program)
+        computed = {n.attrs["name"] for n in program.main.nodes if n.attrs.get("computed")}
+        if computed <= set(request.given or ()):
+            return program
+        return elaborate(self.module, self.definition, request)
 
     @property
     def hyperparameters(self) -> dict[str, int]:
