@@ -13,11 +13,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .compiler.causality import prove_causal
+from .compiler.causality import elaborate_proved
 from .compiler.elaborate import (
     Module,
     Request,
-    elaborate,
     hyperparameters,
     module_of,
     preset_overrides,
@@ -82,21 +81,9 @@ class Model:
                 raise UnknownInput(name=name, known=declared)
         key = None if given is None else frozenset(given)
         if key not in self._programs:
-            self._programs[key] = self._proved(Request(self.overrides, key, self.loss))
+            request = Request(self.overrides, key, self.loss)
+            self._programs[key] = elaborate_proved(self.module, self.definition, request)
         return self._programs[key]
-
-    def _proved(self, request: Request) -> Program:
-        """A program whose causality is proved for any value of the inputs with computed defaults.
-
-        Such a value is a fact of the call, like the length of a sequence: the same for every
-        position, so the proof is about the program that has it as an input.
-        """
-        program = elaborate(self.module, self.definition, replace(request, facts=True))
-        prove_causal(program)
-        computed = {n.attrs["name"] for n in program.main.nodes if n.attrs.get("computed")}
-        if computed <= set(request.given or ()):
-            return program
-        return elaborate(self.module, self.definition, request)
 
     @property
     def hyperparameters(self) -> dict[str, int]:

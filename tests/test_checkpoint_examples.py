@@ -224,7 +224,7 @@ def test_an_import_has_the_same_parameters(written):
     ("base", "fields", "expected"),
     [
         (LLAMA, {"hidden_act": "mish"}, "config-choice"),
-        (LLAMA, {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "config-refused"),
+        (LLAMA, {"rope_scaling": {"rope_type": "proportional", "factor": 4.0}}, "config-choice"),
         (LLAMA, {"sliding_window": 4096}, "unread-config"),
         (LLAMA, {"quantization_config": {"bits": 4}}, "unread-config"),
         (LLAMA, {"rope_interleaved": True}, "config-refused"),

@@ -40,8 +40,8 @@ class Request:
 
     `given` none means that every declared input becomes an input of the program, but for those whose
     default is computed; otherwise an input that is not given and has a default is replaced by it.
-    `facts` keeps the inputs with a computed default inputs, given or not: what holds for the program
-    then holds whatever they are.
+    `facts` keeps the inputs with a computed default inputs, given or not, unless they have the decoded
+    axis: what holds for the program then holds whatever they are.
     """
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -254,8 +254,13 @@ class _ModelElaborator:
         return given is not None and statement.name not in given
 
     def _is_input(self, statement: syntax.InputStmt) -> bool:
-        """Whether an input whose default is computed stays one."""
-        return self.request.facts or statement.name in (self.request.given or ())
+        """Whether an input whose default is computed stays one.
+
+        With an entry for each decoded position it is no fact of the call.
+        """
+        decoded = {s.axis for s in syntax.walk(self.model) if isinstance(s, syntax.DecodeStmt)}
+        is_fact = self.request.facts and decoded.isdisjoint(d.name for d in statement.brackets)
+        return is_fact or statement.name in (self.request.given or ())
 
     def _computed(
         self,
