@@ -67,7 +67,7 @@ class Model:
 
     @cached_property
     def program(self) -> Program:
-        """The graph with every declared input."""
+        """The graph with every declared input whose default is not computed."""
         return self.program_for(None)
 
     def program_for(self, given: Collection[str] | None) -> Program:
@@ -113,7 +113,8 @@ class Model:
     ) -> Compiled:
         """Optimise for `level` (0 leaves the graph alone) and load the weights into a backend.
 
-        `inputs` names the inputs that calls will supply (default: all). `options` are the
+        `inputs` names those that calls will supply (default: all but the ones whose default is
+        computed). `options` are the
         backend's, such as `compile=True` for torch. Raises `NoWeights` when the model has none.
         """
         from .compiler.passes import optimise
