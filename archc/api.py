@@ -119,14 +119,32 @@ class Model:
         """
         from .compiler.passes import optimise
 
-        if self.weights is None:
-            raise NoWeights(model=self.definition.name)
+        weights = self.given_weights()
         runner = _backend(backend)
         optimised = optimise(
             self.program_for(inputs), level=level, disable=runner.unwanted_passes(dtype)
         )
-        executable = runner.load(optimised.program, self.weights, dtype=dtype, **options)
+        executable = runner.load(optimised.program, weights, dtype=dtype, **options)
         return Compiled(self, backend, optimised, executable)
+
+    def export(self, directory: str | Path, *, shard_bytes: int | None = None) -> tuple[str, ...]:
+        """Write the model as a Hugging Face directory: config.json and safetensors.
+
+        Weights of more than `shard_bytes` (default 5 GB) are written as shards with an index.
+        Tensors read from such a directory are written back byte for byte. Returns the files' names.
+        """
+        from .compiler.checkpoint import SHARD_BYTES
+        from .exporter import export
+
+        return export(self, Path(directory), shard_bytes or SHARD_BYTES)
+
+    def given_weights(self) -> Mapping[str, Array]:
+        """The weights, or the error that says why there are none."""
+        if self.weights is not None:
+            return self.weights
+        if self.checkpoint is not None:
+            self.checkpoint.weights_file()
+        raise NoWeights(model=self.definition.name)
 
 
 _backend = backend
@@ -187,7 +205,7 @@ def load(
 def _load_checkpoint(
     module: Module, path: Path, model: str | None, overrides: dict[str, Any], loss: bool
 ) -> Model:
-    """The model whose checkpoint block reads `path`, with its weights."""
+    """The model whose checkpoint block reads `path`, with its weights where `path` has them."""
     from .compiler.checkpoint import bind, checkpoint_block, evaluate_config, open_checkpoint
 
     opened = open_checkpoint(path)
@@ -195,6 +213,8 @@ def _load_checkpoint(
     if model not in (None, block.model):
         raise OtherModel(path=str(path), model=block.model, asked=str(model), span=block.span)
     definition = the_model(module, block.model)
-    read = evaluate_config(block, opened.config, hyperparameters(definition), opened.tensors.names)
+    read = evaluate_config(block, opened.config, hyperparameters(definition), opened.tensor_names)
     bare = Model(module, definition, {**read, **overrides}, None, loss, opened, block)
+    if opened.tensors is None:
+        return bare
     return replace(bare, weights=bind(block, opened, bare.program))

@@ -29,6 +29,7 @@ COMMANDS = {
     "diff": "diff",
     "generate": "generate",
     "import": "import_",
+    "export": "export",
 }
 MISTAKE, BUG, INTERRUPTED = 1, 70, 130
 

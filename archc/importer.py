@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from .compiler.checkpoint import Checkpoint, evaluate_config, open_checkpoint
+from .compiler.checkpoint import (
+    Checkpoint,
+    Row,
+    bind,
+    config_rows,
+    open_checkpoint,
+    read_config,
+    tensor_rows,
+)
 from .compiler.checkpoint.fold import Value, show
-from .compiler.elaborate import hyperparameters, module_of, the_model
+from .compiler.elaborate import Request, elaborate, hyperparameters, module_of, the_model
 from .dsl import syntax as syn
+from .dsl.diagnostics import ArchError, Diagnostics
 from .dsl.errors import NoExample
 from .dsl.format import format_file
 from .dsl.parse import parse
@@ -19,17 +29,81 @@ from .dsl.span import Source
 PRESET = "imported"
 
 
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What reading a checkpoint by an example gives. With `errors` there is no `text`.
+
+    `config` and `tensors` say what became of every field and every tensor.
+    """
+
+    example: str
+    model: str
+    class_name: str
+    config: tuple[Row, ...]
+    tensors: tuple[Row, ...] = ()
+    parameters: int = 0
+    text: str = ""
+    errors: tuple[ArchError, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "example": self.example,
+            "model": self.model,
+            "class": self.class_name,
+            "parameters": self.parameters,
+            "config": [row.to_json() for row in self.config],
+            "tensors": [row.to_json() for row in self.tensors],
+            "errors": [{"id": error.id, "message": error.message} for error in self.errors],
+        }
+
+
 def import_directory(path: str | Path) -> str:
     """The text of an `.arch` file for the checkpoint at `path`: an example, with one preset more.
 
-    Raises `NoExample` when no bundled example reads checkpoints of this class, and whatever
-    `open_checkpoint` and `evaluate_config` raise.
+    Raises `NoExample` when no bundled example reads checkpoints of this class, and what is wrong
+    with the checkpoint.
+    """
+    imported = read_directory(path)
+    if len(imported.errors) > 1:
+        raise Diagnostics(imported.errors)
+    for error in imported.errors:
+        raise error
+    return imported.text
+
+
+def read_directory(path: str | Path) -> Imported:
+    """As `import_directory`, with an account of the checkpoint; what is refused is in its `errors`.
+
+    A config is enough: then there are no tensors to account for. Raises `NoExample`, and what
+    `open_checkpoint` raises.
     """
     opened = open_checkpoint(path)
     file, block = _example(opened)
-    model = the_model(module_of(file), block.model)
-    hypers = hyperparameters(model)
-    values = evaluate_config(block, opened.config, hypers, opened.tensors.names)
+    module = module_of(file)
+    model = the_model(module, block.model)
+    reading = read_config(block, opened.config, hyperparameters(model), opened.tensor_names)
+    example = file.span.source.name
+    found = Imported(example, model.name, opened.class_name, config_rows(block, reading))
+    if reading.errors:
+        return replace(found, errors=tuple(error for _, error in reading.errors))
+    try:
+        program = elaborate(module, model, Request(overrides=reading.values))
+    except Diagnostics as mistakes:
+        return replace(found, errors=mistakes.errors)
+    found = replace(
+        found, tensors=tensor_rows(block, opened, program), parameters=program.parameter_count
+    )
+    try:
+        if opened.tensors is not None:
+            bind(block, opened, program)
+    except Diagnostics as mistakes:
+        return replace(found, errors=mistakes.errors)
+    except ArchError as mistake:
+        return replace(found, errors=(mistake,))
+    return replace(found, text=_filled(file, model, reading.values))
+
+
+def _filled(file: syn.File, model: syn.ModelDef, values: Mapping[str, Value]) -> str:
     preset = f"preset {PRESET} = {model.name}({_arguments(values)})\n"
     text = file.span.source.text
     at = min((i.span.start for i in file.items if isinstance(i, syn.PresetDef)), default=len(text))

@@ -78,7 +78,7 @@ ELEMENTWISE = {
 }
 ACTIVATIONS = {
     f"`{name}`": f"output @[b, s, d] = {name}(x)"
-    for name in ("relu", "silu", "gelu", "gelu_tanh", "gelu_quick", "softplus")
+    for name in ("relu", "silu", "gelu", "gelu_tanh", "gelu_quick", "elu", "softplus")
 } | {
     "`softcap`": "output @[b, s, d] = x |> softcap(1.5)",
     "`clamp`": "output @[b, s, d] = clamp(x, -1, y)",
@@ -145,6 +145,10 @@ ATTENTION = {
     "cross": "output @[b, s, d] = x |> attention(heads, memory = m) as @",
     "mask: causal": _attend(mask="causal"),
     "mask: sliding window": _attend(mask="sliding(3)"),
+    "mask: two-sided window": _attend(mask="window(2, 1)"),
+    "mask: blocks": _attend(mask="local(2)"),
+    "mask: random": _attend(mask="random(7, 1, of = 3)"),
+    "mask: prefix": _attend(mask="(s, t) -> prefix(s, t, ids[s: 0])"),
     "mask: any expression": _attend(mask="(s, t) -> causal(s, t) or ids[s -> t] == ids"),
     "rotary": _attend(mask="causal", rotate="rope()"),
     "ALiBi": (
@@ -156,6 +160,8 @@ ATTENTION = {
     "score hook: soft cap": _attend(score="(a[...], s, t) -> a |> softcap(2.0)"),
     "normalised queries and keys": _attend(norm="rmsnorm(1e-5)"),
     "own head size and scale": _attend(head_dim="3", scale="0.3"),
+    "linear": "output @[b, s, d] = x |> linear_attention(heads) as @",
+    "linear, causal": "output @[b, s, d] = x |> linear_attention(heads, mask = causal) as @",
     "a bidirectional mask, fully hidden rows": _attend(mask="(s, t) -> keep[s -> t]"),
 }  # fmt: skip
 TEXT = {

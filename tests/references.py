@@ -284,6 +284,27 @@ REFERENCES: dict[str, Reference] = {
     "gemma": Reference(
         "gemma", "GemmaForCausalLM", SMALL | {"head_dim": 24, "num_key_value_heads": 1}
     ),
+    "gemma2": Reference(
+        "gemma",
+        "Gemma2ForCausalLM",
+        SMALL
+        | {
+            "head_dim": 24,
+            "sliding_window": 5,
+            "query_pre_attn_scalar": 20,
+            "attn_logit_softcapping": 1.5,
+            "final_logit_softcapping": 2.5,
+            "attn_implementation": "eager",  # the others leave out the cap on scores
+        },
+    ),
+    "gemma2-kinds": Reference(
+        "gemma",
+        "Gemma2ForCausalLM",
+        SMALL
+        | {"head_dim": 24, "sliding_window": 4, "layer_types": GEMMA3_KINDS[1:] * 2}
+        | {"num_hidden_layers": 4, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 1.0}
+        | {"attn_implementation": "eager"},
+    ),
     "gemma3": Reference(
         "gemma",
         "Gemma3ForCausalLM",
@@ -427,6 +448,12 @@ def batch(example: str, tokens: int = 12, padding: int = 3, seed: int = 1) -> di
         inputs["decoder_input_ids"][:, [0, 3]] = [1, 1]
         mask[0, 0] = inputs["decoder_attention_mask"][0, 5] = 0
     return inputs
+
+
+def seen(inputs: dict[str, np.ndarray]) -> np.ndarray | None:
+    """What is not padding, of the sequence whose outputs are compared; an image has none."""
+    mask = inputs.get("decoder_attention_mask", inputs.get("attention_mask"))
+    return None if mask is None else mask.astype(bool)
 
 
 def distance(value: np.ndarray, reference: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """The snippets of a Markdown page: found, completed, elaborated, run.
 
-A fenced `arch` block is a complete file; `arch body` is the middle of the page's `arch template`.
+A fenced `arch` block is a complete file; `arch body` is the middle of the page's `arch template`;
+an `arch piece` is part of another block.
 `error=ID` says that it is wrong and how; a `text` block right behind it shows message and help.
 """
 
@@ -108,7 +109,7 @@ def snippets(page: Path) -> list[Snippet]:
             after if after is not None and after.kind == "text" else None,
         )
         for before, fence, after in around
-        if fence.kind == "arch" and "template" not in fence.words
+        if fence.kind == "arch" and not {"template", "piece"} & {*fence.words}
     ]
 
 

@@ -163,11 +163,75 @@ def test_refusals_point_at_the_line(line, expected):
 # ------------------------------------------------------------------------------ inverse
 
 
-def test_config_of_turns_lines_round():
-    lines = """
-      d = config.n.d; kv_heads = config.kv ?? 1
-      act = {"silu": silu}[config.act]; theta = 2 * config.t
-    """
-    silu = block("x = silu").lines[0].value
-    config = config_of(block(lines), {"d": 8, "kv_heads": 2, "act": silu, "theta": 4.0})
-    assert config == {"architectures": ["M"], "n": {"d": 8}, "kv": 2, "act": "silu"}
+DERIVED = [
+    ("d = config.n.d", {"d": 8}, {"n": {"d": 8}}),
+    ("kv_heads = config.kv ?? 1", {"kv_heads": 2}, {"kv": 2}),
+    (
+        "kv_heads = config.kv ?? heads; heads = config.h",
+        {"kv_heads": 4, "heads": 4},
+        {"kv": 4, "h": 4},
+    ),
+    ('act = {"silu": silu, "x": gelu}[config.act]', {"act": "gelu"}, {"act": "x"}),
+    ("theta = config.window ?? none", {"theta": None}, {"window": None}),
+    ("tied = not config.apart", {"tied": True}, {"apart": False}),
+    ("d = 2 * config.t if config.b else config.t", {"d": 3}, {"b": False, "t": 3}),
+    (
+        'k = config.k ?? "r"; tied = {"a": false, "r": true, "b": true}[k]\n'
+        'act = {"a": silu, "r": silu, "b": gelu}[k]',
+        {"tied": True, "act": "gelu"},
+        {"k": "b"},
+    ),
+    (
+        'r = config.r; scaling = far(r.f, low = r.l) if r.type == "far" else none',
+        {"scaling": "far(8.0, low = 1)"},
+        {"r": {"type": "far", "f": 8.0, "l": 1}},
+    ),
+    ('r = config.r; scaling = far(r.f) if r.type == "far" else none', {"scaling": None}, {}),
+    ("require not config.bias; require (config.s ?? 1) == 1", {}, {"bias": False, "s": 1}),
+    (
+        'require config.p == "a" or config.p == "b"; tied = config.p == "b"',
+        {"tied": True},
+        {"p": "b"},
+    ),
+    ('tied = not tensors["head"]', {"tied": False}, {}),
+]
+
+
+@pytest.mark.parametrize(("lines", "known", "expected"), DERIVED, ids=[d[0] for d in DERIVED])
+def test_config_of_turns_lines_round(lines, known, expected):
+    words = {"act", "scaling"}
+    typed = {
+        name: block(f"x = {value}").lines[0].value if name in words and value else value
+        for name, value in known.items()
+    }
+    derived = config_of(block(lines), typed, tensors=("head",))
+    assert derived.unsaid == ()
+    assert derived.config == {"architectures": ["M"], **expected}
+    read = evaluate_config(block(lines), derived.config, HYPERS, ("head",))
+    assert {name: read[name] for name in typed} == typed
+
+
+@pytest.mark.parametrize(
+    ("lines", "known"),
+    [
+        ("theta = config.t ** -0.5", {"theta": 0.5}),
+        ("theta = 1.0", {"theta": 2.0}),
+        ('act = {"silu": silu}[config.act]', {"act": "other"}),
+        ('tied = not tensors["head"]', {"tied": True}),
+    ],
+)
+def test_what_no_field_can_say_is_named(lines, known):
+    derived = config_of(block(lines), known, tensors=("head",))
+    assert derived.unsaid == tuple(known)
+
+
+def test_lines_that_contradict_each_other_say_nothing():
+    lines = "d = config.a; heads = config.a"
+    assert config_of(block(lines), {"d": 1, "heads": 2}).unsaid == ("d", "heads")
+
+
+def test_tensors_without_a_file_say_nothing():
+    lines = 'tied = not (tensors["head"] ?? config.apart)'
+    assert values(lines, apart=True) == {"tied": False}
+    assert evaluate_config(block(lines), {"apart": True}, HYPERS, ()) == {"tied": True}
+    assert evaluate_config(block(lines), {"apart": False}, HYPERS, ("head",)) == {"tied": False}

@@ -129,6 +129,29 @@ DEBERTA = {
     "position_buckets": 8,
     "max_relative_positions": -1,
 }
+GEMMA2 = {  # the fields of the published files
+    "architectures": ["Gemma2ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "attn_logit_softcapping": 50.0,
+    "cache_implementation": "hybrid",
+    "final_logit_softcapping": 30.0,
+    "head_dim": 24,
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "max_position_embeddings": 8192,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 2,
+    "query_pre_attn_scalar": 144,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "sliding_window": 4096,
+    "sliding_window_size": 4096,
+    "vocab_size": 131,
+}
 VIT = {
     "architectures": ["ViTModel"],
     "hidden_size": 64,
@@ -157,6 +180,7 @@ CONFIGS = {
     "deberta v2": {**DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu"},
     "deberta v3": {**DEBERTA, "share_att_key": True, "norm_rel_ebd": "layer_norm"},
     "deberta v1": {**DEBERTA, "architectures": ["DebertaModel"], "position_buckets": None},
+    "gemma2": GEMMA2,
     "vit": VIT,
 }
 

@@ -38,7 +38,7 @@ def sharded(tmp_path: Path) -> Path:
 
 def refusal(path: Path) -> str:
     with pytest.raises(ArchError) as caught:
-        open_checkpoint(path)
+        open_checkpoint(path).weights_file()
     assert str(caught.value)
     return caught.value.id
 

@@ -26,7 +26,7 @@ from archc.dsl.syntax import CallableDef
 
 ROOT = Path(__file__).parent.parent
 LANGUAGE = ROOT / "docs" / "language.md"
-PAGES = [LANGUAGE, ROOT / "README.md"]
+PAGES = [LANGUAGE, ROOT / "docs" / "porting.md", ROOT / "README.md"]
 SNIPPETS = [snippet for page in PAGES for snippet in snippets.snippets(page)]
 RIGHT = [s for s in SNIPPETS if not s.error]
 WRONG = [s for s in SNIPPETS if s.error]

@@ -565,6 +565,8 @@ FUNCTIONS = {
     "gelu": lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))),
     "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "gelu_quick": lambda x: x / (1 + np.exp(-1.702 * x)),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
+    "elu_plus_one": lambda x: np.where(x > 0, x + 1, np.exp(x)),
     "softplus": lambda x: np.log(1 + np.exp(x)),
     "softcap(2.0)": lambda x: 2 * np.tanh(x / 2),
     "l2_normalise": lambda x: x / np.sqrt((x * x).sum(-1, keepdims=True)),

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from references import REFERENCES, Reference, batch, distance
+from references import REFERENCES, Reference, batch, distance, seen
 from transformers.models.deberta_v2 import modeling_deberta_v2
 from transformers.models.llama import modeling_llama
 
@@ -35,12 +35,6 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         seen=seen(inputs),
         model=archc.load(EXAMPLES / f"{reference.example}.arch", weights=directory),
     )
-
-
-def seen(inputs: dict[str, np.ndarray]) -> np.ndarray | None:
-    """What is not padding, of the sequence whose outputs are compared; an image has none."""
-    mask = inputs.get("decoder_attention_mask", inputs.get("attention_mask"))
-    return None if mask is None else mask.astype(bool)
 
 
 def output_of(case: SimpleNamespace, backend: str, **options: object) -> np.ndarray:

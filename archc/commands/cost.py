@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..dsl.syntax import Expr, Number
-from .options import FILE, open_model, overrides, sizes
+from .options import FILE, WEIGHTS, open_model, overrides, sizes
 
 if TYPE_CHECKING:
     from ..api import Model
@@ -20,17 +20,25 @@ if TYPE_CHECKING:
 @click.command("cost")
 @FILE
 @sizes
+@WEIGHTS
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
-    file: Path, preset: str | None, settings: tuple[str, ...], model: str | None, as_json: bool
+    file: Path,
+    preset: str | None,
+    settings: tuple[str, ...],
+    model: str | None,
+    weights: Path | None,
+    as_json: bool,
 ) -> None:
     """Count parameters, operations and bytes of the model in FILE.
 
     Operations are formulas in the run-time sizes; with --set b=1 --set s=2048 they are numbers too.
+    Of a checkpoint (--weights) only the config and the names of tensors are needed: a directory with
+    nothing but a config.json will do.
     """
     from ..compiler.cost import cost
 
-    sized, at = _sized(open_model(file, preset, model=model), overrides(settings))
+    sized, at = _sized(open_model(file, preset, model=model, weights=weights), overrides(settings))
     report = cost(sized.program, at)
     click.echo(json.dumps(report.to_json(), indent=2) if as_json else report.to_text())
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..api import Model
-from ..dsl.errors import NoWeights
 from ..equality import Comparison
 from .inputs import Case, random_cases, read_inputs
 from .regions import group
@@ -38,10 +37,9 @@ def diff(
     `introduced` runs every node on its own, not only suspects. Raises NoWeights, and whatever
     backends raise for constructs they lack.
     """
-    if model.weights is None:
-        raise NoWeights(model=model.definition.name)
+    weights = model.given_weights()
     given = inputs.inputs if inputs else read_inputs(model.program)
-    session = Session(model.program_for(given), model.weights)
+    session = Session(model.program_for(given), weights)
     cases = [inputs] if inputs else list(random_cases(session.program, seed, sizes or {}))
     table = _Table()
     for case in cases:

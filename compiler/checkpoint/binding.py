@@ -82,7 +82,7 @@ def bind(checkpoint: syn.CheckpointDef, source: Checkpoint, program: Program) ->
 
     Raises `Diagnostics` (or its one `ArchError`) when tensors and weights do not match exactly.
     """
-    store = source.tensors
+    store = source.weights_file()
     lines = expand(checkpoint, program, store.names)
     joint = _Joint(lines, store, WeightTable(program))
     _raise(joint.problems())

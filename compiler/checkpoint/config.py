@@ -1,9 +1,9 @@
 """The config side of a checkpoint block: fields in, hyperparameters out, nothing unread.
 
-A line's value is folded over the config (`fold.py`); `tensors["name"]` is true where the file has
-that tensor, for what only the presence of a tensor tells. Every leaf field that is not null must be
-mentioned by some line, be listed by an `ignore config`, or stand in the one table of fields which
-cannot change the forward pass (`STANDARD_IGNORES`).
+A line's value is folded over the config (`fold.py`); `tensors["name"]` says whether the file has that
+tensor, for what only the presence of a tensor tells, and is none where there is no file yet. Every
+leaf field that is not null must be mentioned by some line, be listed by an `ignore config`, or stand
+in the one table of fields which cannot change the forward pass (`STANDARD_IGNORES`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ...dsl import syntax as syn
+from ...dsl.diagnostics import ArchError
 from ...dsl.errors import ConfigRefused, UnreadConfig, UnusedConfigLine
 from .fold import Fold, Value, missing, show
 
@@ -54,6 +55,7 @@ STANDARD_IGNORES: dict[str, tuple[str, ...]] = {
     ),
     "how the same values are computed": (
         "use_cache",
+        "output_past",
         "pretraining_tp",
         "chunk_size_feed_forward",
         "use_bfloat16",
@@ -117,64 +119,142 @@ OFF: dict[str, Any] = {
 }
 
 
+class Present(dict[str, Any]):
+    """`tensors` as lines see it: every name is there, as whether the file has it."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__(dict.fromkeys(names, True))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return name in self
+
+
+ConfigStatement = syn.ConfigLine | syn.RequireLine
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """A default that was taken: no field of `paths` is there, and `line` got `value` instead."""
+
+    paths: tuple[Path, ...]
+    line: ConfigStatement
+    value: Value
+
+
 @dataclass(slots=True)
-class _Reading:
-    """The lines read so far: their values, and which config paths they mention."""
+class ConfigReading:
+    """The lines read so far: their values, the config paths they mention, and what went wrong."""
 
     config: Mapping[str, Any]
-    tensors: Collection[str] = ()
-    values: dict[str, Value] = field(default_factory=dict)
+    hypers: tuple[str, ...]
+    tensors: Collection[str] | None = None
+    known: dict[str, Value] = field(default_factory=dict)
     denotes: dict[str, frozenset[Path]] = field(default_factory=dict)
-    mentioned: set[Path] = field(default_factory=set)
+    mentions: dict[Path, list[ConfigStatement]] = field(default_factory=dict)
+    defaults: list[Default] = field(default_factory=list)
+    failed: dict[str, ArchError] = field(default_factory=dict)
+    errors: list[tuple[ConfigStatement | None, ArchError]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.values["config"] = dict(self.config)
-        self.values["tensors"] = dict.fromkeys(self.tensors, True)
+        self.known["config"] = dict(self.config)
+        self.known["tensors"] = None if self.tensors is None else Present(self.tensors)
         self.denotes["config"] = frozenset({()})
 
-    def mention(self, expr: syn.Expr) -> frozenset[Path]:
+    @property
+    def values(self) -> dict[str, Value]:
+        """The hyperparameters that lines set."""
+        return {name: value for name, value in self.known.items() if name in self.hypers}
+
+    def read(self, line: ConfigStatement) -> None:
+        """Evaluate a line. One that fails is noted, and so are the lines that would need it."""
+        expr = line.condition if isinstance(line, syn.RequireLine) else line.value
+        paths = self.mention(expr, line)
+        name = line.name if isinstance(line, syn.ConfigLine) else ""
+        needed = {node.name for node in syn.walk(expr) if isinstance(node, syn.Name)}
+        cause = next((self.failed[n] for n in needed if n in self.failed), None)
+        if cause is not None:
+            self.failed[name] = cause
+            return
+        try:
+            self.evaluate(line, expr)
+        except ArchError as error:
+            self.failed[name] = error
+            self.errors.append((line, error))
+        self.denotes[name] = paths
+
+    def evaluate(self, line: ConfigStatement, expr: syn.Expr) -> None:
+        fold = Fold(self.known)
+        value = fold(expr)
+        self.defaults += self.taken(line, fold.taken)
+        if isinstance(line, syn.RequireLine):
+            if value is not True:
+                raise _refused(line, self)
+            return
+        if value is None and line.name in self.hypers and isinstance(expr, syn.Attribute):
+            raise missing(expr)
+        self.known[line.name] = value
+
+    def mention(self, expr: syn.Expr, line: ConfigStatement) -> frozenset[Path]:
         """Note every config path in `expr`; the result is what `expr` itself may denote."""
         for node in syn.walk(expr):
             if isinstance(node, syn.Expr):
-                self.mentioned |= denoted(node, self.denotes)
+                for path in denoted(node, self.denotes):
+                    lines = self.mentions.setdefault(path, [])
+                    if line not in lines:
+                        lines.append(line)
         return denoted(expr, self.denotes)
+
+    def taken(
+        self, line: ConfigStatement, chains: list[tuple[syn.Binary, Value]]
+    ) -> Iterator[Default]:
+        """The whole chains `a ?? b ?? c` among those taken, where they stand for config fields."""
+        inner = {id(chain.left) for chain, _ in chains}
+        for chain, value in chains:
+            sides = () if id(chain) in inner else _alternatives(chain)
+            paths = tuple(p for side in sides for p in sorted(denoted(side, self.denotes)))
+            if paths and all(_lookup(self.config, path) is None for path in paths):
+                yield Default(paths, line, value)
+
+
+def read_config(
+    checkpoint: syn.CheckpointDef,
+    config: Mapping[str, Any],
+    hypers: Iterable[str],
+    tensors: Collection[str] | None = None,
+) -> ConfigReading:
+    """What the config lines of `checkpoint` make of `config`, mistakes included."""
+    reading = ConfigReading(config, tuple(hypers), tensors)
+    lines = tuple(config_lines(checkpoint.lines))
+    for line in lines:
+        reading.read(line)
+    reading.errors += _idle_locals(lines, checkpoint, reading.hypers)
+    unread = tuple(
+        f"{'.'.join(path)} = {show(value)}"
+        for path, value in leaves(config)
+        if not (value is None or path in reading.mentions or why_ignored(path, value, checkpoint))
+    )
+    if unread:
+        reading.errors.append((None, UnreadConfig(fields=unread)))
+    return reading
 
 
 def evaluate_config(
     checkpoint: syn.CheckpointDef,
     config: Mapping[str, Any],
     hypers: Iterable[str],
-    tensors: Collection[str] = (),
+    tensors: Collection[str] | None = None,
 ) -> dict[str, Value]:
     """Values of the model's hyperparameters, by the config lines of `checkpoint`.
 
     `hypers` are the names the model has; a line that sets another name is a local. `tensors` are
-    the names of the file's tensors. A value is a number, string, boolean, none or list, or a syntax
-    expression to evaluate in the file's scope.
+    the names of the file's tensors, none without a file. A value is a number, string, boolean, none
+    or list, or a syntax expression to evaluate in the file's scope.
     Raises an `ArchError` for a field that is missing, refused, or read by no line.
     """
-    reading, known = _Reading(config, tensors), tuple(hypers)
-    lines = tuple(_config_lines(checkpoint.lines))
-    for line in lines:
-        if isinstance(line, syn.RequireLine):
-            _require(line, reading)
-        else:
-            _assign(line, reading, known)
-    _check_locals(lines, checkpoint, known)
-    _check_complete(checkpoint, reading)
-    return {name: value for name, value in reading.values.items() if name in known}
-
-
-def config_of(checkpoint: syn.CheckpointDef, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The config fields that follow from hyperparameter values, where a line can be turned round.
-
-    That is `config.x`, `config.x ?? default` and `{"name": value, ..}[config.x]`.
-    """
-    config: dict[str, Any] = {"architectures": [checkpoint.class_names[0]]}
-    for line in _config_lines(checkpoint.lines):
-        if isinstance(line, syn.ConfigLine) and line.name in values:
-            _invert(line.value, values[line.name], config)
-    return config
+    reading = read_config(checkpoint, config, hypers, tensors)
+    for _, error in reading.errors:
+        raise error
+    return reading.values
 
 
 def denoted(expr: syn.Expr, names: Mapping[str, frozenset[Path]]) -> frozenset[Path]:
@@ -195,31 +275,27 @@ def denoted(expr: syn.Expr, names: Mapping[str, frozenset[Path]]) -> frozenset[P
     return frozenset()
 
 
-def _config_lines(
+def config_lines(
     lines: Iterable[syn.CheckpointLine],
-) -> Iterator[syn.ConfigLine | syn.RequireLine]:
+) -> Iterator[ConfigStatement]:
     return (line for line in lines if isinstance(line, syn.ConfigLine | syn.RequireLine))
 
 
-def _assign(line: syn.ConfigLine, reading: _Reading, hypers: tuple[str, ...]) -> None:
-    paths = reading.mention(line.value)
-    value = Fold(reading.values)(line.value)
-    if value is None and line.name in hypers and isinstance(line.value, syn.Attribute):
-        raise missing(line.value)
-    reading.values[line.name] = value
-    reading.denotes[line.name] = paths
+def _alternatives(expr: syn.Expr) -> Iterator[syn.Expr]:
+    if isinstance(expr, syn.Binary) and expr.op == "??":
+        yield from _alternatives(expr.left)
+        yield from _alternatives(expr.right)
+    else:
+        yield expr
 
 
-def _require(line: syn.RequireLine, reading: _Reading) -> None:
-    reading.mention(line.condition)
-    if Fold(reading.values)(line.condition) is True:
-        return
+def _refused(line: syn.RequireLine, reading: ConfigReading) -> ConfigRefused:
     nodes = (node for node in syn.walk(line.condition) if isinstance(node, syn.Expr))
     paths = sorted({path for node in nodes for path in denoted(node, reading.denotes)})
     found = {".".join(path): _lookup(reading.config, path) for path in paths}
     values = [f"`{n}` = {show(v)}" for n, v in found.items() if not isinstance(v, dict | None)]
     said = ", ".join(values) or f"nothing of {', '.join(f'`{n}`' for n in found)}"
-    raise ConfigRefused(span=line.span, condition=line.condition.span.text, values=said)
+    return ConfigRefused(span=line.span, condition=line.condition.span.text, values=said)
 
 
 def _lookup(config: Any, path: Path) -> Any:
@@ -228,65 +304,40 @@ def _lookup(config: Any, path: Path) -> Any:
     return config
 
 
-def _check_locals(
-    lines: tuple[syn.ConfigLine | syn.RequireLine, ...],
-    checkpoint: syn.CheckpointDef,
-    hypers: tuple[str, ...],
-) -> None:
+def _idle_locals(
+    lines: tuple[ConfigStatement, ...], checkpoint: syn.CheckpointDef, hypers: tuple[str, ...]
+) -> Iterator[tuple[ConfigStatement, ArchError]]:
     for position, line in enumerate(lines):
         if isinstance(line, syn.RequireLine) or line.name in hypers:
             continue
         later = (node for other in lines[position + 1 :] for node in syn.walk(other))
         if not any(isinstance(n, syn.Name) and n.name == line.name for n in later):
             model = checkpoint.model
-            raise UnusedConfigLine(span=line.span, name=line.name, model=model, known=hypers)
+            yield line, UnusedConfigLine(span=line.span, name=line.name, model=model, known=hypers)
 
 
-def _check_complete(checkpoint: syn.CheckpointDef, reading: _Reading) -> None:
-    ignored = [p for names in STANDARD_IGNORES.values() for p in names]
-    for line in checkpoint.lines:
-        if isinstance(line, syn.IgnoreLine) and line.config:
-            ignored += line.patterns
-    unread = tuple(
-        f"{'.'.join(path)} = {show(value)}"
-        for path, value in _leaves(reading.config)
-        if not (value is None or path in reading.mentioned or _harmless(path, value, ignored))
-    )
-    if unread:
-        raise UnreadConfig(fields=unread)
-
-
-def _leaves(config: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
+def leaves(config: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every field that is no group, with its value."""
     for name, value in config.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(value, (*prefix, name))
+            yield from leaves(value, (*prefix, name))
         else:
             yield (*prefix, name), value
 
 
-def _harmless(path: Path, value: Any, patterns: list[str]) -> bool:
-    """Switched off, or matched by a pattern; a pattern for a group of fields covers all of them."""
+def why_ignored(path: Path, value: Any, checkpoint: syn.CheckpointDef) -> str | None:
+    """The reason why a field need not be read; a pattern for a group covers all of its fields."""
     if path[0] in OFF and value == OFF[path[0]]:
-        return True
+        return "switched off"
     heads = [".".join(path[: n + 1]) for n in range(len(path))]
-    return any(fnmatchcase(head, pattern) for head in heads for pattern in patterns)
+    for reason, patterns in _ignores(checkpoint):
+        if any(fnmatchcase(head, pattern) for head in heads for pattern in patterns):
+            return reason
+    return None
 
 
-def _invert(expr: syn.Expr, value: Any, config: dict[str, Any]) -> None:
-    if isinstance(expr, syn.Binary) and expr.op == "??":
-        expr = expr.left
-    if isinstance(expr, syn.Index) and isinstance(expr.value, syn.Table):
-        item = expr.items[0]
-        names = [n for n, entry in expr.value.entries if entry == value]
-        if names and isinstance(item, syn.AxisRef) and isinstance(item.value, syn.Attribute):
-            _invert(item.value, names[0], config)
-        return
-    (path, *others) = denoted(expr, {"config": frozenset({()})}) or ((),)
-    if path and not others and not isinstance(value, syn.Node):
-        _store(config, path, value)
-
-
-def _store(config: dict[str, Any], path: Path, value: Any) -> None:
-    for name in path[:-1]:
-        config = config.setdefault(name, {})
-    config[path[-1]] = value
+def _ignores(checkpoint: syn.CheckpointDef) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for line in checkpoint.lines:
+        if isinstance(line, syn.IgnoreLine) and line.config:
+            yield line.reason or "listed by the checkpoint block", line.patterns
+    yield from STANDARD_IGNORES.items()

@@ -24,10 +24,14 @@ _LITERALS: dict[str, Value] = {"none": None, "true": True, "false": False}
 
 
 class Fold:
-    """Evaluates expressions where `names` are known. Raises `ArchError`."""
+    """Evaluates expressions where `names` are known. Raises `ArchError`.
+
+    `taken` collects every `a ?? b` that came out as b, with its value.
+    """
 
     def __init__(self, names: Mapping[str, Value]) -> None:
         self.names = names
+        self.taken: list[tuple[syn.Binary, Value]] = []
 
     def __call__(self, expr: syn.Expr) -> Value:
         rule = _RULES.get(type(expr))
@@ -69,7 +73,7 @@ class Fold:
     def binary(self, expr: syn.Binary) -> Value:
         left = self(expr.left)
         if expr.op == "??":
-            return self(expr.right) if left is None else left
+            return self.default(expr) if left is None else left
         if expr.op in ("and", "or") and not isinstance(left, syn.Expr):
             decided = _truth(left, expr.left) == (expr.op == "or")
             return left if decided else self(expr.right)
@@ -83,6 +87,11 @@ class Fold:
             return NUMERIC[expr.op](_number(left, expr.left), _number(right, expr.right))  # type: ignore[no-any-return]
         except (ZeroDivisionError, OverflowError) as problem:
             raise ConfigValue(span=expr.span, reason=str(problem)) from None
+
+    def default(self, expr: syn.Binary) -> Value:
+        value = self(expr.right)
+        self.taken.append((expr, value))
+        return value
 
     def conditional(self, expr: syn.Conditional) -> Value:
         condition = self(expr.condition)

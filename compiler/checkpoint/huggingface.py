@@ -21,7 +21,7 @@ from ...dsl.errors import (
     UnsafeShard,
 )
 from .arrangement import Array, Shape
-from .reader import Checkpoint, TensorStore, map_file, refuse_pickles, unreadable
+from .reader import Checkpoint, TensorStore, map_file, unreadable
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -41,6 +41,7 @@ class _Tensor:
     dtype: str
     shape: Shape
     offset: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,13 +65,20 @@ class SafetensorStore(TensorStore):
         flat = np.frombuffer(tensor.file, DTYPES[tensor.dtype], count, tensor.offset)
         return flat.reshape(tensor.shape)
 
+    def raw(self, name: str) -> memoryview:
+        """What the file holds for `name`, of whatever dtype."""
+        tensor = self.table[name]
+        return memoryview(tensor.file)[tensor.offset : tensor.end]
+
 
 def open_directory(directory: Path, only: Path | None = None) -> Checkpoint:
-    """A directory with config.json; `only` picks one of its safetensors files."""
+    """A directory with config.json; `only` picks one of its safetensors files, which may be none."""
     config = _read_json(directory / CONFIG)
-    store = SafetensorStore()
-    for file, shown in _files(directory, only):
-        store.table.update(_tensors(file, shown))
+    files = tuple(_files(directory, only))
+    table: dict[str, _Tensor] = {}
+    for file, shown in files:
+        table.update(_tensors(file, shown))
+    store = SafetensorStore(table) if files else None
     match config.get("architectures"):
         case [str() as class_name, *_]:
             return Checkpoint(directory, "huggingface", class_name, config, store)
@@ -85,8 +93,7 @@ def _files(directory: Path, only: Path | None) -> Iterator[tuple[Path, tuple[str
         return
     index = directory / INDEX
     if not index.is_file():
-        refuse_pickles(directory)
-        raise NotACheckpoint(path=str(directory), reason=f"it has no {WEIGHTS}")
+        return
     shards: dict[str, list[str]] = {}
     for tensor, shard in _weight_map(index).items():
         shards.setdefault(shard, []).append(tensor)
@@ -123,10 +130,12 @@ def _tensors(path: Path, promised: tuple[str, ...] | None) -> dict[str, _Tensor]
     for name in promised or ():
         if name not in header:
             raise DamagedCheckpoint(path=str(path), reason=f"the index promises `{name}` in it")
-    return {
-        name: _Tensor(file, info["dtype"], tuple(info["shape"]), start + info["data_offsets"][0])
-        for name, info in header.items()
-    }
+    return {name: _tensor(file, start, info) for name, info in header.items()}
+
+
+def _tensor(file: mmap.mmap, start: int, info: dict[str, Any]) -> _Tensor:
+    first, end = (start + offset for offset in info["data_offsets"])
+    return _Tensor(file, info["dtype"], tuple(info["shape"]), first, end)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -33,14 +33,24 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Ignored:
+    """A pattern of tensors that need not be read."""
+
+    pattern: str
+    line: syn.IgnoreLine
+
+
+@dataclass(frozen=True, slots=True)
 class Lines:
-    """All entries of a block, and the patterns of the tensors it ignores."""
+    """All entries of a block, and the tensors it ignores."""
 
     entries: tuple[Entry, ...]
-    ignored: tuple[str, ...]
+    ignored: tuple[Ignored, ...]
 
-    def ignores(self, tensor: str) -> bool:
-        return any(fnmatchcase(tensor, pattern) for pattern in self.ignored)
+    def ignores(self, tensor: str) -> syn.IgnoreLine | None:
+        """The line by which a tensor need not be read."""
+        lines = (item.line for item in self.ignored if fnmatchcase(tensor, item.pattern))
+        return next(lines, None)
 
     def live(self) -> Iterator[Entry]:
         """Entries with weights: the plain ones, and aliases whose tensor no plain one names."""
@@ -79,7 +89,7 @@ def expand(
     spread = _Spread(WeightTable(program), tensors)
     found = tuple(spread.lines(checkpoint.lines, _Scope()))
     entries = tuple(item for item in found if isinstance(item, Entry))
-    return Lines(entries, tuple(item for item in found if isinstance(item, str)))
+    return Lines(entries, tuple(item for item in found if isinstance(item, Ignored)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +97,9 @@ class _Spread:
     weights: WeightTable
     tensors: Collection[str] | None
 
-    def lines(self, lines: Iterable[syn.CheckpointLine], outer: _Scope) -> Iterator[Entry | str]:
+    def lines(
+        self, lines: Iterable[syn.CheckpointLine], outer: _Scope
+    ) -> Iterator[Entry | Ignored]:
         scope = outer
         for line in lines:
             if isinstance(line, syn.PrefixLine):
@@ -98,7 +110,7 @@ class _Spread:
             elif isinstance(line, syn.TensorLine):
                 yield self.entry(line, scope)
             elif isinstance(line, syn.IgnoreLine) and not line.config:
-                yield from (scope.text(pattern, line) for pattern in line.patterns)
+                yield from (Ignored(scope.text(p, line), line) for p in line.patterns)
 
     def prefixed(self, line: syn.PrefixLine, outer: _Scope) -> _Scope:
         """A prefix leads the lines below it in the same braces, up to the next prefix.

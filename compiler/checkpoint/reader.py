@@ -35,6 +35,7 @@ class TensorStore(ABC):
 class Checkpoint:
     """An opened checkpoint. `class_name` is `architectures[0]`, for GGUF `general.architecture`.
 
+    `tensors` is none where there is only a config, which is enough to count and to import.
     `metadata` is what a GGUF file says outside its architecture (tokenizer, name), else empty.
     """
 
@@ -42,8 +43,19 @@ class Checkpoint:
     format: str
     class_name: str
     config: dict[str, Any]
-    tensors: TensorStore
+    tensors: TensorStore | None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tensor_names(self) -> Collection[str] | None:
+        return None if self.tensors is None else self.tensors.names
+
+    def weights_file(self) -> TensorStore:
+        """The tensors. Raises an `ArchError` where there is only a config, or only pickles."""
+        if self.tensors is not None:
+            return self.tensors
+        refuse_pickles(self.path)
+        raise NotACheckpoint(path=str(self.path), reason="it has a config.json but no weights")
 
 
 def refuse_pickles(directory: Path) -> None:

@@ -253,6 +253,28 @@ class NotExportable(ArchError, id="not-exportable"):
     help = "write a `checkpoint huggingface` block for the model and export by that"
 
 
+class NoExportBlock(ArchError, id="no-export-block"):
+    model: str
+    title = "`{model}` has no `checkpoint huggingface` block to export by"
+    labels = {"span": "no block of this file is for it"}
+    help = "its lines say which tensors there are, and what config.json says"
+
+
+class UnsaidModel(ArchError, id="unsaid-model"):
+    model: str
+    names: tuple[str, ...]
+    title = "no config.json says this model, by the lines of its checkpoint block"
+    labels = {"span": "its lines read other sizes or choices than the model has"}
+
+    def help_text(self) -> str:
+        if not self.names:
+            return "a hyperparameter without a config line has another value than its default"
+        return (
+            f"no field gives {listed(self.names)}: what can be turned round is `config.field`,\n"
+            "`config.field ?? default` and a table, with the value that the model has"
+        )
+
+
 class NoTokenizer(ArchError, id="no-tokenizer"):
     path: str
     reason: str

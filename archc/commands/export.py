@@ -1,0 +1,73 @@
+"""`archc export`: a model with weights to a Hugging Face directory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import FILE, WEIGHTS, open_model, sizes
+from .progress import shown
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class Bytes(click.ParamType):
+    """`5GB`, `200MB`, `1GiB`, or plain bytes."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+)\s*(\w*)", value)
+        if match is None or match[2].upper() not in UNITS or int(match[1]) == 0:
+            self.fail(f"{value!r} is no size such as 5GB, 200MB or 1GiB", param, ctx)
+        return int(match[1]) * UNITS[match[2].upper()]
+
+
+@click.command("export")
+@FILE
+@sizes
+@WEIGHTS
+@click.option("--random", "seed", type=int, metavar="SEED", help="Random weights from this seed.")
+@click.option(
+    "-o",
+    "output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Where to write: a new or an empty directory.",
+)
+@click.option(
+    "--shard-size",
+    type=Bytes(),
+    default="5GB",
+    show_default=True,
+    help="Weights of more bytes are written as shards with an index.",
+)
+def command(
+    file: Path,
+    preset: str | None,
+    settings: tuple[str, ...],
+    model: str | None,
+    weights: Path | None,
+    seed: int | None,
+    output: Path,
+    shard_size: int,
+) -> None:
+    """Write the model in FILE as a Hugging Face directory: config.json and safetensors.
+
+    What was read from such a directory is written back as it was. Random weights and other formats get a
+    config.json made from the model's sizes, by its checkpoint block.
+    """
+    if weights is not None and seed is not None:
+        raise click.UsageError("--weights and --random exclude each other")
+    opened = open_model(file, preset, settings, model, weights)
+    if seed is not None:
+        opened = opened.with_random_weights(seed)
+    with shown(opened) as watched:
+        files = watched.export(output, shard_bytes=shard_size)
+    click.echo(f"wrote {output}: {', '.join(files)}")
