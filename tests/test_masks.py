@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
+from patterns import PRIME, hashed
 from references import distance
 from small_models import ids
 
@@ -19,24 +21,10 @@ from archc.dsl.dims import Dim
 Arrays = Mapping[str, np.ndarray]
 B, S, D, HEADS, KV_HEADS = 2, 9, 8, 4, 2
 ROW, COLUMN = np.arange(S)[:, None], np.arange(S)[None]
-PRIME, SEED = 46337, 7
+SEED = 7
 
 LENGTH = np.array([4, 0])
 DOC = np.array([[0, 0, 0, 1, 1, 2, 2, 2, 2], [5, 5, 4, 4, 4, 4, 4, 5, 5]])
-
-
-def hashed(seed: int, i: int, j: int) -> int:
-    """The hash of `random` in Python's unbounded integers; every step fits 32 bits."""
-
-    def cubed(x: int) -> int:
-        assert 0 <= x < PRIME
-        assert max(x * x, x * x % PRIME * x) < 2**31
-        return x**3 % PRIME
-
-    start = cubed((i + seed) % PRIME)
-    turn = cubed((cubed((start + i // PRIME + seed) % PRIME) + seed // PRIME) % PRIME)
-    first = cubed((start + j) % PRIME)
-    return cubed((first + j // PRIME + turn) % PRIME)
 
 
 def chance(keys: int, of: int) -> np.ndarray:
@@ -219,6 +207,42 @@ def test_decode_is_proved_or_refused(block: str, mask: str) -> None:
     """`prefix` looks ahead within the prefix, so `decode s` cannot hold from the first slot on."""
     lines = ["decode s", *outputs(BLOCKS[block][0], {mask: MASKS[mask]})]
     assert ids(text_of(*lines)) == ([] if mask in CAUSAL else ["looks-ahead"])
+
+
+def test_linear_attention_without_a_mask_looks_ahead() -> None:
+    assert ids(text_of("decode s", "output y[b, s, d] = x |> linear_attention(heads) as y")) == [
+        "looks-ahead"
+    ]
+
+
+@pytest.mark.parametrize("mask", ["none", "full"])
+@pytest.mark.parametrize(("backend", "dtype", "level"), RUNS)
+def test_linear_attention_over_a_memory(backend: str, dtype: str, level: int, mask: str) -> None:
+    """Keys and values of another sequence, of another width; the second row's has no valid entry."""
+    block = f"linear_attention(heads, {KV_HEADS}, memory = m, mask = {mask}, bias = true) as y"
+    lines = ["time t: valid = far", f"output y[b, s, d] = x |> {block}"]
+    text = text_of("input m: float[b, t, w: 6]", "input far: bool[b, t]", *lines)
+    made, noise = loaded(text), np.random.default_rng(4)
+    weights = {k: noise.standard_normal(v.shape).astype("f") for k, v in made.weights.items()}
+    given = {"x": inputs("none")["x"], "m": noise.standard_normal((B, 5, 6))}
+    given["far"] = np.array([[1, 0, 1, 1, 0], [0] * 5], bool)
+    run = replace(made, weights=weights).compile(backend, dtype=dtype, level=level)
+
+    def heads(part: str, x: np.ndarray, count: int) -> np.ndarray:
+        w = weights[f"y.{part}.w"].reshape(-1, x.shape[-1]).astype(np.float64)
+        y = (x @ w.T + weights[f"y.{part}.b"].reshape(-1)).reshape(B, x.shape[1], count, -1)
+        return np.repeat(y, HEADS // count, 2)
+
+    def feature(x: np.ndarray) -> np.ndarray:
+        return np.where(x > 0, x + 1, np.exp(x))
+
+    q, k, v = (heads(p, given["m" if p != "q" else "x"], HEADS if p == "q" else KV_HEADS)
+               for p in "qkv")  # fmt: skip
+    q, k = feature(q), feature(k) * given["far"][:, :, None, None]
+    total = np.einsum("bshe,bhe->bsh", q, k.sum(1))[..., None]
+    mixed = np.einsum("bshe,bthe,bthf->bshf", q, k, v) / np.where(total == 0, 1, total)
+    w, b = (weights[f"y.o.{n}"].astype(np.float64) for n in "wb")
+    assert distance(run(**given)["y"], mixed.reshape(B, S, D) @ w.T + b) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize(("backend", "dtype", "level"), RUNS)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from bundled import FOLDER
+from patterns import hashed
 from references import distance
 from small_models import ids
-from test_masks import hashed
 from torch.nn.functional import elu, embedding, gelu, layer_norm, linear
 
 import archc
@@ -47,6 +48,12 @@ def loud(name: str, **values: object) -> tuple[Model, Weights]:
     }  # fmt: skip
     loaded = archc.load(FOLDER / f"{name}.arch", preset="tiny", weights=moved, eps=EPS, **values)
     return loaded, {path: torch.from_numpy(w).double() for path, w in moved.items()}
+
+
+@cache
+def compiled(name: str, backend: str, dtype: str, level: int, **values: object):
+    model, w = loud(name, **values)
+    return model.compile(backend, dtype=dtype, level=level), w
 
 
 def batch(padding: str, rows: int = 2) -> dict[str, np.ndarray]:
@@ -121,8 +128,8 @@ def mixture(w: Weights, tokens: torch.Tensor, slots: torch.Tensor) -> torch.Tens
 @pytest.mark.parametrize("padding", PADDING)
 @pytest.mark.parametrize(("backend", "dtype", "level"), RUNS)
 def test_a_mixture_of_attentions(backend: str, dtype: str, level: int, padding: str) -> None:
-    (model, w), given = loud("next_gen_llm"), batch(padding)
-    got = model.compile(backend, dtype=dtype, level=level)(**given)["logits"]
+    (run, w), given = compiled("next_gen_llm", backend, dtype, level), batch(padding)
+    got = run(**given)["logits"]
     for row, tokens in enumerate(given["input_ids"]):
         slots = np.flatnonzero(given["attention_mask"][row])
         expected = mixture(w, torch.from_numpy(tokens[slots]), torch.from_numpy(slots))
@@ -193,8 +200,9 @@ def test_leaving_early(per_batch: bool, backend: str, dtype: str, level: int, pa
     ]
     depths = set()
     for threshold in THRESHOLDS:
-        model, w = loud("adaptive_llm", layers=5, threshold=threshold, per_batch=per_batch)
-        got = model.compile(backend, dtype=dtype, level=level)(**given)
+        switches = {"layers": 5, "threshold": threshold, "per_batch": per_batch}
+        run, w = compiled("adaptive_llm", backend, dtype, level, **switches)
+        got = run(**given)
         together = [rows] if per_batch else [[row] for row in rows]
         found = [leave_early(w, group, 5, threshold) for group in together]
         expected = [(y, depth) for group, depth in found for y in group]
