@@ -13,11 +13,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .compiler.causality import prove_causal
+from .compiler.causality import elaborate_proved
 from .compiler.elaborate import (
     Module,
     Request,
-    elaborate,
     hyperparameters,
     module_of,
     preset_overrides,
@@ -68,7 +67,7 @@ class Model:
 
     @cached_property
     def program(self) -> Program:
-        """The graph with every declared input."""
+        """The graph with every declared input whose default is not computed."""
         return self.program_for(None)
 
     def program_for(self, given: Collection[str] | None) -> Program:
@@ -83,9 +82,7 @@ class Model:
         key = None if given is None else frozenset(given)
         if key not in self._programs:
             request = Request(self.overrides, key, self.loss)
-            program = elaborate(self.module, self.definition, request)
-            prove_causal(program)
-            self._programs[key] = program
+            self._programs[key] = elaborate_proved(self.module, self.definition, request)
         return self._programs[key]
 
     @property
@@ -116,7 +113,8 @@ class Model:
     ) -> Compiled:
         """Optimise for `level` (0 leaves the graph alone) and load the weights into a backend.
 
-        `inputs` names the inputs that calls will supply (default: all). `options` are the
+        `inputs` names those that calls will supply (default: all but the ones whose default is
+        computed). `options` are the
         backend's, such as `compile=True` for torch. Raises `NoWeights` when the model has none.
         """
         from .compiler.passes import optimise

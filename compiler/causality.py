@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from ..dsl.dims import Dim
 from ..dsl.errors import LooksAhead
+from ..dsl.syntax import ModelDef
+from .elaborate import Module, Request, elaborate
 from .ir.graph import Axis, Function, Node, Program
 from .passes.bounds import EVERYWHERE, ONE, Interval, Visibility
 from .passes.canonicalize import CANONICALIZE
@@ -50,6 +52,21 @@ class Reach:
         }
         first = self.cause if self.cause is not None else other.cause
         return Reach(along, max(self.anywhere, other.anywhere), first)
+
+
+def elaborate_proved(module: Module, model: ModelDef, request: Request) -> Program:
+    """Elaborate a model and prove it causal, for any values of the inputs with computed defaults.
+
+    Such a value is a fact of the call, like the number of its positions: no position reads another
+    through it, so the proof is about the program that has it as an input. Raises what `elaborate`
+    and `prove_causal` raise.
+    """
+    program = elaborate(module, model, replace(request, facts=True))
+    prove_causal(program)
+    computed = {n.attrs["name"] for n in program.main.nodes if n.attrs.get("computed")}
+    if computed <= set(request.given or ()):
+        return program
+    return elaborate(module, model, request)
 
 
 def prove_causal(program: Program) -> None:

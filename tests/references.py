@@ -29,6 +29,22 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "beta_fast": 8.0,
+    "beta_slow": 1.5,
+}
+DEEPSEEK_SCALES = {"mscale": 0.7, "mscale_all_dim": 0.3}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
+    "long_factor": [1.0, 1.7, 2.3, 3.1, 4.5, 6.0],
+}
 LLAMA = {
     "vocab_size": VOCAB,
     "hidden_size": 64,
@@ -200,6 +216,18 @@ REFERENCES: dict[str, Reference] = {
         "LlamaForCausalLM",
         LLAMA | {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e5, "factor": 4.0}},
     ),
+    "llama-dynamic-rope": Reference(
+        "llama",
+        "LlamaForCausalLM",
+        LLAMA
+        | {
+            "max_position_embeddings": 8,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 3.0},
+        },
+    ),
+    "llama-yarn": Reference(
+        "llama", "LlamaForCausalLM", LLAMA | {"rope_parameters": YARN | DEEPSEEK_SCALES}
+    ),
     "llama-biased": Reference(
         "llama",
         "LlamaForCausalLM",
@@ -233,8 +261,26 @@ REFERENCES: dict[str, Reference] = {
     "mistral-nemo": Reference(
         "mistral", "MistralForCausalLM", SMALL | {"sliding_window": None, "head_dim": 24}
     ),
+    "mistral-yarn": Reference(
+        "mistral",
+        "MistralForCausalLM",
+        SMALL | {"sliding_window": None, "rope_parameters": YARN | {"attention_factor": 1.3}},
+    ),
+    "qwen2-yarn": Reference(
+        "qwen2", "Qwen2ForCausalLM", SMALL | {"rope_parameters": YARN | {"truncate": False}}
+    ),
     "qwen2": Reference("qwen2", "Qwen2ForCausalLM", SMALL | {"tie_word_embeddings": True}),
     "phi3-window": Reference("phi3", "Phi3ForCausalLM", SMALL | {"sliding_window": 6}),
+    "phi3-longrope-short": Reference(
+        "phi3",
+        "Phi3ForCausalLM",
+        SMALL | {"original_max_position_embeddings": 12, "rope_parameters": LONGROPE},
+    ),
+    "phi3-longrope-long": Reference(
+        "phi3",
+        "Phi3ForCausalLM",
+        SMALL | {"original_max_position_embeddings": 11, "rope_parameters": LONGROPE},
+    ),
     "gemma": Reference(
         "gemma", "GemmaForCausalLM", SMALL | {"head_dim": 24, "num_key_value_heads": 1}
     ),

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from archc.backends.numpy import NumpyBackend
-from archc.compiler.causality import prove_causal
-from archc.compiler.elaborate import Request, elaborate, module_of, the_model
+from archc.compiler.causality import elaborate_proved
+from archc.compiler.elaborate import Request, module_of, the_model
 from archc.compiler.ir.graph import Program
 from archc.compiler.ir.verify import verify
 from archc.compiler.weights import random_weights
@@ -35,8 +35,7 @@ model M {{
 
 def program(text: str, given: Any = None, loss: bool = False, **overrides: Any) -> Program:
     module = module_of(parse(Source("model.arch", text)))
-    found = elaborate(module, the_model(module), Request(overrides, given, loss))
-    prove_causal(found)
+    found = elaborate_proved(module, the_model(module), Request(overrides, given, loss))
     verify(found)
     return found
 

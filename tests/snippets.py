@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 
 from archc.backends.numpy import NumpyBackend
-from archc.compiler.causality import prove_causal
+from archc.compiler.causality import elaborate_proved
 from archc.compiler.elaborate import (
     Module,
     Request,
@@ -140,9 +140,9 @@ def run(source: Source) -> Run:
     for name, model in result.module.models.items():
         bound.clear()
         request = Request(tiny[1] if tiny[0] == name else {})
+        elaborate_proved(result.module, model, request)
         with mock.patch.object(statements, "bind", bind):
             program = elaborate(result.module, model, request)
-        prove_causal(program)
         result.programs[name] = program
         result.named += [(line, value, program) for line, value in bound]
     return result

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from archc.backends.numpy import NumpyBackend
-from archc.compiler.causality import prove_causal
+from archc.compiler.causality import elaborate_proved, prove_causal
 from archc.compiler.elaborate import Request, elaborate, module_of, the_model
 from archc.compiler.ir.graph import Program
 from archc.compiler.weights import random_weights
@@ -200,6 +200,57 @@ def test_the_refusal_shows_the_line_of_the_model() -> None:
     with pytest.raises(LooksAhead) as caught:
         prove_causal(program_of("z = x\ny = z |> attention(heads) as mix"))
     assert "y = z |> attention(heads) as mix" in str(caught.value)
+
+
+FACT = "input length: int[] = size(s)\n"
+TURNED = """turn = rope(10.0, scaling = longrope([1, 1, 1], [2, 3, 4], 5, 2.0), dims = 6)
+y = x |> attention(1, mask = causal, rotate = (q[..., e], t) -> turn(q, t, length)) as mix"""
+
+
+def proved(body: str, given: tuple[str, ...] | None = None) -> Program:
+    module = module_of(parse(Source("model.arch", f"{HEAD}{body}\noutput y[b, s, d] = y\n}}")))
+    return elaborate_proved(module, the_model(module), Request(given=given))
+
+
+def test_a_computed_default_is_a_fact_of_the_call() -> None:
+    """A prefix that is given the whole length gives the prefix of the whole."""
+    alone = proved(FACT + TURNED)
+    told = proved(FACT + TURNED, ("x", "ids", "keep", "m", "length"))
+    weights, whole = random_weights(alone), inputs(0)
+    prefix = {k: v if k == "m" else v[:, :4] for k, v in whole.items()}
+    expected = NumpyBackend().load(alone, weights, dtype="f64").run(whole)["y"][:, :4]
+    model = NumpyBackend().load(told, weights, dtype="f64")
+    found = model.run({**prefix, "length": np.array(LENGTH)})["y"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    short = model.run({**prefix, "length": np.array(4)})["y"]
+    assert np.abs(short - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        TURNED.replace("length", "size(s)"),
+        FACT + "a[b, s, u] = dot(x, x[s -> u], d) * length\ny = dot(a, x[s -> u], u)",
+        "input z: float[b, s, d] = x - x[s: -1]\ny = z",
+        "input z: float[b, s, d] = x |> attention(heads)\ny = z",
+    ],
+)
+def test_only_facts_of_the_call_are_beyond_the_proof(body: str) -> None:
+    with pytest.raises(LooksAhead):
+        proved(body)
+
+
+def test_a_computed_default_along_the_decoded_axis() -> None:
+    """Proved as computed where it is left out; where it is given, an input like any other."""
+    body = "input z: float[b, s, d] = x |> attention(heads, mask = causal)\ny = z"
+    program, whole = proved(body), inputs(0)
+    run = NumpyBackend().load(program, random_weights(program), dtype="f64").run
+    prefix = {k: v if k == "m" else v[:, :4] for k, v in whole.items()}
+    np.testing.assert_allclose(run(whole)["y"][:, :4], run(prefix)["y"], rtol=0, atol=1e-12)
+    given = proved("input z: float[b, s, d] = x |> attention(heads)\ny = z", ("z",))
+    z = np.ones_like(whole["x"])
+    found = NumpyBackend().load(given, random_weights(given), dtype="f64").run({**whole, "z": z})
+    np.testing.assert_array_equal(found["y"], z)
 
 
 def inputs(seed: int) -> dict[str, np.ndarray]:

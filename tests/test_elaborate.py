@@ -464,10 +464,30 @@ def llama3(f: np.ndarray, factor: float, low: float, high: float, original: floa
     return np.array(out)
 
 
-SCALINGS = {
+def yarn(f: np.ndarray, first: float, last: float) -> np.ndarray:
+    """Peng et al., 2023: from pair `first` to pair `last`, from kept to divided by 4."""
+    ramp = np.clip((np.arange(len(f)) - first) / (last - first), 0, 1)
+    return f * (1 - ramp) + f / 4 * ramp
+
+
+def pair_of(turns: float) -> float:
+    """Which of 4 pairs turns so often in 300 positions, for theta 100."""
+    return 4 * math.log(300 / (2 * math.pi * turns)) / math.log(100)
+
+
+LISTS = "[1.0, 2.0, 3.5, 5], [7, 8, 9, 10]"
+SCALINGS = {  # theta is 100, the length 5
     "linear_scaling(4.0)": lambda f: f / 4,
     "llama3(8.0, original = 16)": lambda f: llama3(f, 8, 1, 4, 16),
     "llama3(8.0, 1.0, 8.0, 64)": lambda f: llama3(f, 8, 1, 8, 64),
+    "dynamic(3.0, 5)": lambda f: f,
+    "dynamic(3.0, 2)": lambda f: (100 * (3 * 5 / 2 - 2) ** (8 / 6)) ** (-2 * np.arange(4) / 8),
+    "yarn(4.0, 300, 100.0, attention_factor = 1)": lambda f: yarn(f, 0, 4),
+    "yarn(4.0, 300, 100.0, 9.0, 3.0, false, attention_factor = 1)": lambda f: yarn(
+        f, pair_of(9), pair_of(3)
+    ),
+    f"longrope({LISTS}, 5)": lambda f: f / np.array([1, 2, 3.5, 5]),
+    f"longrope({LISTS}, 4)": lambda f: f / np.array([7, 8, 9, 10]),
 }
 
 
@@ -477,6 +497,36 @@ def test_rope_scaling(scaling: str) -> None:
     f = 100.0 ** (-2 * np.arange(4) / 8)
     expected = rotated(inputs()["x"], 100.0, "half", 8, SCALINGS[scaling](f) / f)
     assert np.allclose(found, expected, **SINGLE)
+
+
+GAINS = {  # a scaling that keeps the frequencies -> the factor of cos and sin
+    "yarn(1.0, 300)": 1.0,
+    "yarn(1.0, 300, attention_factor = 1.5)": 1.5,
+    "longrope([1, 1, 1, 1], [2, 2, 2, 2], 9, 4.0)": math.sqrt(1 + math.log(4) / math.log(9)),
+    "longrope([1, 1, 1, 1], [2, 2, 2, 2], 9, 4.0, 0.5)": 0.5,
+}
+
+
+@pytest.mark.parametrize("scaling", GAINS)
+def test_a_scaling_multiplies_cos_and_sin(scaling: str) -> None:
+    found = value(f"turn = rope(100.0, scaling = {scaling})\noutput y = turn(x, s)")
+    expected = GAINS[scaling] * rotated(inputs()["x"], 100.0, "half", 8)
+    assert np.allclose(found, expected, **SINGLE)
+
+
+YARN_GAINS = {
+    "": 0.1 * math.log(8) + 1,
+    ", mscale = 0.7": 0.1 * math.log(8) + 1,
+    ", mscale = 0.7, mscale_all_dim = 0.3": (0.07 * math.log(8) + 1) / (0.03 * math.log(8) + 1),
+}
+
+
+@pytest.mark.parametrize("given", YARN_GAINS)
+def test_the_attention_factor_of_yarn(given: str) -> None:
+    """Position 0 is not turned, only scaled."""
+    scaling = f"yarn(8.0, 300{given})"
+    found = value(f"turn = rope(100.0, scaling = {scaling})\noutput y = turn(x, s)")
+    assert np.allclose(found[:, 0], YARN_GAINS[given] * inputs()["x"][:, 0], **SINGLE)
 
 
 def test_learned_positions() -> None:

@@ -392,18 +392,23 @@ def _stack(body: Body, _: str, given: Given) -> Tensor:
     """`stack(a, b, pair)`: a new axis, written before the others."""
     last = len(given.positional) - 1
     label = _label(given, last)
+    parts = [_tensor(body, given, position) for position in range(last)]
+    if any(part.carries(label) for part in parts):
+        raise errors.AxisTwice(axis=label.name, span=given.positional[last][1])
+    return stacked(body, parts, label, given.span)
+
+
+def stacked(body: Body, parts: Sequence[Tensor], label: Label, span: Span) -> Tensor:
+    """Values that lack `label`, one after the other along it."""
     one = Dim.of(1)
     values = []
-    for position in range(last):
-        tensor = _tensor(body, given, position)
-        if tensor.carries(label):
-            raise errors.AxisTwice(axis=label.name, span=given.positional[last][1])
+    for tensor in parts:
         used = [a for _, a in tensor.axes]
         axis = brackets.unused_axis(body, None, label.name, one, used)
         node = body.emitter.node("broadcast", (body.emitter.use(tensor),), axes=(axis,))
         axes = ((label, axis), *tensor.axes)
         values.append(Tensor(node, body.emitter.scope, axes, tensor.dtype, tensor.known, len(axes)))
-    return join(body, values, label, given.span)
+    return join(body, values, label, span)
 
 
 Meaning = Callable[[Body, str, "Given"], Any]
@@ -444,4 +449,4 @@ ARITY: dict[str, tuple[int, int]] = {
     "stack": (2, 99),
 }
 NAMES = frozenset(TABLE)
-__all__ = ["NAMES", "call", "reduce"]
+__all__ = ["NAMES", "call", "reduce", "stacked"]

@@ -11,7 +11,7 @@ from ...dsl import errors, syntax
 from ...dsl.diagnostics import ArchError, Diagnostics
 from ...dsl.dims import Dim
 from ...dsl.span import Span
-from ..ir.graph import Builder, DType, Function, Node, Program, TensorType
+from ..ir.graph import Axis, Builder, DType, Function, Node, Program, TensorType
 from . import brackets, builtins, calls, expressions, numbers, statements
 from .body import Body, Session, Timeline
 from .emit import Emitter
@@ -38,13 +38,16 @@ def _distinct(mistakes: Iterable[ArchError]) -> list[ArchError]:
 class Request:
     """What to elaborate: hyperparameter values by name, the inputs a caller has, loss or not.
 
-    `given` none means that every declared input becomes an input of the program; otherwise an input
-    that is not given and has a default is replaced by it.
+    `given` none means that every declared input becomes an input of the program, but for those whose
+    default is computed; otherwise an input that is not given and has a default is replaced by it.
+    `facts` keeps the inputs with a computed default inputs, given or not, unless they have the decoded
+    axis: what holds for the program then holds whatever they are.
     """
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
     given: Collection[str] | None = None
     loss: bool = False
+    facts: bool = False
 
 
 def module_of(file: syntax.File) -> Module:
@@ -230,8 +233,12 @@ class _ModelElaborator:
             raise errors.AxisTwice(axis=twice.name, span=statement.span)
         axes = tuple((label, label.axis) for label in labels if label.axis is not None)
         kind = TensorType(INPUT_DTYPES[statement.kind], tuple(a for _, a in axes))
-        attrs = self._input_attrs(body, statement, kind.dtype)
-        if self._left_out(statement):
+        default = self._default(body, statement, kind)
+        attrs = self._input_attrs(body, statement, default)
+        if isinstance(default, Tensor) and not self._is_input(statement):
+            body.environment.values[statement.name] = self._computed(body, statement, default, axes)
+            return
+        if "default" in attrs and self._left_out(statement):
             node = self._constant(body, attrs["default"], kind)
         else:
             node = body.emitter.node("input", (), (kind,), **attrs)
@@ -244,7 +251,30 @@ class _ModelElaborator:
 
     def _left_out(self, statement: syntax.InputStmt) -> bool:
         given = self.request.given
-        return given is not None and statement.name not in given and statement.default is not None
+        return given is not None and statement.name not in given
+
+    def _is_input(self, statement: syntax.InputStmt) -> bool:
+        """Whether an input whose default is computed stays one.
+
+        With an entry for each decoded position it is no fact of the call.
+        """
+        decoded = {s.axis for s in syntax.walk(self.model) if isinstance(s, syntax.DecodeStmt)}
+        is_fact = self.request.facts and decoded.isdisjoint(d.name for d in statement.brackets)
+        return is_fact or statement.name in (self.request.given or ())
+
+    def _computed(
+        self,
+        body: Body,
+        statement: syntax.InputStmt,
+        default: Tensor,
+        axes: tuple[tuple[Label, Axis], ...],
+    ) -> Tensor:
+        """A default computed from what stands above it, once per call, laid out as declared."""
+        span = statement.default.span if statement.default is not None else statement.span
+        target = syntax.Target(name=statement.name, brackets=statement.brackets, span=span)
+        value = statements.bind(body, target, default, span)
+        node = statements.lay_out(body, value, tuple(axis for _, axis in axes))
+        return Tensor(node, self.scope, axes, value.dtype, len(axes), len(axes))
 
     def _constant(self, body: Body, value: bool | int | float, kind: TensorType) -> int:
         number = body.emitter.node("const", (), value=value, dtype=kind.dtype)
@@ -275,23 +305,32 @@ class _ModelElaborator:
         value = home.values[decl.name] if home is not None else None
         return value if isinstance(value, Dim) else Dim.symbol(decl.name)
 
-    def _input_attrs(self, body: Body, statement: syntax.InputStmt, dtype: DType) -> dict[str, Any]:
+    def _input_attrs(
+        self, body: Body, statement: syntax.InputStmt, default: Tensor | bool | int | float | None
+    ) -> dict[str, Any]:
         attrs: dict[str, Any] = {"name": statement.name, "kind": statement.kind}
         if statement.below is not None:
             attrs["below"] = brackets.expect_size(body, statement.below)
         if statement.extra is not None:
             extra = brackets.expect_size(body, statement.extra)
             attrs["extra"] = numbers.whole(extra, body.bindings, statement.extra.span)
-        if statement.default is not None:
-            attrs["default"] = self._default(body, statement, statement.default, dtype)
+        if isinstance(default, Tensor):
+            attrs["computed"] = True
+        elif default is not None:
+            attrs["default"] = default
             attrs["optional"] = True
         return attrs
 
     @staticmethod
     def _default(
-        body: Body, statement: syntax.InputStmt, expr: syntax.Expr, dtype: DType
-    ) -> bool | int | float:
+        body: Body, statement: syntax.InputStmt, kind: TensorType
+    ) -> Tensor | bool | int | float | None:
+        expr, dtype = statement.default, kind.dtype
+        if expr is None:
+            return None
         value = expressions.evaluate(body, expr)
+        if isinstance(value, Tensor) and value.dtype == dtype:
+            return value
         fits = {"bool": bool, "int": Dim, "float": Dim | float}[dtype]
         if not isinstance(value, fits):
             raise errors.InputDefault(name=statement.name, kind=statement.kind, span=expr.span)

@@ -10,9 +10,10 @@ from typing import Any
 
 from ...dsl import errors, syntax
 from ...dsl.diagnostics import ArchError
+from ...dsl.dims import Dim
 from ...dsl.span import Span
 from ..ir.graph import Axis, Builder, Parameter, TensorType
-from . import brackets, calls, expressions, numbers, repeats, scans
+from . import brackets, builtins, calls, expressions, numbers, repeats, scans
 from .body import Body, MadeWeight, Naming, Session
 from .labels import Label
 from .scopes import GraphScope
@@ -324,7 +325,10 @@ def _const(body: Body, statement: syntax.ConstStmt) -> None:
     with emitter.within(GraphScope(Builder("table"))):
         declared = [pair for d in statement.brackets for pair in brackets.axis_for(body, d)]
         result = expressions.evaluate(body, statement.value)
-        value = expressions.as_tensor(body, result, statement.span)
+        if isinstance(result, list):
+            value = _listed(body, result, [k for k, _ in declared], statement.value.span)
+        else:
+            value = expressions.as_tensor(body, result, statement.span)
         value = brackets.annotate(body, value, statement.brackets, statement.span)
         node = lay_out(body, value, tuple(value.axis(k) for k, _ in declared))
         if value.dtype not in ("int", "bool"):
@@ -338,6 +342,24 @@ def _const(body: Body, statement: syntax.ConstStmt) -> None:
     axes = tuple((k, value.axis(k)) for k, _ in declared)
     home.builder.set_hint(table, statement.name)
     body.environment.values[statement.name] = Tensor(table, home, axes, dtype, len(axes), len(axes))
+
+
+def _listed(body: Body, given: list[Any], labels: Sequence[Label], span: Span) -> Tensor:
+    """The numbers of a list along the first of `labels`, those of lists in it along the next."""
+    if not labels:
+        raise errors.NotATensor(got=numbers.describe(given), span=span)
+    label = labels[0]
+    if label.axis is not None:
+        body.emitter.require_equal(Dim.of(len(given)), label.axis.size, label.name, span, None)
+    parts = [
+        _listed(body, v, labels[1:], span)
+        if isinstance(v, list)
+        else expressions.as_tensor(body, v, span)
+        for v in given
+    ]
+    if any(p.dtype not in ("int", "bool") for p in parts):
+        parts = [body.emitter.cast(p, "f64") for p in parts]
+    return builtins.stacked(body, parts, label, span)
 
 
 def _table_function(session: Session, builder: Builder, hint: str, node: int) -> str:

@@ -25,9 +25,9 @@ class InputAxes(ArchError, id="input-axes"):
 class InputDefault(ArchError, id="input-default"):
     name: str
     kind: str
-    title = "the default of input `{name}` must be one constant of its kind, `{kind}`"
-    labels = {"span": "not such a constant"}
-    help = "`bool` takes true or false, `ids` and `int` a whole number, `float` any number"
+    title = "the default of input `{name}` must be of its kind, `{kind}`"
+    labels = {"span": "of another kind"}
+    help = "`bool` takes true or false, `ids` and `int` whole numbers, `float` any number"
 
 
 class InputTwice(ArchError, id="input-twice"):
