@@ -127,11 +127,13 @@ def _text(program: Program) -> tuple[object, ...]:
 def _sizes(a: Program, b: Program) -> tuple[Entry, ...]:
     names = dict.fromkeys((*a.sizes, *b.sizes))
     items = tuple(
-        Item(*(str(x.sizes[n]) if n in x.sizes else "" for x in (a, b)), name=n)
-        for n in names
-        if a.sizes.get(n) != b.sizes.get(n)
+        Item(_size(a, n), _size(b, n), name=n) for n in names if a.sizes.get(n) != b.sizes.get(n)
     )
     return (Entry(("sizes",), items),) if items else ()
+
+
+def _size(program: Program, name: str) -> str:
+    return str(program.sizes[name]) if name in program.sizes else ""
 
 
 def _resized(before: Model, after: Model) -> Model:
@@ -254,7 +256,7 @@ class _Side:
             self.texts.chain(node),
             self.texts.place(node),
             tuple(_local(s, _region(node)) for s in sources if s.op == "weight"),
-            next((r for s in sources if (r := _region(s))), ""),
+            next((r for s in sources if (r := _region(s).partition(".")[0])), ""),
         )
 
     def _attrs(self, node: Node) -> str:
@@ -383,7 +385,7 @@ class _Comparison:
     def _inputs(self) -> Iterator[Entry]:
         a, b = self._declared(self.left), self._declared(self.right)
         items = tuple(
-            Item(*(f"input {n}" if n in x else "" for x in (a, b)), a.get(n, ""), b.get(n, ""))
+            Item("", f"input {n}", "", b[n]) if n in b else Item(f"input {n}", "", a[n])
             for n in dict.fromkeys((*a, *b))
             if (n in a) != (n in b)
         )
@@ -583,13 +585,20 @@ def _lines(a: list[Term], b: list[Term]) -> Iterator[Item]:
     """Changed statements in the order they are computed, old beside new."""
     old, new = _by_statement(a), _by_statement(b)
     for text in [t for t in old if t in new]:
-        shown = ["; ".join(t.key(frozenset()) for t in s[text]) for s in (old, new)]
-        yield Item(*shown, name=text)
+        before, after = (_bare_facts(side[text]) for side in (old, new))
+        yield Item(before, after, name=f"`{text}`:")
         del old[text], new[text]
     for text, terms in old.items():
         yield Item(_valued(text, terms), "", terms[0].place.at)
     for text, terms in new.items():
         yield Item("", _valued(text, terms), "", terms[0].place.at)
+
+
+def _bare_facts(terms: Sequence[Term]) -> str:
+    """What one statement comes to, where both texts are the same."""
+    sizes = [t.attrs.partition("sizes = ")[2].partition("}")[0] for t in terms]
+    facts = (size or t.key(frozenset()) for size, t in zip(sizes, terms, strict=True))
+    return "; ".join(dict.fromkeys(facts))
 
 
 def _by_statement(terms: Sequence[Term]) -> dict[str, list[Term]]:
@@ -656,13 +665,10 @@ def _sharing(region: str, term: Term, shared: Term, swapped: bool) -> Item:
 
 
 def _joined(told: Sequence[Told]) -> Iterator[Told]:
-    """What is told of one labelled region at several places, as one."""
+    """What is told of one region at several places, as one."""
     found: dict[str, tuple[Item, ...]] = {}
     for region, items in told:
-        if not region:
-            yield region, items
-        else:
-            found[region] = (*found.get(region, ()), *items)
+        found[region] = (*found.get(region, ()), *items)
     yield from found.items()
 
 
