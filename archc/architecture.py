@@ -17,6 +17,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from .compiler.ir.graph import AttrValue, Axis, Function, Node, Program
+from .compiler.ir.text import show_function
 from .compiler.ir.walk import join
 from .dsl.diagnostics import ArchError, Diagnostics
 from .dsl.dims import Dim
@@ -39,8 +40,8 @@ class Item:
 
     before: str
     after: str
-    before_at: str = ""
-    after_at: str = ""
+    before_at: str = field(default="", compare=False)  # of equal items, where the first stands
+    after_at: str = field(default="", compare=False)
     name: str = ""
 
     @property
@@ -108,8 +109,16 @@ def contrast(before: Model, after: Model) -> Contrast:
     found = _Comparison(_Side(left), _Side(after)).entries()
     entries = (*sizes, *found)
     if not entries and not full.same:
-        entries = (Entry(("details",), (Item("", "see --full", name="operations"),)),)
+        entries = (Entry(("details",), (Item("", "operations differ: see --full"),)),)
+    elif not entries and _text(before.program) != _text(after.program):
+        entries = (Entry(("details",), (Item("", "another order or other initial values"),)),)
     return Contrast(full.names, entries, full)
+
+
+def _text(program: Program) -> tuple[object, ...]:
+    """All that a program means."""
+    functions = tuple(show_function(f) for f in program.functions)
+    return functions, program.parameters, program.decode
 
 
 # ------------------------------------------------------------------------------ sizes
@@ -118,11 +127,13 @@ def contrast(before: Model, after: Model) -> Contrast:
 def _sizes(a: Program, b: Program) -> tuple[Entry, ...]:
     names = dict.fromkeys((*a.sizes, *b.sizes))
     items = tuple(
-        Item(*(str(x.sizes[n]) if n in x.sizes else "" for x in (a, b)), name=n)
-        for n in names
-        if a.sizes.get(n) != b.sizes.get(n)
+        Item(_size(a, n), _size(b, n), name=n) for n in names if a.sizes.get(n) != b.sizes.get(n)
     )
     return (Entry(("sizes",), items),) if items else ()
+
+
+def _size(program: Program, name: str) -> str:
+    return str(program.sizes[name]) if name in program.sizes else ""
 
 
 def _resized(before: Model, after: Model) -> Model:
@@ -245,7 +256,7 @@ class _Side:
             self.texts.chain(node),
             self.texts.place(node),
             tuple(_local(s, _region(node)) for s in sources if s.op == "weight"),
-            next((r for s in sources if (r := _region(s))), ""),
+            next((r for s in sources if (r := _region(s).partition(".")[0])), ""),
         )
 
     def _attrs(self, node: Node) -> str:
@@ -374,7 +385,7 @@ class _Comparison:
     def _inputs(self) -> Iterator[Entry]:
         a, b = self._declared(self.left), self._declared(self.right)
         items = tuple(
-            Item(*(f"input {n}" if n in x else "" for x in (a, b)), a.get(n, ""), b.get(n, ""))
+            Item("", f"input {n}", "", b[n]) if n in b else Item(f"input {n}", "", a[n])
             for n in dict.fromkeys((*a, *b))
             if (n in a) != (n in b)
         )
@@ -405,11 +416,13 @@ class _Comparison:
         right = self.right.regions(b) if b else {}
         yield from _tied(left, right, swapped=False)
         yield from _tied(right, left, swapped=True)
+        told: list[Told] = []
         for region in dict.fromkeys(("", *left, *right)):
             if not region or (region in left and region in right):
-                yield from self._told(region, left.get(region, []), right.get(region, []))
-        yield from _alone(left, right, swapped=False)
-        yield from _alone(right, left, swapped=True)
+                told += self._told(region, left.get(region, []), right.get(region, []))
+        told += _alone(left, right, swapped=False)
+        told += _alone(right, left, swapped=True)
+        yield from _joined(told)
         yield from self._order(a, b)
 
     def _order(self, a: Function | None, b: Function | None) -> Iterator[Told]:
@@ -572,13 +585,20 @@ def _lines(a: list[Term], b: list[Term]) -> Iterator[Item]:
     """Changed statements in the order they are computed, old beside new."""
     old, new = _by_statement(a), _by_statement(b)
     for text in [t for t in old if t in new]:
-        shown = ["; ".join(t.key(frozenset()) for t in s[text]) for s in (old, new)]
-        yield Item(*shown, name=text)
+        before, after = (_bare_facts(side[text]) for side in (old, new))
+        yield Item(before, after, name=f"`{text}`:")
         del old[text], new[text]
     for text, terms in old.items():
         yield Item(_valued(text, terms), "", terms[0].place.at)
     for text, terms in new.items():
         yield Item("", _valued(text, terms), "", terms[0].place.at)
+
+
+def _bare_facts(terms: Sequence[Term]) -> str:
+    """What one statement comes to, where both texts are the same."""
+    sizes = [t.attrs.partition("sizes = ")[2].partition("}")[0] for t in terms]
+    facts = (size or t.key(frozenset()) for size, t in zip(sizes, terms, strict=True))
+    return "; ".join(dict.fromkeys(facts))
 
 
 def _by_statement(terms: Sequence[Term]) -> dict[str, list[Term]]:
@@ -644,14 +664,22 @@ def _sharing(region: str, term: Term, shared: Term, swapped: bool) -> Item:
     return _flipped(item) if swapped else item
 
 
+def _joined(told: Sequence[Told]) -> Iterator[Told]:
+    """What is told of one region at several places, as one."""
+    found: dict[str, tuple[Item, ...]] = {}
+    for region, items in told:
+        found[region] = (*found.get(region, ()), *items)
+    yield from found.items()
+
+
 def _alone(a: Regions, b: Regions, *, swapped: bool) -> Iterator[Told]:
     """What only one side has: the outermost region, its call and its weights."""
     roots: dict[str, list[Term]] = {}
     for region in [r for r in a if r and r not in b]:
         roots.setdefault(_root(region, b), []).extend(a[region])
     for root, terms in roots.items():
-        item = _whole(root, terms)
-        yield root, (_flipped(item) if swapped else item,)
+        item, parent = _whole(root, terms), root.rpartition(".")[0]
+        yield parent or root, (_flipped(item) if swapped else item,)
 
 
 def _whole(root: str, terms: list[Term]) -> Item:
@@ -660,7 +688,9 @@ def _whole(root: str, terms: list[Term]) -> Item:
     place, depth = first.place, root.count(".")
     call, at = [*zip(place.calls, place.sites, strict=True), (place.text, place.at)][depth]
     weights = dict.fromkeys(t.local for t in terms if t.op == "weight")
-    text = call.partition(" as ")[0] + (f": weights {', '.join(weights)}" if weights else "")
+    label = root.rpartition(".")[2] if depth else ""
+    text = f"{label} = {call.partition(' as ')[0]}" if label else call.partition(" as ")[0]
+    text += f": weights {', '.join(weights)}" if weights else ""
     return Item(text, "", at)
 
 

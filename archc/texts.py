@@ -32,6 +32,7 @@ class Texts:
 
     model: Model
     definitions: tuple[syntax.Definition, ...] = field(init=False)
+    _chains: dict[tuple[Span, ...], tuple[str, ...]] = field(default_factory=dict, init=False)
     _found: dict[Span, tuple[syntax.Node, ...]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -41,7 +42,10 @@ class Texts:
 
     def chain(self, node: Node) -> tuple[str, ...]:
         """The blocks and functions that were called, outermost first, without the model."""
-        return tuple(self._name(span) for span in reversed(node.spans[:-1]))
+        if node.spans not in self._chains:
+            names = tuple(self._name(span) for span in reversed(node.spans[:-1]))
+            self._chains[node.spans] = names
+        return self._chains[node.spans]
 
     def place(self, node: Node) -> Place:
         if not node.spans:

@@ -387,6 +387,19 @@ def test_command_compares_two_files(tmp_path: Path) -> None:
     found = json.loads(run(LLAMA, other, "--preset", "tiny", "--json").stdout)
     assert found["same"] is False
     assert found["operations"][0]["kind"] == "changed"
+    assert found["entries"][0]["items"][0]["after"] == "500.0"
+    full = run(LLAMA, other, "--preset", "tiny", "--full")
+    assert full.exit_code == 1
+    assert "operations: 1" in full.output
+
+
+def test_command_takes_a_preset_of_each_file() -> None:
+    result = run(LLAMA, LLAMA, "--preset", "llama2_7b, llama3_8b")
+    assert result.exit_code == 1
+    assert "sizes: vocab 32000 -> 128256" in result.output
+    assert "theta 10000.0 -> 500000.0" in result.output
+    assert run(LLAMA, LLAMA, "--preset", "tiny,tiny,tiny").exit_code == 2
+    assert "unknown" in run(LLAMA, LLAMA, "--preset", "tiny,nowhere").output
 
 
 @pytest.mark.parametrize(
