@@ -695,6 +695,24 @@ def _phi3(d: int, layers: int, hidden: int, heads: int, groups: int, **others: A
 PHI3: Rows = {
     ("phi3", "phi3_mini"): _phi3(3072, 32, 8192, 32, 32),
     ("phi3", "phi3_medium"): _phi3(5120, 40, 17920, 40, 10),
+    ("phi3", "phi4_mini"): _phi3(
+        *(3072, 32, 8192, 24, 8),
+        full_attn_mod=1,
+        interpolate_factor=1,
+        lm_head_bias=False,
+        max_position_embeddings=131072,
+        mlp_bias=False,
+        original_max_position_embeddings=4096,
+        partial_rotary_factor=0.75,
+        rope_scaling={
+            "long_factor": [1 + i for i in range(48)],  # the published ones are not so round
+            "short_factor": [1.0] * 48,
+            "type": "longrope",
+        },
+        sliding_window=262144,
+        tie_word_embeddings=True,
+        vocab_size=200064,
+    ),
     ("phi3", "phi4"): _phi3(
         *(5120, 40, 17920, 40, 10),
         max_position_embeddings=16384,
