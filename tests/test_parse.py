@@ -163,6 +163,7 @@ def test_lambdas(body: str) -> None:
 
 def test_lists_tables_and_comprehensions() -> None:
     assert expr("[1, 2,]") == expr("[1, 2]")
+    assert expr("[]").items == ()
     made = expr("[f(i) for i in n // 2]")
     assert isinstance(made, syn.ListExpr)
     assert (made.variable, made.over) == ("i", expr("n // 2"))
