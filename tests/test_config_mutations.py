@@ -24,8 +24,9 @@ from archc.compiler.elaborate import Request, elaborate, hyperparameters
 from archc.dsl.diagnostics import ArchError, Diagnostics
 
 # Where the output of `transformers` changes, and should not have an effect here.
-NO_NULL = {
-    "scale_decoder_outputs": "null is absent here, the default; there it is a switch that is off"
+NO_NULL = {  # null is absent here, the default; there it is a switch that is off
+    "scale_decoder_outputs",
+    "truncate",
 }
 DEFECTS = {
     (

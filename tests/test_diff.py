@@ -361,7 +361,8 @@ def test_command_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["op"] == "sub"
     assert found["introduced"] is True
     assert found["places"][0]["file"] == str(LLAMA)
-    assert LLAMA.read_text().split("\n")[found["places"][0]["line"] - 1].strip().startswith("|>")
+    line = LLAMA.read_text().split("\n")[found["places"][0]["line"] - 1]
+    assert line.endswith("-> turn(x, t, length)")
 
 
 def test_command_takes_the_tiny_preset_by_itself() -> None:

@@ -35,11 +35,11 @@ EXPECTED = {
         "llama", ATTENTION, "dot mul const", "attention(heads", "dot(q, k, e)"
     ),
     "mask bound": Expected("llama", ATTENTION, "le", "attention(heads", "slot(t) <= slot(s)"),
-    "rope pairing": Expected("llama", ATTENTION, "split pick", "attention(heads", "pair"),
+    "rope pairing": Expected("llama", ATTENTION, "split pick", "turn(x, t, length)", "pair"),
     "epsilon": Expected("llama", NORM, "const", "rmsnorm(eps) as norm1", "+ eps"),
     "gain dropped": Expected("bert", "embedding_norm", "mul", "layernorm(eps)", "* gain"),
     "difference swapped": Expected(
-        "llama", ATTENTION, "sub", "attention(heads", "z[pair: 0] * c -"
+        "llama", ATTENTION, "sub", "turn(x, t, length)", "z[pair: 0] * c -"
     ),
     "quotient swapped": Expected(
         "llama", NORM, "div", "rmsnorm(eps) as norm1", "sum(x, a) / count"
