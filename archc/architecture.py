@@ -8,7 +8,6 @@ of several regions are one entry.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,19 +15,17 @@ from difflib import SequenceMatcher
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from .compiler.ir.graph import AttrValue, Axis, Function, Node, Program
+from .compiler.ir.graph import Function, Node, Program
 from .compiler.ir.text import show_function
 from .compiler.ir.walk import join
 from .dsl.diagnostics import ArchError, Diagnostics
-from .dsl.dims import Dim
 from .structural import Difference, compare_models
-from .texts import Place, Texts
+from .terms import Side, Term, region_of
+from .texts import Place
 
 if TYPE_CHECKING:
     from .api import Model
 
-SILENT = frozenset({"const", "input", "repeat", "result", "size"})  # told by who reads them
-AXES = re.compile(r"(axis|axes|into|pairs|parts) = (\([^{}]*?\)|\w+)(?=[,}])")
 SHORT = 2  # statements of a new call that are shown themselves
 WIDTH = 100
 LOOSE = 0.5  # how alike two statements are that say the same thing differently
@@ -106,7 +103,7 @@ def contrast(before: Model, after: Model) -> Contrast:
     full = compare_models(before, after)
     sizes = _sizes(before.program, after.program)
     left = _resized(before, after)
-    found = _Comparison(_Side(left), _Side(after)).entries()
+    found = _Comparison(Side(left), Side(after)).entries()
     entries = (*sizes, *found)
     if not entries and not full.same:
         entries = (Entry(("details",), (Item("", "operations differ: see --full"),)),)
@@ -168,138 +165,6 @@ def _measures(program: Program) -> frozenset[str]:
     return frozenset(symbols | repeats | bounds)
 
 
-# ------------------------------------------------------------------------------ terms
-
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """What an operation reads; `name` is what the text calls a number."""
-
-    text: str
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Term:
-    """An operation of a region: its meaning without where operands come from, and its text."""
-
-    op: str
-    operands: tuple[Operand, ...]
-    attrs: str
-    chain: tuple[str, ...]
-    place: Place
-    weights: tuple[str, ...] = ()
-    near: str = ""
-
-    def key(self, masked: frozenset[str]) -> str:
-        """What is computed; a number whose name is masked counts by its name."""
-        shown = ", ".join(f"<{o.name}>" if o.name in masked else o.text for o in self.operands)
-        return f"{self.op}({shown}) {self.attrs}"
-
-    def bare(self, masked: frozenset[str]) -> str:
-        """What is computed, without which axes it is about."""
-        return AXES.sub("", self.key(masked))
-
-    @property
-    def loose(self) -> str:
-        """What is computed, with whatever weights."""
-        shown = ", ".join("w" if o.text in self.weights else o.text for o in self.operands)
-        return f"{self.op}({shown}) {self.attrs}"
-
-    @property
-    def local(self) -> str:
-        """The path of a weight below its region."""
-        return self.attrs.partition("path = ")[2].partition(",")[0]
-
-    @property
-    def numbers(self) -> dict[str, str]:
-        return {o.name: o.text for o in self.operands if o.name}
-
-
-@dataclass(slots=True)
-class _Side:
-    """One of the two models, and its regions as terms."""
-
-    model: Model
-    texts: Texts = field(init=False)
-    inputs: frozenset[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.texts = Texts(self.model)
-        main = self.model.program.main
-        self.inputs = frozenset(id(main[i]) for i in main.inputs)
-
-    @property
-    def program(self) -> Program:
-        return self.model.program
-
-    def regions(self, function: Function) -> dict[str, list[Term]]:
-        found: dict[str, list[Term]] = {}
-        for owner, node in self._nodes(function):
-            if node.op not in SILENT:
-                found.setdefault(_region(node), []).append(self._term(owner, node))
-        return found
-
-    def _nodes(self, function: Function) -> Iterator[tuple[Function, Node]]:
-        """The nodes of a function, those of its tables and scans in place."""
-        for node in function.nodes:
-            if "body" in node.attrs:
-                yield from self._nodes(self.program.body(node))
-            yield function, node
-
-    def _term(self, function: Function, node: Node) -> Term:
-        sources = [function[i] for i in node.inputs]
-        return Term(
-            node.op,
-            tuple(self._operand(node, k, s) for k, s in enumerate(sources)),
-            self._attrs(node),
-            self.texts.chain(node),
-            self.texts.place(node),
-            tuple(_local(s, _region(node)) for s in sources if s.op == "weight"),
-            next((r for s in sources if (r := _region(s).partition(".")[0])), ""),
-        )
-
-    def _attrs(self, node: Node) -> str:
-        items = {k: self._value(v) for k, v in node.attrs.items() if k != "body"}
-        if node.op == "weight":
-            items["path"] = _local(node, _region(node))
-            items["sizes"] = self._value(tuple(axis.size for axis in node.axes))
-        return f"{{{', '.join(f'{k} = {v}' for k, v in items.items())}}} {node.type.dtype}"
-
-    def _operand(self, node: Node, position: int, source: Node) -> Operand:
-        """A name for sources, the op within one statement, nothing across statements."""
-        if source.op == "const":
-            value = self._value(source.attrs["value"])
-            return Operand(value, self.texts.operand(node, position))
-        if source.op == "weight":
-            return Operand(_local(source, _region(node)))
-        if id(source) in self.inputs:
-            return Operand(source.attrs.string("name"))
-        inside = self._stands(source) == self._stands(node)
-        return Operand(source.op if inside else ".")
-
-    def _stands(self, node: Node) -> tuple[object, ...]:
-        return _region(node), self.texts.chain(node), self.texts.place(node).text
-
-    def _value(self, value: AttrValue) -> str:
-        if isinstance(value, tuple):
-            return f"({', '.join(map(self._value, value))})"
-        if isinstance(value, Dim):
-            return str(value.substitute(self.program.sizes))
-        if isinstance(value, float):
-            return repr(float(f"{value:.10g}"))
-        return value.name.partition(".")[0] if isinstance(value, Axis) else str(value)
-
-
-def _region(node: Node) -> str:
-    return node.origins[0].region if node.origins else ""
-
-
-def _local(weight: Node, region: str) -> str:
-    """A weight's path, without the region's where it lies in that."""
-    return weight.attrs.string("path").removeprefix(f"{region}." if region else "")
-
-
 # ------------------------------------------------------------------------------ comparison
 
 
@@ -327,7 +192,7 @@ class Flow:
             return self.inputs.get(node.attrs.string("name"), f"%{node.id}")
         if node.op == "repeat":
             return node.attrs.string("path")
-        return _region(node).partition(".")[0] or f"%{node.id}"
+        return region_of(node).partition(".")[0] or f"%{node.id}"
 
     def _edge(self, reader: str, source: str) -> None:
         if reader != source:
@@ -367,8 +232,8 @@ def _listed(names: Sequence[str]) -> str:
 
 @dataclass(slots=True)
 class _Comparison:
-    left: _Side
-    right: _Side
+    left: Side
+    right: Side
 
     def entries(self) -> Iterator[Entry]:
         yield from self._inputs()
@@ -392,7 +257,7 @@ class _Comparison:
         if items:
             yield Entry(("inputs",), items)
 
-    def _declared(self, side: _Side) -> dict[str, str]:
+    def _declared(self, side: Side) -> dict[str, str]:
         main = side.program.main
         return {main[i].attrs.string("name"): side.texts.place(main[i]).at for i in main.inputs}
 

@@ -449,6 +449,21 @@ NLLB = {
     "tokenizer_class": "NllbTokenizer",
     "vocab_size": 256206,
 }
+VASWANI = {
+    "activation_function": "relu",
+    "architectures": ["MarianMTModel"],
+    "decoder_vocab_size": 37000,
+    "model_type": "marian",
+    "scale_embedding": True,
+    "share_encoder_decoder_embeddings": True,
+    "static_position_embeddings": True,
+    "vocab_size": 37000,
+}
+# The original sizes in the fields of the class that is closest, whose positions are stored.
+MARIAN: dict[str, Config] = {
+    "transformer_base": _encoder_decoder(512, 6, 2048, 8, **VASWANI),
+    "transformer_big": _encoder_decoder(1024, 6, 4096, 16, **VASWANI),
+}
 SEQ2SEQ: Rows = {
     ("bart", "bart_base"): _encoder_decoder(768, 6, 3072, 12, **BART_OLD),
     ("bart", "bart_large"): _encoder_decoder(1024, 12, 4096, 16, **BART_OLD),

@@ -140,6 +140,18 @@ def test_laws_hold_for_what_is_shipped(path) -> None:
     check_laws(path.read_text(encoding="utf-8"))
 
 
+EXAMPLES = [path for path in SHIPPED if "examples" in str(path)]
+LIMIT = 90  # lines of an example, its comments, documentation and checkpoint blocks apart
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_read_at_a_glance(path) -> None:
+    text = re.sub(r'"""(?s:.*?)"""', "", path.read_text(encoding="utf-8"))
+    text = re.sub(r"^checkpoint .*?^}", "", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in text.split("\n") if line.strip() and not line.strip().startswith("#")]
+    assert len(lines) <= LIMIT
+
+
 NAMES = st.sampled_from(["x", "value", "time", "a_rather_long_name_of_something", "in"])
 ATOMS = st.one_of(NAMES, st.sampled_from(["1", "2.5", '"text"', "none", "f()"]))
 GAP = st.sampled_from([" ", "", "\n", "  # note\n", "\n# a line\n\n"])

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from bundled import FOLDER, example
 from click.testing import CliRunner
-from published_configs import CONFIGS, UNPUBLISHED
-from test_cost import PUBLISHED
+from published_configs import CONFIGS, MARIAN, UNPUBLISHED
+from test_cost import PUBLISHED, WITH_BUFFERS
 
 import archc
 from archc.cli import main
@@ -41,6 +41,14 @@ def test_the_count_of_a_config_is_that_of_the_preset(directory: Path, row: tuple
     assert (found["parameters"], found["non_embedding_parameters"]) == (parameters, non_embedding)
     imported = output("import", directory)
     assert (imported["example"], imported["parameters"]) == (f"{name}.arch", parameters)
+
+
+@pytest.mark.parametrize("preset", WITH_BUFFERS)
+def test_the_count_of_a_config_with_stored_positions(preset: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(MARIAN[preset]))
+    found = output("cost", FOLDER / "transformer.arch", "--weights", tmp_path)
+    bias = MARIAN[preset]["vocab_size"]  # of the logits: a buffer as well, which is counted nowhere
+    assert found["parameters"] + found["buffers"] - bias == WITH_BUFFERS[preset][0]
 
 
 @pytest.mark.parametrize(("directory", "row"), ROWS, indirect=["directory"])
