@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from bundled import example
 from checks import NAMES, heads_of, model_of, ops, ran, reason, same, sites
 from graphs import (
     Model,
@@ -364,6 +365,14 @@ def test_verify_finds_the_smallest_sizes_that_satisfy_the_constraints() -> None:
     distinct, equal = (dict(c.sizes) for c in cases(program))
     assert distinct == {"d": 4, "w": 3}
     assert equal == {"d": 4, "w": 2}
+
+
+def test_verify_chooses_no_more_entries_than_there_are() -> None:
+    program = example("gpt4_speculated")
+    found = [dict(c.sizes) for c in cases(program)]
+    assert program.sizes not in found
+    assert all(sizes["used"] <= sizes["experts"] for sizes in found)
+    optimise(program, verify=evaluate)
 
 
 def test_the_rule_limit_bisects() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from ...dsl import errors, syntax
 from ...dsl.dims import Dim, product
@@ -190,10 +190,13 @@ def _divides(body: Body, whole: Dim, parts: Dim, group: syntax.AxisGroup, label:
     relied_on(body, parts, whole, group.span)
 
 
-def relied_on(body: Body, left: Dim, right: Dim, span: Span) -> None:
-    """Record that two sizes are equal under the present bindings."""
-    constraint = Constraint(left, "==", right, span)
-    if left != right and constraint not in body.emitter.constraints:
+def relied_on(
+    body: Body, left: Dim, right: Dim, span: Span, op: Literal["==", "<="] = "=="
+) -> None:
+    """Record a relation of two sizes that holds under the present bindings, and need not under others."""
+    constraint = Constraint(left, op, right, span)
+    always = (right - left).constant is not None
+    if not always and constraint not in body.emitter.constraints:
         body.emitter.constraints.append(constraint)
 
 

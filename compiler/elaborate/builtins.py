@@ -304,6 +304,7 @@ def _topk(body: Body, _: str, given: Given) -> tuple[Tensor, Tensor]:
     )
     if least is not None and most is not None and least > most:
         raise errors.TopkCount(count=least, axis=label.name, size=most, span=span)
+    brackets.relied_on(body, size.size, value.axis(label).size, span, "<=")
     axis = brackets.unused_axis(body, None, name, size.size, [a for _, a in value.axes])
     pair = body.emitter.node("topk", (body.emitter.use(value),), axis=value.axis(label), k=axis)
     axes = tuple((size.label, axis) if k is label else (k, a) for k, a in value.axes)
