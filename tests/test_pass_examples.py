@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from bundled import example
+from bundled import FOLDER, example
 from checks import NAMES, same
 from graphs import evaluate
 
@@ -31,6 +31,11 @@ def test_examples_are_fused_and_verified(name: str) -> None:
     nodes = Counter(n.op for f in done.program.functions for n in f.nodes)
     assert {op: nodes[op] for op in KERNELS[name]} == KERNELS[name]
     assert optimise(done.program).program == done.program
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in FOLDER.glob("*.arch")))
+def test_no_pass_changes_an_example(name: str) -> None:
+    optimise(example(name), verify=evaluate)
 
 
 @pytest.mark.parametrize("name", KERNELS)

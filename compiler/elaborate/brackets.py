@@ -272,6 +272,7 @@ def _check_range(body: Body, label: Label, bounds: tuple[Dim, ...], span: Span) 
         if gap is not None and gap < 0:
             _, start, stop, size = map(body.emitter.show, bounds)
             raise errors.SliceRange(axis=label.name, start=start, stop=stop, size=size, span=span)
+        relied_on(body, low, high, span, "<=")
 
 
 def _pick(body: Body, value: Tensor, label: Label, at: Dim, span: Span) -> Tensor:
@@ -282,6 +283,7 @@ def _pick(body: Body, value: Tensor, label: Label, at: Dim, span: Span) -> Tenso
         raise errors.PickRange(axis=label.name, index=position, size=size, span=span)
     if position is not None and position < 0:
         at = axis.size + at
+    relied_on(body, at + 1, axis.size, span, "<=")
     node = body.emitter.node("pick", (body.emitter.use(value),), axis=axis, at=at)
     return _dropped(body, value, node, label)
 

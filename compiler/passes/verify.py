@@ -114,7 +114,7 @@ class _Search:
         tables = {n.attrs.axis("axis").size for n in unfilled}
         slots = max(run_time.values(), default=1)
         for size in {a.size for n in nodes for a in _axes(n)}:
-            least = slots if size in tables else 1  # a table must have a row for every slot
+            least = 2 * slots if size in tables else 1  # rows for all slots, also behind an offset
             self._require(size.symbols(), _at_least(size, least))
         for relation in program.constraints:
             self._require(relation.left.symbols() | relation.right.symbols(), relation.holds)
