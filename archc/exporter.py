@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .commands.files import new_directory
 from .compiler.checkpoint import (
     SHARD_BYTES,
     config_of,
@@ -25,6 +24,7 @@ from .compiler.elaborate import Request, elaborate, hyperparameters
 from .dsl.diagnostics import ArchError, Diagnostics
 from .dsl.errors import NoExportBlock, NotExportable, UnsaidModel, Unwritable
 from .dsl.syntax import CheckpointDef
+from .files import new_directory
 
 if TYPE_CHECKING:
     from .api import Model

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..dsl.diagnostics import InternalError
-from .files import files_in, new_directory
+from ..files import files_in, new_directory
 from .options import BACKENDS, FILE, WEIGHTS, open_model, sizes
 from .progress import bar
 

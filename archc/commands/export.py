@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import FILE, WEIGHTS, open_model, sizes
+from .options import FILE, RANDOM, WEIGHTS, open_model, sizes
 from .progress import shown
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -32,7 +32,7 @@ class Bytes(click.ParamType):
 @FILE
 @sizes
 @WEIGHTS
-@click.option("--random", "seed", type=int, metavar="SEED", help="Random weights from this seed.")
+@RANDOM
 @click.option(
     "-o",
     "output",
@@ -63,11 +63,7 @@ def command(
     What was read from such a directory is written back as it was. Random weights and other formats get a
     config.json made from the model's sizes, by its checkpoint block.
     """
-    if weights is not None and seed is not None:
-        raise click.UsageError("--weights and --random exclude each other")
-    opened = open_model(file, preset, settings, model, weights)
-    if seed is not None:
-        opened = opened.with_random_weights(seed)
+    opened = open_model(file, preset, settings, model, weights, seed)
     with shown(opened) as watched:
         files = watched.export(output, shard_bytes=shard_size)
     click.echo(f"wrote {output}: {', '.join(files)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..dsl import format_file, parse_file
-from .files import write_file
+from ..files import write_file
 
 
 @click.command("fmt")

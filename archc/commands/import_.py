@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..dsl.diagnostics import Diagnostics
-from .files import write_file
+from ..files import write_file
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -32,6 +32,9 @@ WEIGHTS = click.option(
     metavar="W",
     help="A checkpoint: a Hugging Face directory, a .safetensors file in one, or a .gguf file.",
 )
+RANDOM = click.option(
+    "--random", "seed", type=int, metavar="SEED", help="Random weights from this seed."
+)
 DTYPE = click.option(
     "--dtype",
     type=click.Choice(["f64", "f32", "bf16", "f16"]),
@@ -70,8 +73,12 @@ def open_model(
     settings: tuple[str, ...] = (),
     model: str | None = None,
     weights: Path | None = None,
+    seed: int | None = None,
 ) -> Model:
-    """The model that these options name."""
+    """The model that these options name, with weights from a checkpoint or from a seed."""
     from ..api import load
 
-    return load(file, preset=preset, model=model, weights=weights, overrides=overrides(settings))
+    if weights is not None and seed is not None:
+        raise click.UsageError("--weights and --random exclude each other")
+    found = load(file, preset=preset, model=model, weights=weights, overrides=overrides(settings))
+    return found if seed is None else found.with_random_weights(seed)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import BACKENDS, DTYPE, FILE, WEIGHTS, open_model, sizes
+from .options import BACKENDS, DTYPE, FILE, RANDOM, WEIGHTS, open_model, sizes
 from .progress import shown
 from .tensors import read_tensors, write_tensors
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @FILE
 @sizes
 @WEIGHTS
-@click.option("--random", "seed", type=int, metavar="SEED", help="Random weights from this seed.")
+@RANDOM
 @click.option(
     "--inputs",
     type=click.Path(path_type=Path),
@@ -63,13 +63,9 @@ def command(
     compiled: bool,
 ) -> None:
     """Run the model in FILE once."""
-    if weights is not None and seed is not None:
-        raise click.UsageError("--weights and --random exclude each other")
     if compiled and backend != "torch":
         raise click.BadParameter("only the torch backend compiles", param_hint="--compile")
-    opened = open_model(file, preset, settings, model, weights)
-    if seed is not None:
-        opened = opened.with_random_weights(seed)
+    opened = open_model(file, preset, settings, model, weights, seed)
     given = read_tensors(inputs)
     options = {"compile": True} if compiled else {}
     with shown(opened) as watched:

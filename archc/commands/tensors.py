@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..dsl.errors import BadTensorFile
-from .files import reason_of, write_file
+from ..files import reason_of, write_file
 
 if TYPE_CHECKING:
     from ..backends.base import Array

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..dsl.errors import Unwritable
+from .dsl.errors import Unwritable
 
 
 def reason_of(error: OSError) -> str:
