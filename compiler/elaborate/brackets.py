@@ -153,7 +153,9 @@ def _merge_validity(
     known = [time.fact(body, "valid", k, a) for k, a in zip(parts, axes, strict=True)]
     masks = [valid for valid in known if isinstance(valid, Tensor)]
     valid = masks[0] if len(masks) == 1 else body.emitter.pointwise("and", masks, span)
-    pairs = [(k, valid.axis(k) if valid.carries(k) else a) for k, a in zip(parts, axes, strict=True)]
+    pairs = [
+        (k, valid.axis(k) if valid.carries(k) else a) for k, a in zip(parts, axes, strict=True)
+    ]
     lacking = tuple(a for k, a in pairs if not valid.carries(k))
     node = body.emitter.use(valid)
     if lacking:

@@ -78,7 +78,7 @@ def derive(body: Body, axis: Axis, source: Axis) -> None:
 
 
 def joined_name(body: Body, parts: Sequence[Axis], sign: str = "+") -> str | None:
-    """What the timeline of a concatenation (+) or a merge (*) is called: equal parts in equal order have one.
+    """What the timeline of a concatenation (+) or a merge (*) is called: equal parts make one.
 
     None where no part has a timeline, where one was cut, or where positions or segments are
     declared: those of several parts have no common meaning.
