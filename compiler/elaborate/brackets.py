@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import reduce
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -152,7 +153,7 @@ def _merge_validity(
     """An entry of merged axes is valid where it is along each of them."""
     known = [time.fact(body, "valid", k, a) for k, a in zip(parts, axes, strict=True)]
     masks = [valid for valid in known if isinstance(valid, Tensor)]
-    valid = masks[0] if len(masks) == 1 else body.emitter.pointwise("and", masks, span)
+    valid = reduce(lambda a, b: body.emitter.pointwise("min", [a, b], span), masks)
     pairs = [
         (k, valid.axis(k) if valid.carries(k) else a) for k, a in zip(parts, axes, strict=True)
     ]
