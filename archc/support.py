@@ -276,7 +276,8 @@ def status(construct: Construct, backend_name: str) -> str:
     try:
         model = model_of([construct])
         runner = backend(backend_name)
-        runner.emit(optimise(model.program).program)
+        unwanted = runner.unwanted_passes(construct.dtype)
+        runner.emit(optimise(model.program, disable=unwanted).program)
         if construct.group == "dtypes":  # which only loading refuses
             model.with_random_weights(0).compile(backend_name, dtype=construct.dtype)
     except ArchError as error:
