@@ -19,6 +19,7 @@ from ..ir.text import show
 from ..rewrite import Pass, Session, Site, ValueMap, run_pass
 from .canonicalize import CANONICALIZE
 from .explain import explain_text
+from .fft_convolution import FFT_CONVOLUTION
 from .fuse_linear import FUSE_LINEAR
 from .fuse_norm_linear import FUSE_NORM_LINEAR
 from .fuse_pointwise import FUSE_POINTWISE
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 PIPELINE: tuple[Pass, ...] = (
     CANONICALIZE,
     SINK_MERGES,
+    FFT_CONVOLUTION,
     TILE_ATTENTION,
     PACK_PROJECTIONS,
     FUSE_NORM_LINEAR,
