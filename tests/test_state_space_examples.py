@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from references import distance
+from references import REFERENCES, distance
 from safetensors.numpy import load_file, save_file
 
 import archc
@@ -247,3 +247,29 @@ def as_stored(name: str, value: np.ndarray) -> np.ndarray:
 
 def parts(value: np.ndarray) -> np.ndarray:
     return np.stack([value.real, value.imag], -1)
+
+
+# ---------------------------------------------------------------------------- Mamba's padding
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_padding_on_the_left_is_that_of_transformers(name: str, tmp_path: Path) -> None:
+    reference = REFERENCES[name]
+    model, inputs = reference.build(tmp_path).double(), reference.inputs()
+    inputs["attention_mask"] = inputs["attention_mask"][:, ::-1].copy()
+    expected = reference.run(model, inputs)
+    compiled = archc.load(EXAMPLES / f"{name}.arch", weights=tmp_path).compile(dtype="f64")
+    seen = inputs["attention_mask"].astype(bool)
+    assert distance(compiled(**inputs)["logits"][seen], expected[seen]) <= 1e-6
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_states_hold_over_padding(name: str) -> None:
+    """With a convolution of one tap, padding anywhere is as if it were not there."""
+    model = loaded(name, width=1)
+    compiled = model.compile(dtype="f64")
+    ids = np.random.default_rng(0).integers(0, 131, (1, 9))
+    mask = np.array([[1, 1, 0, 1, 0, 0, 1, 1, 1]], bool)
+    whole = compiled(input_ids=ids, attention_mask=mask)["logits"]
+    alone = compiled(input_ids=ids[mask][None])["logits"]
+    assert distance(whole[mask], alone[0]) <= 1e-12
