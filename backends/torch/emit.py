@@ -32,6 +32,11 @@ def softmax(x, dim):
     empty = (x == -torch.inf).all(dim, keepdim=True)
     return torch.softmax(x.masked_fill(empty, 0.0), dim).masked_fill(empty, 0.0)
 ''',
+    "cat": '''
+def cat(chunks, dim, *shape, **factory):
+    """The chunks of a loop joined; where there are none, nothing of this shape."""
+    return torch.cat(chunks, dim) if chunks else torch.empty(shape, **factory)
+''',
     "stack": '''
 def stack(steps, dim, *shape, **factory):
     """The steps of a loop along a new dimension; where there are none, nothing of this shape."""

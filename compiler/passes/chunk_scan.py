@@ -11,7 +11,7 @@ factors of a whole sequence never exist at once, and neither do its states unles
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...dsl.dims import Dim
