@@ -42,8 +42,8 @@ class Backend(ABC):
 
     name: ClassVar[str]
 
-    def unwanted_passes(self, dtype: ModelDType) -> tuple[str, ...]:
-        """Passes that would make this backend slower at a dtype."""
+    def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
+        """Passes that would make this backend slower at a dtype, loaded with these options."""
         return ()
 
     @abstractmethod

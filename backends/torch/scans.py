@@ -10,7 +10,7 @@ import ast
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...compiler.ir.graph import Axis, Function, Node
+from ...compiler.ir.graph import Axis, Builder, Function, Node, TensorType
 from ...dsl.dims import Dim
 from .contraction import initial
 from .layout import Value, along, signed, single, ungrouped
@@ -23,6 +23,8 @@ from .source import Method, Statement, expression, inlined, number, statement
 def scan(scope: Scope, node: Node, *operands: Value) -> Result:
     """Sequences that nothing reads are left out."""
     axis, body = node.attrs.axis("axis"), scope.module.program.body(node)
+    if scope.module.file.compile and not scope.in_chunk and node.attrs.integer("stepped"):
+        return _by_method(scope, node, body, operands)
     first, count = node.attrs.integer("stepped"), node.attrs.integer("states")
     sources = [_source(scope, node, x, axis) for x in operands[:first]]
     entering = [body[i] for i in body.inputs[first : first + count]]
@@ -36,6 +38,75 @@ def scan(scope: Scope, node: Node, *operands: Value) -> Result:
     lists = loop.fill(states, scope.function.read_results(node))
     made = [loop.joined(lists[i], i) if i in lists else _unread(i, node) for i in loop.rows]
     return (*made, *held)
+
+
+LENGTH = 16  # steps that are compiled together
+
+
+def _by_method(scope: Scope, node: Node, body: Function, operands: Sequence[Value]) -> Result:
+    """A call of `in_chunks`, which the loader keeps out of what it compiles."""
+    module, axis = scope.module, node.attrs.axis("axis")
+    first, count = node.attrs.integer("stepped"), node.attrs.integer("states")
+    read = sorted(scope.function.read_results(node) & set(range(len(node.types) - count)))
+    length = LENGTH
+    if node.op == "chunked_scan":
+        length = node.attrs.integer("length")
+    else:
+        body = _steps(scope.function, node, body, read)
+    dims = [scope.function[i].type.position(axis) for i in node.inputs[:first]]
+    name = module.chunk_method(body, dims[0], length)
+    given = [
+        scope.full(x, scope.function[i].axes).expr
+        for x, i in zip(operands, node.inputs, strict=True)
+    ]
+    sequences = [ast.Tuple([x, number(d)]) for x, d in zip(given, dims, strict=False)]
+    kinds = [node.types[i] for i in read] + list(node.types[-count:])
+    call = expression(
+        "{0}({1}, {2}, {3}, {4}, {5}, {6}, {7})",
+        module.helper("in_chunks"),
+        ast.Attribute(ast.Name("self"), name),
+        number(length),
+        ast.Constant(bool(node.attrs["reverse"])),
+        ast.List([*sequences]),
+        ast.List([number(node.types[i].position(axis)) for i in read]),
+        ast.List(given[first : first + count]),
+        ast.List(given[first + count :]),
+    )
+    hints = [output for output, _ in body.outputs]
+    made = [
+        Value(target, kind.dtype, single(kind.axes), finite=False)
+        for target, kind in zip(scope.assign_all(call, node, hints), kinds, strict=True)
+    ]
+    places = [*read, *range(len(node.types) - count, len(node.types))]
+    found = dict(zip(places, made, strict=True))
+    return tuple(found.get(i) or _unread(i, node) for i in range(len(node.types)))
+
+
+def _steps(function: Function, node: Node, body: Function, read: Sequence[int]) -> Function:
+    """The function of a chunk whose steps run one after another: the scan itself, but shorter."""
+    axis, count = node.attrs.axis("axis"), node.attrs.integer("states")
+    chunk = Axis(f"{axis.name}.chunk", Dim.symbol(f"{axis.name}.chunk"))
+
+    def here(kind: TensorType) -> TensorType:
+        return TensorType(kind.dtype, tuple(chunk if a == axis else a for a in kind.axes))
+
+    made = Builder(f"{body.name}.chunk")
+    inputs = []
+    for i, (source, inner) in enumerate(zip(node.inputs, body.inputs, strict=True)):
+        kind = (
+            here(function[source].type) if i < node.attrs.integer("stepped") else body[inner].type
+        )
+        hint = body[inner].hint or function[source].hint
+        inputs.append(made.add("input", (), {"name": hint}, (kind,), hint=hint))
+    types = tuple(map(here, node.types))
+    scan = made.add("scan", tuple(inputs), {**node.attrs, "axis": chunk}, types, node.origins)
+    places = [*read, *range(len(types) - count, len(types))]
+    names = [name for name, _ in body.outputs]
+    outputs = [
+        (names[i], made.add("result", (scan,), {"index": i}, (types[i],), node.origins))
+        for i in places
+    ]
+    return made.finish(outputs)
 
 
 def _source(scope: Scope, node: Node, x: Value, axis: Axis) -> Value:

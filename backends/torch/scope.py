@@ -78,6 +78,7 @@ class Scope:
     extents: dict[Dim, Extent] = field(default_factory=dict)
     used: dict[Dim, Extent] = field(default_factory=dict)
     lengths: dict[Dim, ast.expr] = field(default_factory=dict)  # of the chunks that loops are in
+    in_chunk: bool = False  # the function is a method for a chunk, which has loops over its steps
     values: dict[int, Result] = field(default_factory=dict)
     caller: tuple[Scope, Node] | None = None  # of a body written out in another function
     splits: dict[tuple[int, Axis], dict[Dim, Value]] = field(default_factory=dict)

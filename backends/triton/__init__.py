@@ -23,6 +23,10 @@ from ..base import Backend, Executable, ValueKey, bind_inputs
 class TritonBackend(Backend):
     name: ClassVar[str] = "triton"
 
+    def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
+        """One kernel runs a whole step: there is nothing to gain from chunks."""
+        return ("chunk-scan",)
+
     def emit(self, program: Program, **options: Any) -> dict[str, str]:
         """`kernels.py` and `model.py`. Raises NoLowering."""
         from .source import sources

@@ -198,14 +198,30 @@ def _strata(
 def _wanted(chunks: _Chunks, stratum: Sequence[int]) -> set[int]:
     """The entries and updates of a stratum that something reads for all steps at once."""
     step, own = chunks.step, {*stratum}
-    every = {*chunks.entering, *chunks.updates}
+    every = {*chunks.entering, *(i for u in chunks.updates for i in _relabelled(step, u))}
     seen = _cone(step, [step.output_ids[i] for i in chunks.read], every)
     for other in _strata(step, chunks.entering, chunks.updates):
         if not own & set(other):
-            updates = {chunks.updates[k] for k in other}
-            for update in updates:
-                seen |= _cone(step, step[update].inputs, every - updates)
-    return seen & ({chunks.entering[k] for k in own} | {chunks.updates[k] for k in own})
+            updates = {i for k in other for i in _relabelled(step, chunks.updates[k])}
+            for k in other:
+                seen |= _cone(step, [chunks.updates[k]], every - updates)
+    wanted = {chunks.entering[k] for k in own & _states_in(chunks.entering, seen)}
+    for k in own:
+        if seen & set(_relabelled(step, chunks.updates[k])):
+            wanted.add(chunks.updates[k])
+    return wanted
+
+
+def _states_in(entering: Sequence[int], values: Collection[int]) -> set[int]:
+    return {k for k, i in enumerate(entering) if i in values}
+
+
+def _relabelled(step: Function, update: int) -> Iterator[int]:
+    """An update, and the values that it only renames or lays out."""
+    yield update
+    while step[update].op in ("rename", "transpose"):
+        (update,) = step[update].inputs
+        yield update
 
 
 # ------------------------------------------------------------------------------- the loop
@@ -321,8 +337,18 @@ class _Loop:
             lift.builder.add("result", (scan,), {"index": i}, (t,), chunks.node.origins)
             for i, t in enumerate(types)
         ]
-        lift.values.update(zip(known, results, strict=False))
+        for source, result in zip(known, results, strict=False):
+            self._know(source, result)
         chunks.last.update(zip(self.stratum, results[len(known) :], strict=True))
+
+    def _know(self, source: int, result: int) -> None:
+        """`result` is the value `source` of all steps, and what that was before it was renamed."""
+        step, lift = self.chunks.step, self.chunks.lift
+        for node_id in _relabelled(step, source):
+            lift.values.setdefault(node_id, result)
+            if step[node_id].op == "rename":
+                back = tuple((new, old) for old, new in step[node_id].attrs.pairs("pairs"))
+                result = lift.builder.add("rename", (result,), {"pairs": back})
 
     def _sequence(self, kind: TensorType) -> TensorType:
         """Laid out as the factors are, so that a step of either is one block of memory."""
