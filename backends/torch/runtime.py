@@ -232,16 +232,17 @@ def _compile(file: ModuleType, emitted: Emitted, program: Program, model: torch.
     loop over chunks is left to Python: its chunk of full length is a compiled function of its own.
     """
     scanning = {method.kind for method in emitted.chunks}
+    mark = torch._dynamo.maybe_mark_dynamic if scanning else torch._dynamo.mark_dynamic
     for method in emitted.chunks:
         kind = getattr(file, method.kind)
         setattr(kind, method.name, _for_length(getattr(kind, method.name), method))
     if emitted.chunks:
-        file.in_chunks = torch.compiler.disable(file.in_chunks)  # type: ignore[attr-defined]
+        file.in_chunks = _between_graphs(file.in_chunks)  # type: ignore[attr-defined]
     kinds = [name for name in emitted.classes if name != program.main_name]
     for name in kinds or [program.main_name]:
         kind = getattr(file, emitted.classes[name])
         compiled = torch.compile(kind.forward, fullgraph=emitted.classes[name] not in scanning)
-        kind.forward = _with_dynamic_sizes(compiled, _run_time_dims(program, name))
+        kind.forward = _with_dynamic_sizes(compiled, _run_time_dims(program, name), mark)
 
 
 def _for_length(written: Callable[..., Any], method: ChunkMethod) -> Callable[..., Any]:
@@ -255,6 +256,18 @@ def _for_length(written: Callable[..., Any], method: ChunkMethod) -> Callable[..
     return chunk
 
 
+def _between_graphs(in_chunks: Callable[..., Any]) -> Callable[..., Any]:
+    """The loop over chunks as it is written; its sequences have a size that a call decides."""
+
+    def run(chunk: Any, length: int, reverse: bool, sequences: Any, dims: Any, *rest: Any) -> Any:
+        results = in_chunks(chunk, length, reverse, sequences, dims, *rest)
+        for result, dim in zip(results, dims, strict=False):
+            torch._dynamo.maybe_mark_dynamic(result, dim)
+        return results
+
+    return torch.compiler.disable(run)
+
+
 def _run_time_dims(program: Program, name: str) -> list[list[int]]:
     """For each input of a function, its dimensions whose size a call decides."""
     function, fixed = program.function(name), set(program.sizes)
@@ -265,15 +278,20 @@ def _run_time_dims(program: Program, name: str) -> list[list[int]]:
 
 
 def _with_dynamic_sizes(
-    compiled: Callable[..., Any], dims: Sequence[Sequence[int]]
+    compiled: Callable[..., Any],
+    dims: Sequence[Sequence[int]],
+    mark: Callable[[torch.Tensor, int], None],
 ) -> Callable[..., Any]:
-    """Size 1 stays static: it is its own program, since it broadcasts."""
+    """Size 1 stays static: it is its own program, since it broadcasts.
+
+    `mark` may be a wish only: between two graphs a size is a number.
+    """
 
     def forward(self: torch.nn.Module, *arguments: torch.Tensor) -> Any:
         for argument, varying in zip(arguments, dims, strict=True):
             for dim in varying:
                 if argument.shape[dim] > 1:
-                    torch._dynamo.mark_dynamic(argument, dim)
+                    mark(argument, dim)
         return compiled(self, *arguments)
 
     return forward
