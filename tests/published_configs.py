@@ -740,7 +740,6 @@ PHI3: Rows = {
 }
 
 
-
 def _mamba(d: int, layers: int) -> Config:
     return {
         "architectures": ["MambaForCausalLM"],
