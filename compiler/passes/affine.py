@@ -133,11 +133,11 @@ class Forms:
         terms = [self.known[i] for i in node.inputs]
         rule = RULES.get(node.op)
         if rule is None:
-            what = "is no affine function of" if is_elementwise(node) else "mixes the elements of"
+            what = "is not affine in" if is_elementwise(node) else "mixes the elements of"
             raise NotAffine(f"`{node.op}` at {line(node)} {what} {self._names()}")
         form = rule(self.lift, node, *terms)
         if form is None:
-            raise NotAffine(f"`{node.op}` at {line(node)} is not linear in {self._names()}")
+            raise NotAffine(f"`{node.op}` at {line(node)} is not affine in {self._names()}")
         return form
 
     def _names(self) -> str:
