@@ -71,6 +71,25 @@ class Lift:
         origins, hint = (like.origins, like.hint) if like else ((), "")
         return self.builder.add(op, inputs, attrs, types, origins, hint)  # type: ignore[arg-type]
 
+    def product(self, a: int, b: int) -> int:
+        """a * b, where 0 and 1 are what they are."""
+        for number, other in ((a, b), (b, a)):
+            if self.is_number(number, 0):
+                return number
+            if self.is_number(number, 1):
+                return other
+        return self.add("mul", (a, b))
+
+    def sum(self, a: int, b: int) -> int:
+        for number, other in ((a, b), (b, a)):
+            if self.is_number(number, 0):
+                return other
+        return self.add("add", (a, b))
+
+    def renamed(self, value: int, new: Mapping[Axis, Axis]) -> int:
+        pairs = tuple((a, b) for a, b in new.items() if a != b and a in self.builder[value].axes)
+        return self.add("rename", (value,), {"pairs": pairs}) if pairs else value
+
     def number(self, value: int, dtype: DType) -> int:
         for node in self.builder.nodes:
             same = node.op == "const" and node.type.dtype == dtype
@@ -112,7 +131,15 @@ class Forms:
     known: dict[int, Term] = field(default_factory=dict)
 
     def form(self, update: int) -> Form:
-        """The value `update` of the step. Raises NotAffine."""
+        """The value `update` of the step, under the axes of the states. Raises NotAffine."""
+        found, step = self.read(update), self.lift.step
+        entering = {k: step[i].axes for i, k in self.states.items()}
+        if any(axes != entering[k] for k, axes in found.axes.items()):
+            raise NotAffine(f"the axes of {self._names()} change places")
+        return found
+
+    def read(self, value: int) -> Form:
+        """A value of the step. Raises NotAffine."""
         step = self.lift.step
         for node in step.nodes:
             if node.id in self.states:
@@ -121,13 +148,11 @@ class Forms:
                 self.known[node.id] = Form({k: one}, zero, {k: node.axes})
             elif node.id in self.lift.values:
                 self.known[node.id] = self.lift.values[node.id]
-        for node in _above(step, update, self.known):
-            self.known[node.id] = self._read(node)
-        found = _form(self.known[update])
-        entering = {k: step[i].axes for i, k in self.states.items()}
-        if any(axes != entering[k] for k, axes in found.axes.items()):
-            raise NotAffine(f"the axes of {self._names()} change places")
-        return found
+        wanted = cone(step, [value], self.known)
+        for node in step.nodes:
+            if node.id in wanted and node.id not in self.known:
+                self.known[node.id] = self._read(node)
+        return _form(self.known[value])
 
     def _read(self, node: Node) -> Term:
         terms = [self.known[i] for i in node.inputs]
@@ -144,36 +169,20 @@ class Forms:
         return " and ".join(f"`{self.lift.step[i].hint or 'state'}`" for i in self.states)
 
 
-def _above(step: Function, update: int, known: Mapping[int, object]) -> list[Node]:
-    """The values between `known` ones and `update`, in order."""
-    wanted, todo = set[int](), [update]
+def cone(function: Function, roots: Collection[int], stop: Collection[int]) -> set[int]:
+    """The values that `roots` depend on, themselves included, as far as those of `stop`."""
+    found, todo = set(roots), list(roots)
     while todo:
         current = todo.pop()
-        if current not in known and current not in wanted:
-            wanted.add(current)
-            todo += step[current].inputs
-    return [n for n in step.nodes if n.id in wanted]
+        if current not in stop:
+            new = set(function[current].inputs) - found
+            found |= new
+            todo += new
+    return found
 
 
 def _form(term: Term) -> Form:
     return term if isinstance(term, Form) else Form({}, term)
-
-
-def _product(lift: Lift, a: int, b: int) -> int:
-    """a * b, where 0 and 1 are what they are."""
-    for number, other in ((a, b), (b, a)):
-        if lift.is_number(number, 0):
-            return number
-        if lift.is_number(number, 1):
-            return other
-    return lift.add("mul", (a, b))
-
-
-def _sum(lift: Lift, a: int, b: int) -> int:
-    for number, other in ((a, b), (b, a)):
-        if lift.is_number(number, 0):
-            return other
-    return lift.add("add", (a, b))
 
 
 def _each(form: Form, change: Callable[[int], int]) -> Form:
@@ -192,21 +201,21 @@ def _added(lift: Lift, node: Node, left: Term, right: Term) -> Form | None:
     a, b = _form(left), _form(right)
     axes, factors = _axes(a, b), dict(a.factors)
     for k, factor in b.factors.items():
-        factors[k] = _sum(lift, factors[k], factor) if k in factors else factor
-    return None if axes is None else Form(factors, _sum(lift, a.offset, b.offset), axes)
+        factors[k] = lift.sum(factors[k], factor) if k in factors else factor
+    return None if axes is None else Form(factors, lift.sum(a.offset, b.offset), axes)
 
 
 def _subtracted(lift: Lift, node: Node, left: Term, right: Term) -> Form | None:
     b = _form(right)
     minus = lift.number(-1, node.type.dtype)
-    return _added(lift, node, left, _each(b, lambda x: _product(lift, x, minus)))
+    return _added(lift, node, left, _each(b, lambda x: lift.product(x, minus)))
 
 
 def _multiplied(lift: Lift, node: Node, left: Term, right: Term) -> Form | None:
     if isinstance(left, Form) and isinstance(right, int):
-        return _each(left, lambda x: _product(lift, x, right))
+        return _each(left, lambda x: lift.product(x, right))
     if isinstance(right, Form) and isinstance(left, int):
-        return _each(right, lambda x: _product(lift, x, left))
+        return _each(right, lambda x: lift.product(x, left))
     return None
 
 
@@ -237,12 +246,8 @@ def _chosen(lift: Lift, node: Node, condition: Term, left: Term, right: Term) ->
 def _renamed(lift: Lift, node: Node, term: Term) -> Form:
     form, new = _form(term), dict(node.attrs.pairs("pairs"))
 
-    def change(x: int) -> int:
-        pairs = tuple((a, b) for a, b in new.items() if a in lift.builder[x].axes)
-        return lift.add("rename", (x,), {"pairs": pairs}) if pairs else x
-
     axes = {k: tuple(new.get(a, a) for a in axes) for k, axes in form.axes.items()}
-    return replace(_each(form, change), axes=axes)
+    return replace(_each(form, lambda x: lift.renamed(x, new)), axes=axes)
 
 
 def _same(lift: Lift, node: Node, term: Term) -> Form:

@@ -11,16 +11,19 @@ factors of a whole sequence never exist at once, and neither do its states unles
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...dsl.dims import Dim
 from ..ir.graph import Axis, Builder, Function, Node, TensorType
 from ..rewrite import Declined, Edit, Outcome, Pass, Rewrite, Rule
-from .affine import Form, Forms, Lift, NotAffine
+from .affine import Form, Forms, Lift, NotAffine, cone
+from .chunk_loops import Loop, laid_out
+from .chunk_products import NotProducts, Products, readouts
 from .properties import SOURCES, VIEWS
 
-LENGTH = 16  # steps of a chunk: its factors stay in cache, its readouts fill a matrix product
+LENGTH = 16  # steps of a chunk whose factors are stored: they stay in cache
+ROWS = 64  # of the matrix products of a chunk whose states are not
 
 
 def chunk_scan(edit: Edit, node: Node) -> Outcome:
@@ -46,14 +49,14 @@ def _gains(chunk: Function) -> bool:
 def _rewritten(edit: Edit, node: Node, chunks: _Chunks, chunk: Function) -> Rewrite:
     states = node.attrs.integer("states")
     types = (*(node.types[i] for i in chunks.read), *node.types[-states:])
-    attrs = {"chunk": chunks.lift.chunk, "length": LENGTH, "body": chunk.name}
+    attrs = {"chunk": chunks.lift.chunk, "length": chunks.length, "body": chunk.name}
     made = edit.add("chunked_scan", node.inputs, {**node.attrs, **attrs}, types, node.hint)
     kept = [*chunks.read, *range(len(node.types) - states, len(node.types))]
     values = {}
     for user in edit.users(node.id):
         index = kept.index(user.attrs.integer("index"))
         values[user.id] = edit.add("result", (made,), {"index": index}, (types[index],))
-    note = f"{LENGTH} steps at a time"
+    note = f"{chunks.length} steps at a time"
     for name, reason in chunks.reasons.items():
         note += f", but {name} step by step: {reason}"
     return Rewrite(values, note, functions=(chunk, *chunks.functions))
@@ -76,6 +79,7 @@ class _Chunks:
     last: dict[int, int] = field(default_factory=dict)
     strata: list[str] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
+    length: int = LENGTH
 
     @classmethod
     def of(cls, edit: Edit, node: Node) -> _Chunks:
@@ -115,18 +119,82 @@ class _Chunks:
         self.lift.sweep()
 
     def solve(self, stratum: Sequence[int]) -> None:
-        """Adds the loop of the states in `stratum`; their sequences are known from here on."""
+        """Adds what computes the states in `stratum`; what they leave is known from here on."""
         name = " and ".join(f"`{self.step[self.entering[k]].hint}`" for k in stratum)
         self.strata.append(name)
-        loop = _Loop(self, stratum)
+        forms = Forms(self.lift, {self.entering[k]: k for k in stratum})
         try:
-            forms = Forms(self.lift, {self.entering[k]: k for k in stratum})
-            loop.affine([forms.form(self.updates[k]) for k in stratum])
+            updates = {k: forms.form(self.updates[k]) for k in stratum}
         except NotAffine as refused:
             self.reasons[name] = str(refused)
-            loop.copied()
-        loop.close(_wanted(self, stratum))
+            self._looped(stratum, None)
+        else:
+            if not self._multiplied(stratum, forms, updates):
+                self._looped(stratum, updates)
         self.lift.sweep()
+
+    def _multiplied(
+        self, stratum: Sequence[int], forms: Forms, updates: Mapping[int, Form]
+    ) -> bool:
+        """Adds the state of `stratum` as matrix products, if it is one that allows it."""
+        if len(stratum) > 1:
+            return False
+        (k,) = stratum
+        roots = [self.step.output_ids[i] for i in self.read]
+        roots += [update for j, update in enumerate(self.updates) if j != k]
+        entering = self.step[self.entering[k]]
+        try:
+            found = readouts(self.step, forms, entering.id, roots)
+            chunk = self.lift.chunk
+            row = Axis(self.edit.axis(chunk.name, chunk.size).name, chunk.size, chunk.name)
+            products = Products.of(self.lift, entering, self.last[k], updates[k], found, row)
+        except NotProducts:
+            return False
+        self.functions.append(products.build(self._loop()))
+        self.last[k] = products.last
+        self.lift.values |= {readout.node.id: products.read(readout) for readout in found}
+        self.length = ROWS
+        return True
+
+    def _loop(self) -> Loop:
+        name = self.edit.name(f"{self.step.name}.step")
+        return Loop(self.lift, name, bool(self.node.attrs["reverse"]), self.node.origins)
+
+    def _looped(self, stratum: Sequence[int], forms: Mapping[int, Form] | None) -> None:
+        """Adds the states of `stratum` as a loop: of affine forms, or of the step's own text."""
+        loop = self._loop()
+        for k in stratum:
+            node = self.step[self.entering[k]]
+            loop.state(k, self.last[k], node.type, node.hint)
+        if forms is None:
+            _copy(loop, self, stratum)
+        else:
+            for k, form in forms.items():
+                _affine(loop, k, form)
+        wanted = _wanted(self, stratum)
+        sources = {self.entering[k]: loop.states[k] for k in stratum}
+        sources |= {
+            self.updates[k]: loop.updates[k] for k in stratum if self.updates[k] not in sources
+        }
+        known = [i for i in sources if i in wanted and i not in self.lift.values]
+        names = {self.updates[k]: self.step[self.entering[k]].hint or "state" for k in stratum}
+        names |= {
+            self.entering[k]: f"{self.step[self.entering[k]].hint or 'state'}.before"
+            for k in stratum
+        }
+        step, sequences, last = loop.close([(names[i], sources[i]) for i in known])
+        self.functions.append(step)
+        self.last |= last
+        for source, sequence in zip(known, sequences, strict=True):
+            self._know(source, sequence)
+
+    def _know(self, source: int, sequence: int) -> None:
+        """`sequence` is the value `source` of all steps, and what that was before it was renamed."""
+        for node_id in _relabelled(self.step, source):
+            self.lift.values.setdefault(node_id, sequence)
+            if self.step[node_id].op == "rename":
+                new = dict(self.step[node_id].attrs.pairs("pairs"))
+                sequence = self.lift.renamed(sequence, {b: a for a, b in new.items()})
 
     def finish(self) -> Function:
         axis, chunk = self.node.attrs.axis("axis"), self.lift.chunk
@@ -145,38 +213,13 @@ def _swapped(kind: TensorType, axis: Axis, by: Axis) -> TensorType:
     return TensorType(kind.dtype, tuple(by if a == axis else a for a in kind.axes))
 
 
-def laid_out(builder: Builder, node_id: int, kind: TensorType) -> int:
-    """A value in a type: broadcast along the axes it lacks, cast and transposed."""
-    missing = tuple(a for a in kind.axes if a not in builder[node_id].axes)
-    if missing:
-        node_id = builder.add("broadcast", (node_id,), {"axes": missing})
-    if builder[node_id].type.dtype != kind.dtype:
-        node_id = builder.add("cast", (node_id,), {"dtype": kind.dtype})
-    if builder[node_id].axes != kind.axes:
-        node_id = builder.add("transpose", (node_id,), {"order": kind.axes})
-    return node_id
-
-
 def _live(function: Function) -> Iterator[Node]:
     """Inputs, and what the outputs depend on."""
-    wanted = _cone(function, function.output_ids, ())
+    wanted = cone(function, function.output_ids, ())
     return (n for n in function.nodes if n.op == "input" or n.id in wanted)
 
 
 # ------------------------------------------------------------------------------- strata
-
-
-def _cone(function: Function, roots: Collection[int], stop: Collection[int]) -> set[int]:
-    """The values that `roots` depend on, themselves included, as far as those of `stop`."""
-    found, todo = set(roots), list(roots)
-    while todo:
-        current = todo.pop()
-        if current in stop:
-            continue
-        new = set(function[current].inputs) - found
-        found |= new
-        todo += new
-    return found
 
 
 def _strata(
@@ -185,7 +228,7 @@ def _strata(
     """Groups of states that depend on one another, each after those that it depends on."""
     reach = {}
     for k, update in enumerate(updates):
-        above = _cone(step, [update], ())
+        above = cone(step, [update], ())
         reach[k] = {j for j, i in enumerate(entering) if i in above} | {k}
     for k in reach:  # transitive closure
         for j in reach:
@@ -199,12 +242,12 @@ def _wanted(chunks: _Chunks, stratum: Sequence[int]) -> set[int]:
     """The entries and updates of a stratum that something reads for all steps at once."""
     step, own = chunks.step, {*stratum}
     every = {*chunks.entering, *(i for u in chunks.updates for i in _relabelled(step, u))}
-    seen = _cone(step, [step.output_ids[i] for i in chunks.read], every)
+    seen = cone(step, [step.output_ids[i] for i in chunks.read], every)
     for other in _strata(step, chunks.entering, chunks.updates):
         if not own & set(other):
             updates = {i for k in other for i in _relabelled(step, chunks.updates[k])}
             for k in other:
-                seen |= _cone(step, [chunks.updates[k]], every - updates)
+                seen |= cone(step, [chunks.updates[k]], every - updates)
     wanted = {chunks.entering[k] for k in own & _states_in(chunks.entering, seen)}
     for k in own:
         if seen & set(_relabelled(step, chunks.updates[k])):
@@ -224,149 +267,40 @@ def _relabelled(step: Function, update: int) -> Iterator[int]:
         yield update
 
 
-# ------------------------------------------------------------------------------- the loop
+# ------------------------------------------------------------------------------- loops
 
 
-@dataclass(slots=True)
-class _Loop:
-    """The loop over the steps of a chunk for the states of one stratum."""
-
-    chunks: _Chunks
-    stratum: Sequence[int]
-    builder: Builder = field(init=False)
-    stepped: dict[int, int] = field(default_factory=dict)  # value of the chunk: input of the step
-    captured: dict[int, int] = field(default_factory=dict)
-    states: dict[int, int] = field(default_factory=dict)  # number of a state: input of the step
-    updates: dict[int, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.builder = Builder(self.chunks.edit.name(f"{self.chunks.step.name}.step"))
-        for k in self.stratum:
-            node = self.chunks.step[self.chunks.entering[k]]
-            attrs = {"name": node.hint or "state"}
-            self.states[k] = self.builder.add(
-                "input", (), attrs, node.types, node.origins, node.hint
-            )
-
-    def affine(self, forms: Sequence[Form]) -> None:
-        """h' = D h + c."""
-        for k, form in zip(self.stratum, forms, strict=True):
-            terms = [self._term(j, factor) for j, factor in form.factors.items()]
-            if not self.chunks.lift.is_number(form.offset, 0):
-                terms.append(self._entering(form.offset))
-            made = next((t for t in terms if t is not None), self._entering(form.offset))
-            for term in terms:
-                if term is not None and term != made:
-                    made = self.builder.add("add", (made, term))
-            kind = self.builder[self.states[k]].type
-            self.updates[k] = laid_out(self.builder, made, kind)
-
-    def _term(self, state: int, factor: int) -> int | None:
-        is_number = self.chunks.lift.is_number
-        if is_number(factor, 0):
-            return None
+def _affine(loop: Loop, number: int, form: Form) -> None:
+    """h' = D h + c."""
+    is_number, terms = loop.lift.is_number, list[int]()
+    for k, factor in form.factors.items():
         if is_number(factor, 1):
-            return self.states[state]
-        return self.builder.add("mul", (self._entering(factor), self.states[state]))
-
-    def copied(self) -> None:
-        """The updates as they stand in the step."""
-        step, values = self.chunks.step, self.chunks.lift.values
-        inside = {self.chunks.entering[k]: self.states[k] for k in self.stratum}
-        updates = [self.chunks.updates[k] for k in self.stratum]
-        wanted = _cone(step, updates, {*inside, *values})
-        for node in step.nodes:
-            if node.id in wanted and node.id not in inside:
-                if node.id in values:
-                    inside[node.id] = self._entering(values[node.id])
-                else:
-                    operands = tuple(inside[i] for i in node.inputs)
-                    types = node.types
-                    inside[node.id] = self.builder.add(
-                        node.op, operands, node.attrs, types, node.origins, node.hint
-                    )
-        for k, update in zip(self.stratum, updates, strict=True):
-            kind = self.builder[self.states[k]].type
-            self.updates[k] = laid_out(self.builder, inside[update], kind)
-
-    def _entering(self, value: int) -> int:
-        """A value of the chunk as the step sees it."""
-        node, chunk = self.chunks.lift.builder[value], self.chunks.lift.chunk
-        if node.op == "const":
-            return self.builder.add("const", (), node.attrs, node.types)
-        inputs = self.stepped if chunk in node.axes else self.captured
-        if value not in inputs:
-            kind = TensorType(node.type.dtype, tuple(a for a in node.axes if a != chunk))
-            attrs = {"name": node.hint or "x"}
-            inputs[value] = self.builder.add("input", (), attrs, (kind,), node.origins, node.hint)
-        return inputs[value]
-
-    def close(self, wanted: Collection[int]) -> None:
-        """Adds the scan to the chunk, and the sequences that it leaves to the known values."""
-        chunks, lift = self.chunks, self.chunks.lift
-        step, outputs, kinds, known = chunks.step, [], [], []
-        for k in self.stratum:
-            entering, update = chunks.entering[k], chunks.updates[k]
-            name = step[entering].hint or "state"
-            for source, inner, suffix in (
-                (entering, self.states[k], ".before"),
-                (update, self.updates[k], ""),
-            ):
-                if source in wanted and source not in lift.values and source not in known:
-                    outputs.append((f"{name}{suffix}", inner))
-                    kinds.append(self._sequence(step[entering].type))
-                    known.append(source)
-        outputs += [
-            (f"{step[chunks.entering[k]].hint or 'state'}.last", self.updates[k])
-            for k in self.stratum
-        ]
-        inputs = (*self.stepped.values(), *self.states.values(), *self.captured.values())
-        function = replace(self.builder.finish(_unique(outputs)), inputs=inputs)
-        chunks.functions.append(function)
-        types = (*kinds, *(step[chunks.entering[k]].type for k in self.stratum))
-        operands = (*self.stepped, *(chunks.last[k] for k in self.stratum), *self.captured)
-        attrs = {
-            "axis": lift.chunk,
-            "body": function.name,
-            "reverse": chunks.node.attrs["reverse"],
-            "states": len(self.stratum),
-            "stepped": len(self.stepped),
-        }
-        scan = lift.builder.add("scan", operands, attrs, types, chunks.node.origins)
-        results = [
-            lift.builder.add("result", (scan,), {"index": i}, (t,), chunks.node.origins)
-            for i, t in enumerate(types)
-        ]
-        for source, result in zip(known, results, strict=False):
-            self._know(source, result)
-        chunks.last.update(zip(self.stratum, results[len(known) :], strict=True))
-
-    def _know(self, source: int, result: int) -> None:
-        """`result` is the value `source` of all steps, and what that was before it was renamed."""
-        step, lift = self.chunks.step, self.chunks.lift
-        for node_id in _relabelled(step, source):
-            lift.values.setdefault(node_id, result)
-            if step[node_id].op == "rename":
-                back = tuple((new, old) for old, new in step[node_id].attrs.pairs("pairs"))
-                result = lift.builder.add("rename", (result,), {"pairs": back})
-
-    def _sequence(self, kind: TensorType) -> TensorType:
-        """Laid out as the factors are, so that a step of either is one block of memory."""
-        chunk = self.chunks.lift.chunk
-        for value in self.stepped:
-            axes = self.chunks.lift.builder[value].axes
-            if tuple(a for a in axes if a != chunk) == kind.axes:
-                return TensorType(kind.dtype, axes)
-        return TensorType(kind.dtype, (chunk, *kind.axes))
+            terms.append(loop.states[k])
+        elif not is_number(factor, 0):
+            terms.append(loop.builder.add("mul", (loop.seen(factor), loop.states[k])))
+    if not terms or not is_number(form.offset, 0):
+        terms.append(loop.seen(form.offset))
+    made = terms[0]
+    for term in terms[1:]:
+        made = loop.builder.add("add", (made, term))
+    loop.update(number, made)
 
 
-def _unique(outputs: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int]]:
-    taken: set[str] = set()
-    for name, node_id in outputs:
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        yield name, node_id
+def _copy(loop: Loop, chunks: _Chunks, stratum: Sequence[int]) -> None:
+    """The updates as they stand in the step."""
+    step, values = chunks.step, chunks.lift.values
+    inside = {chunks.entering[k]: loop.states[k] for k in stratum}
+    wanted = cone(step, [chunks.updates[k] for k in stratum], {*inside, *values})
+    for node in step.nodes:
+        if node.id in wanted and node.id in values:
+            inside[node.id] = loop.seen(values[node.id])
+        elif node.id in wanted and node.id not in inside:
+            operands = tuple(inside[i] for i in node.inputs)
+            inside[node.id] = loop.builder.add(
+                node.op, operands, node.attrs, node.types, node.origins, node.hint
+            )
+    for k in stratum:
+        loop.update(k, inside[chunks.updates[k]])
 
 
 CHUNK_SCAN = Pass(
