@@ -108,8 +108,38 @@ DRIVEN = f"""
   }}
   {OUTPUT}y
 """
+RETENTION = """
+  k = x |> linear(g: 2, n: 3) as k
+  q = x |> linear(g: 2, n: 3) as q
+  v = x |> linear(g: 2, e: 5) as v
+  const decay[g: 2] = [0.5, 0.9]
+  scan s with h[..., g, e, n] = 0 {
+    h = decay * h + k * v / 3
+    y = dot(h - k * v, q, n)
+    z = dot(prev(h), q, n)
+  }
+  output y[b, s, g, e] = y * z
+  output last_h[b, g, e, n] = last(h)
+"""
+UNDECAYED = f"""
+  k = x |> linear(n: 3) as k
+  scan s with h[b, d, n] = sum(x * k, s) {{ h += x * k ; y = dot(h, k, n) }}
+  {OUTPUT}y
+"""
 RESET = "scan s (reset = ids == 3)"
+CONTRACTED: dict[str, str] = {
+    "linear attention": LINEAR_ATTENTION,
+    "linear attention, padded": TIME + LINEAR_ATTENTION,
+    "linear attention, documents": DOCUMENTS + LINEAR_ATTENTION,
+    "linear attention, in reverse, reset": LINEAR_ATTENTION.replace(
+        "scan s", "scan s (reverse = true, reset = ids == 3)"
+    ),
+    "retention": RETENTION,
+    "retention, padded": TIME + RETENTION,
+    "no decay": UNDECAYED,
+}
 AFFINE: dict[str, str] = {
+    **CONTRACTED,
     "selective": SELECTIVE,
     "selective, padded": TIME + SELECTIVE,
     "selective, reset": SELECTIVE.replace("scan s", RESET),
@@ -117,10 +147,6 @@ AFFINE: dict[str, str] = {
     "selective, documents": DOCUMENTS + SELECTIVE,
     "two states that turn": OSCILLATOR,
     "two states that turn, padded": TIME + OSCILLATOR,
-    "linear attention": LINEAR_ATTENTION,
-    "linear attention, in reverse, reset": LINEAR_ATTENTION.replace(
-        "scan s", "scan s (reverse = true, reset = ids == 3)"
-    ),
     "a decay for each key": GATED,
     "a decay for each key, padded": TIME + GATED,
     "a stabiliser": STABILISED,
@@ -160,7 +186,15 @@ def agree(before: Program, after: Program, values: dict[str, np.ndarray] | None 
 @pytest.mark.parametrize("name", AFFINE)
 def test_chunks_are_the_steps(name: str) -> None:
     before, after = chunked(name)
-    assert len(nodes(after, "chunked_scan")) == 1
+    (node,) = nodes(after, "chunked_scan")
+    assert node.attrs["length"] == (64 if name in CONTRACTED else 16)
+    agree(before, after)
+
+
+@pytest.mark.parametrize("name", CONTRACTED)
+def test_without_products_the_states_are_steps(name: str) -> None:
+    before, _ = chunked(name)
+    after = optimise(before, disable=["chunk-products"], verify=evaluate).program
     agree(before, after)
 
 
@@ -227,14 +261,17 @@ GATES = """
 """
 
 
+@pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize("where", ["", TIME])
 @pytest.mark.parametrize("gate", [0.0, 1e-300, 1.0, None])
-def test_extreme_gates(gate: float | None, where: str) -> None:
+def test_extreme_gates(gate: float | None, where: str, per_row: bool) -> None:
     """Nothing is divided by a product of gates: one that is 0, or vanishes, is a gate like others."""
-    text = model(f"{where}\n  weight w[n: 3] = ones\n{GATES}")
+    text = GATES.replace("gate * h", "amax(gate, d) * h") if per_row else GATES
+    text = model(f"{where}\n  weight w[n: 3] = ones\n{text}")
     before = program(text)
     after = optimise(before, verify=evaluate).program
-    assert len(nodes(after, "chunked_scan")) == 1
+    (node,) = nodes(after, "chunked_scan")
+    assert (node.attrs["length"] == 64) == per_row
     shape = (ROWS, LENGTH, WIDTH)
     gates = NOISE.choice([0.0, 1e-300, 0.5, 1.0], shape) if gate is None else np.full(shape, gate)
     for starts in ([16], [15, 32], [0, 1, 2], []):  # on and off the borders of chunks
@@ -307,7 +344,7 @@ def test_affine_bodies_are_recognised(body: str) -> None:
 # ----------------------------------------------------------------------------- the report
 
 REPORTED: dict[str, str] = {
-    **{name: AFFINE[name] for name in ("selective", "a stabiliser")},
+    **{name: AFFINE[name] for name in ("selective", "a stabiliser", "retention")},
     "a product of states": "scan s with h[..., d] = 0 { h = h * h + tanh(x) }",
     "a function of the state": "scan s with h[..., d] = 0 { h = tanh(0.5 * h + x) }",
     "a gate made of the state": "scan s with h[..., d] = 0 { h = sigmoid(h) * h + exp(x) }",
@@ -339,7 +376,7 @@ def text_of(name: str) -> str:
 
 
 def of_pass(sites: tuple[Site, ...]) -> list[Site]:
-    return [site for site in sites if site.pass_name == "chunk-scan"]
+    return [site for site in sites if site.pass_name.startswith("chunk-")]
 
 
 @pytest.mark.parametrize("name", REPORTED)

@@ -28,7 +28,7 @@ class TorchBackend(Backend):
     def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
         """A folded norm's product is float32 at least, which torch can only do on widened weights.
 
-        What torch.compile makes of steps one after another needs no factors in memory.
+        What torch.compile makes of elementwise steps one after another stores no factors.
         """
         norms = ("fuse-norm-linear",) if dtype in ("bf16", "f16") else ()
         return (*norms, "chunk-scan") if options.get("compile") else norms

@@ -60,6 +60,7 @@ class ChunkMethod:
     name: str
     dim: int
     length: int
+    compiled: bool  # matrix products gain nothing by it
 
 
 @dataclass(slots=True)
@@ -254,7 +255,7 @@ class Module:
             *(line for method in self.methods for line in ("", *method)),
         ]
 
-    def chunk_method(self, body: Function, dim: int, length: int) -> str:
+    def chunk_method(self, body: Function, dim: int, length: int, *, compiled: bool) -> str:
         """The name of a method that runs the body of a chunked scan; it returns a tuple."""
         stem, method = body.outputs[-1][0].removesuffix(".last"), Method({"self"})
         attribute = self._attribute(f"{stem}_chunk")
@@ -266,7 +267,7 @@ class Module:
         results = [scope.full(scope.value(i), body[i].axes).expr for i in body.output_ids]
         method.append(Statement(ast.Return(ast.Tuple(results))))
         self.methods.append(self._method(attribute, scope, names))
-        self.file.chunks.append(ChunkMethod(self.name, attribute, dim, length))
+        self.file.chunks.append(ChunkMethod(self.name, attribute, dim, length, compiled))
         return attribute
 
     def _method(self, name: str, scope: Scope, names: dict[str, str]) -> list[str]:

@@ -233,7 +233,7 @@ def _compile(file: ModuleType, emitted: Emitted, program: Program, model: torch.
     """
     scanning = {method.kind for method in emitted.chunks}
     mark = torch._dynamo.maybe_mark_dynamic if scanning else torch._dynamo.mark_dynamic
-    for method in emitted.chunks:
+    for method in (m for m in emitted.chunks if m.compiled):
         kind = getattr(file, method.kind)
         setattr(kind, method.name, _for_length(getattr(kind, method.name), method))
     if emitted.chunks:

@@ -48,13 +48,12 @@ def _by_method(scope: Scope, node: Node, body: Function, operands: Sequence[Valu
     module, axis = scope.module, node.attrs.axis("axis")
     first, count = node.attrs.integer("stepped"), node.attrs.integer("states")
     read = sorted(scope.function.read_results(node) & set(range(len(node.types) - count)))
-    length = LENGTH
-    if node.op == "chunked_scan":
-        length = node.attrs.integer("length")
-    else:
+    is_loop = node.op == "scan"
+    length = LENGTH if is_loop else node.attrs.integer("length")
+    if is_loop:
         body = _steps(scope.function, node, body, read)
     dims = [scope.function[i].type.position(axis) for i in node.inputs[:first]]
-    name = module.chunk_method(body, dims[0], length)
+    name = module.chunk_method(body, dims[0], length, compiled=is_loop)
     given = [
         scope.full(x, scope.function[i].axes).expr
         for x, i in zip(operands, node.inputs, strict=True)

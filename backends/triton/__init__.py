@@ -24,7 +24,7 @@ class TritonBackend(Backend):
     name: ClassVar[str] = "triton"
 
     def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
-        """One kernel runs a whole step: there is nothing to gain from chunks."""
+        """One kernel runs most of a step: there is little to gain from doing part of it at once."""
         return ("chunk-scan",)
 
     def emit(self, program: Program, **options: Any) -> dict[str, str]:

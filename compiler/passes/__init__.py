@@ -18,7 +18,7 @@ from ..ir.graph import Program
 from ..ir.text import show
 from ..rewrite import Pass, Session, Site, ValueMap, run_pass
 from .canonicalize import CANONICALIZE
-from .chunk_scan import CHUNK_SCAN
+from .chunk_scan import CHUNK_PRODUCTS, CHUNK_SCAN
 from .explain import explain_text
 from .fuse_linear import FUSE_LINEAR
 from .fuse_norm_linear import FUSE_NORM_LINEAR
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 PIPELINE: tuple[Pass, ...] = (
     CANONICALIZE,
+    CHUNK_PRODUCTS,
     CHUNK_SCAN,
     SINK_MERGES,
     TILE_ATTENTION,

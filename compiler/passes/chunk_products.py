@@ -67,6 +67,9 @@ def rank_one(lift: Lift, value: int, summed: Collection[Axis]) -> tuple[int, int
     if node.op == "mul":
         (x1, k1), (x2, k2) = (rank_one(lift, i, summed) for i in node.inputs)
         return lift.product(x1, x2), lift.product(k1, k2)
+    if node.op == "div" and not set(summed) & set(lift.builder[node.inputs[1]].axes):
+        x, k = rank_one(lift, node.inputs[0], summed)
+        return lift.add("div", (x, node.inputs[1])), k
     if node.op == "where" and lift.is_number(node.inputs[2], 0):
         condition, chosen, zero = node.inputs
         if not set(summed) & set(lift.builder[condition].axes):

@@ -26,18 +26,31 @@ LENGTH = 16  # steps of a chunk whose factors are stored: they stay in cache
 ROWS = 64  # of the matrix products of a chunk whose states are not
 
 
+def chunk_products(edit: Edit, node: Node) -> Outcome:
+    """A scan one of whose states is only read by contractions, the others as `chunk_scan` has them."""
+    chunks = _solved(edit, node, products=True)
+    if chunks is None or chunks.length != ROWS:
+        return None
+    return _rewritten(edit, node, chunks, chunks.finish())
+
+
 def chunk_scan(edit: Edit, node: Node) -> Outcome:
-    if node.attrs.integer("stepped") == 0:
-        return None  # every step is the same
-    chunks = _Chunks.of(edit, node)
-    for stratum in _strata(chunks.step, chunks.entering, chunks.updates):
-        chunks.solve(stratum)
+    chunks = _solved(edit, node, products=False)
+    if chunks is None:
+        return None
     if len(chunks.reasons) == len(chunks.strata):
         return Declined(next(iter(chunks.reasons.values())))
     chunk = chunks.finish()
-    if not _gains(chunk):
-        return None
-    return _rewritten(edit, node, chunks, chunk)
+    return _rewritten(edit, node, chunks, chunk) if _gains(chunk) else None
+
+
+def _solved(edit: Edit, node: Node, *, products: bool) -> _Chunks | None:
+    if node.attrs.integer("stepped") == 0:
+        return None  # every step is the same
+    chunks = _Chunks.of(edit, node, products)
+    for stratum in _strata(chunks.step, chunks.entering, chunks.updates):
+        chunks.solve(stratum)
+    return chunks
 
 
 def _gains(chunk: Function) -> bool:
@@ -74,6 +87,7 @@ class _Chunks:
     step: Function
     lift: Lift
     read: tuple[int, ...]
+    products: bool
     inputs: tuple[int, ...] = ()
     functions: list[Function] = field(default_factory=list)
     last: dict[int, int] = field(default_factory=dict)
@@ -82,7 +96,7 @@ class _Chunks:
     length: int = LENGTH
 
     @classmethod
-    def of(cls, edit: Edit, node: Node) -> _Chunks:
+    def of(cls, edit: Edit, node: Node, products: bool) -> _Chunks:
         axis, step = node.attrs.axis("axis"), edit.program.body(node)
         named = edit.axis(f"{axis.name}.chunk", Dim())
         chunk = Axis(named.name, Dim.symbol(named.name), axis.time)
@@ -92,7 +106,7 @@ class _Chunks:
             {u.attrs.integer("index") for u in edit.users(node.id)},
         )
         read = tuple(i for i in range(len(node.types) - states) if i in results)
-        made = cls(edit, node, step, lift, read)
+        made = cls(edit, node, step, lift, read, products)
         made._enter()
         return made
 
@@ -137,7 +151,7 @@ class _Chunks:
         self, stratum: Sequence[int], forms: Forms, updates: Mapping[int, Form]
     ) -> bool:
         """Adds the state of `stratum` as matrix products, if it is one that allows it."""
-        if len(stratum) > 1:
+        if not self.products or len(stratum) > 1:
             return False
         (k,) = stratum
         roots = [self.step.output_ids[i] for i in self.read]
@@ -302,6 +316,12 @@ def _copy(loop: Loop, chunks: _Chunks, stratum: Sequence[int]) -> None:
     for k in stratum:
         loop.update(k, inside[chunks.updates[k]])
 
+
+CHUNK_PRODUCTS = Pass(
+    "chunk-products",
+    "dot(h[t], q[t]) = p[t] dot(h[0], q[t]) + sum_r m[t, r] dot(k[r], q[t]) x[r] for each chunk",
+    (Rule("chunk-products", chunk_products, ("scan",)),),
+)
 
 CHUNK_SCAN = Pass(
     "chunk-scan",
