@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..ir.graph import Builder, Function, Origin, TensorType
+from ..ir.graph import AttrValue, Builder, Function, Origin, TensorType
 from .affine import Lift
 
 
@@ -59,7 +59,7 @@ class Loop:
         function = replace(self.builder.finish(_unique(outputs)), inputs=inputs)
         types = [self._sequence(function[i].type) for _, i in sequences]
         types += [function[i].type for i in self.states.values()]
-        attrs = {
+        attrs: dict[str, AttrValue] = {
             "axis": self.lift.chunk,
             "body": function.name,
             "reverse": self.reverse,

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...dsl.dims import Dim
-from ..ir.graph import Axis, Builder, Function, Node, TensorType
+from ..ir.graph import AttrValue, Axis, Builder, Function, Node, TensorType
 from ..rewrite import Declined, Edit, Outcome, Pass, Rewrite, Rule
 from .affine import Form, Forms, Lift, NotAffine, cone
 from .chunk_loops import Loop, laid_out
@@ -62,7 +62,11 @@ def _gains(chunk: Function) -> bool:
 def _rewritten(edit: Edit, node: Node, chunks: _Chunks, chunk: Function) -> Rewrite:
     states = node.attrs.integer("states")
     types = (*(node.types[i] for i in chunks.read), *node.types[-states:])
-    attrs = {"chunk": chunks.lift.chunk, "length": chunks.length, "body": chunk.name}
+    attrs: dict[str, AttrValue] = {
+        "chunk": chunks.lift.chunk,
+        "length": chunks.length,
+        "body": chunk.name,
+    }
     made = edit.add("chunked_scan", node.inputs, {**node.attrs, **attrs}, types, node.hint)
     kept = [*chunks.read, *range(len(node.types) - states, len(node.types))]
     values = {}
