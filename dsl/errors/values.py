@@ -174,7 +174,7 @@ class CarriedDtype(ArchError, id="carried-dtype"):
 class FixedExit(ArchError, id="fixed-exit"):
     title = "the condition of this `until` is known at compile time"
     labels = {"span": "no value decides it"}
-    help = "say how many iterations there are: `repeat layers[i: count] { .. }`"
+    help = "say how many iterations there are: `repeat layers[i: count] {{ .. }}`"
 
 
 class ExitAxes(ArchError, id="exit-axes"):
@@ -183,7 +183,7 @@ class ExitAxes(ArchError, id="exit-axes"):
     labels = {"span": "in this condition"}
     help = (
         "without axes all rows stop together; with one, each entry of it by itself."
-        " Reduce the others: `all(done, s)`, `mean(x, s) > 0.9`"
+        " Reduce the others: `any(done, s)`, `mean(x, s) > 0.9`"
     )
 
 
@@ -208,6 +208,6 @@ class MixesRows(ArchError, id="mixes-rows"):
     op: str
     axis: str
     until_at: Span | None = None
-    title = "rows along `{axis}` stop one by one, but `{op}` makes one row hang on the others"
+    title = "rows along `{axis}` stop one by one, but `{op}` makes a row depend on the others"
     labels = {"span": "here rows meet", "until_at": "each row stops by itself"}
     help = "let all rows stop together: reduce the condition over `{axis}`"
