@@ -23,7 +23,7 @@ def repeat(scope: Scope, node: Node, *operands: Value) -> Result:
     kind = scope.module.program.function(layers.kind)
     inputs = [kind[i] for i in kind.inputs]
     values = [scope.full(x, i.axes) for x, i in zip(operands, inputs, strict=False)]
-    carried = inputs[: node.attrs.integer("carried")]
+    carried = inputs[: len(node.types)]
     names = [initial(scope, node, x, i.hint) for x, i in zip(values, carried, strict=False)]
     arguments = [*map(ast.Name, names), *(x.expr for x in values[len(names) :])]
     layer, *scalars = map(ast.Name, layers.variables)
