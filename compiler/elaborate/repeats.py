@@ -72,7 +72,7 @@ def elaborate_repeat(body: Body, statement: syntax.RepeatStmt) -> None:
             _emit(body, statement, carried, kinds, rows)
             return
         for name in numbers_of_all:
-            carried[name] = _for_each(body, carried[name], rows, statement.span)
+            carried[name] = _for_each(body, carried[name], rows, statement)
 
 
 def _count(body: Body, statement: syntax.RepeatStmt) -> int:
@@ -150,9 +150,11 @@ def _rows(
     return ()
 
 
-def _for_each(body: Body, value: Tensor, rows: Labelled, span: Span) -> Tensor:
+def _for_each(body: Body, value: Tensor, rows: Labelled, statement: syntax.RepeatStmt) -> Tensor:
     """A number carried for all rows, as one for each."""
-    node = body.emitter.laid_out(value, rows, span)
+    assert statement.until is not None
+    with body.at(statement.until.span):
+        node = body.emitter.laid_out(value, rows, statement.until.span)
     return replace(value, node=node, scope=body.emitter.scope, axes=rows, known=1, cover=1)
 
 
@@ -161,7 +163,7 @@ def _return_conditions(
 ) -> dict[str, tuple[Axis, ...]]:
     """Every kind returns its condition after the carried values. Returns the attribute `exit`."""
     for kind in kinds:
-        with body.emitter.within(kind.scope):
+        with body.emitter.within(kind.scope), body.at(until.span):
             value = body.emitter.number(False) if kind.until is False else kind.until
             assert isinstance(value, Tensor)
             kind.outputs.append(("until", body.emitter.laid_out(value, rows, until.span)))
