@@ -54,6 +54,18 @@ def test_rows_with_images(
     assert distance(run(**given)["logits"], expected) <= TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("hidden", [[0], [2], [1, 2], [3, 7], [5, 10]], ids=str)
+def test_a_hidden_mark_has_its_feature(pair: SimpleNamespace, hidden: list[int]) -> None:
+    """Attention passes over it; the marks behind it keep theirs."""
+    given = batch([2, 1])
+    mask = np.ones(given["input_ids"].shape, np.int64)
+    mask[0, hidden] = 0
+    given["attention_mask"] = mask
+    expected = REFERENCE.run(pair.theirs, given)
+    got = pair.ours.compile(dtype="f64")(**given)["logits"]
+    assert distance(got[mask == 1], expected[mask == 1]) <= TOLERANCE["f64"]
+
+
 def test_an_image_is_seen(pair: SimpleNamespace) -> None:
     """By the tokens at and behind its marks, and by no other row."""
     run, given = pair.ours.compile(dtype="f64"), batch([1, 1])
