@@ -176,6 +176,34 @@ def test_gradients_pass_through_the_layers_that_ran(kind: str) -> None:
     assert reached < len(full) or kind == "each row"
 
 
+NESTED = """use std
+model M {
+  d = 4; vocab = 31; bound = 0.5
+  input tokens: ids[b, s] < vocab
+  x = tokens |> embedding(vocab, d) as embed
+  rounds = 0 * tokens[s: 0]
+  repeat groups[j: 2] {
+    x = x |> rmsnorm as norm
+    repeat layers[i: 3] {
+      x = tanh(x |> linear(d) as map)
+      rounds += 1
+    } until amax(x, s, d) < bound
+  }
+  output out[b, s, d] = x
+  output depth = rounds
+}
+"""
+
+
+def test_a_loop_with_an_exit_is_not_compiled_and_its_layers_are() -> None:
+    tokens = {"tokens": batch()["tokens"]}
+    expected = load(NESTED, 0.85).run(tokens)
+    got = load(NESTED, 0.85, "torch", "f32", 1, compile=True).run(tokens)
+    assert got["depth"].tolist() == expected["depth"].tolist()
+    assert len(set(got["depth"].tolist())) > 1
+    np.testing.assert_allclose(got["out"], expected["out"], 0, 1e-5)
+
+
 # ------------------------------------------------------------------------ the graph
 
 
