@@ -184,8 +184,9 @@ class Flow:
             for source in (self.function[i] for i in node.inputs):
                 if source.op != "weight":  # a shared one is told where it is used
                     self._edge(self._label(node), self._label(source))
-        for _, result in self.function.outputs:
-            self._edge("", self._label(self.function[result]))
+        for name, result in self.function.outputs:
+            if name != "until":  # the exit of a repeat is told by itself
+                self._edge("", self._label(self.function[result]))
 
     def _label(self, node: Node) -> str:
         if node.op == "input":
@@ -237,6 +238,7 @@ class _Comparison:
 
     def entries(self) -> Iterator[Entry]:
         yield from self._inputs()
+        yield from self._exits()
         found: dict[tuple[Item, ...], dict[tuple[str, str], set[int]]] = {}
         counts: dict[str, int] = {"": 0}
         for path, at, a, b in self._functions():
@@ -256,6 +258,13 @@ class _Comparison:
         )
         if items:
             yield Entry(("inputs",), items)
+
+    def _exits(self) -> Iterator[Entry]:
+        """Repeats of both that stop in different ways, or of which one runs every layer."""
+        left, right = _exits(self.left.program), _exits(self.right.program)
+        for path in left:
+            if left[path] != right.get(path, left[path]):
+                yield Entry((path,), (Item(left[path], right[path], name="exit"),))
 
     def _declared(self, side: Side) -> dict[str, str]:
         main = side.program.main
@@ -347,6 +356,21 @@ def _repeats(program: Program) -> dict[str, tuple[str, ...]]:
             kinds = node.attrs["kinds"]
             assert isinstance(kinds, tuple)
             found[node.attrs.string("path")] = tuple(map(str, kinds))
+    return found
+
+
+def _exits(program: Program) -> dict[str, str]:
+    """How each repeat stops before its last layer; nothing where it does not."""
+    found = {}
+    for node in program.main.nodes:
+        if node.op == "repeat":
+            along = (
+                ", ".join(axis.name for axis in node.attrs.axes("exit"))
+                if "exit" in node.attrs
+                else None
+            )
+            named = f"row by row along {along}" if along else "all rows together"
+            found[node.attrs.string("path")] = "" if along is None else named
     return found
 
 

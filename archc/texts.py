@@ -54,6 +54,8 @@ class Texts:
         statement = self.statement(span)
         calls = tuple(reversed(node.spans[1:]))
         text = _words(statement.span if statement else span).removeprefix("return ")
+        if isinstance(statement, syntax.RepeatStmt) and statement.until is not None:
+            text = f"until {_words(statement.until.span)}"  # its body has statements of its own
         return Place(text, _at(span), tuple(map(_words, calls)), tuple(map(_at, calls)))
 
     def operand(self, node: Node, position: int) -> str:

@@ -789,4 +789,51 @@ MAMBA: Rows = {
 }
 
 DECODERS: Rows = LLAMA | GPT | FALCON | MISTRAL | GEMMA | QWEN2 | PHI3 | MAMBA
-CONFIGS: Rows = DECODERS | BERT | VIT | T5 | SEQ2SEQ
+
+
+def _llava(**text: Any) -> Config:
+    return {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "ignore_index": -100,
+        "image_seq_length": 576,
+        "image_token_index": 32000,
+        "model_type": "llava",
+        "pad_token_id": 32001,
+        "projector_hidden_act": "gelu",
+        "text_config": {
+            "_name_or_path": "lmsys/vicuna-7b-v1.5",
+            "architectures": ["LlamaForCausalLM"],
+            "max_position_embeddings": 4096,
+            "model_type": "llama",
+            "rms_norm_eps": 1e-5,
+            "torch_dtype": "float16",
+            "vocab_size": 32064,
+        }
+        | text,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float16",
+        "vision_config": {
+            "hidden_size": 1024,
+            "image_size": 336,
+            "intermediate_size": 4096,
+            "model_type": "clip_vision_model",
+            "num_attention_heads": 16,
+            "num_hidden_layers": 24,
+            "patch_size": 14,
+            "projection_dim": 768,
+            "vocab_size": 32000,
+        },
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "vocab_size": 32064,
+    }
+
+
+LLAVA: Rows = {
+    ("llava", "llava15_7b"): _llava(),
+    ("llava", "llava15_13b"): _llava(
+        hidden_size=5120, intermediate_size=13824, num_attention_heads=40, num_hidden_layers=40
+    ),
+}
+
+CONFIGS: Rows = DECODERS | BERT | VIT | T5 | SEQ2SEQ | LLAVA

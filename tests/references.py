@@ -172,6 +172,23 @@ BART = {
 DPR = BERT | {"model_type": "dpr", "hidden_size": 48, "num_hidden_layers": 2, "projection_dim": 40}
 RAG = {"n_docs": 3, "question_encoder": DPR, "generator": BART | {"model_type": "bart"}}
 MARIAN = BART | {"decoder_vocab_size": VOCAB, "eos_token_id": 2}
+IMAGE_TOKEN = VOCAB - 1
+LLAVA = {
+    "text_config": SMALL | {"model_type": "llama"},
+    "vision_config": {
+        "model_type": "clip_vision_model",
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "layer_norm_eps": EPSILON,
+        "image_size": 24,
+        "patch_size": 12,
+        "num_channels": 2,
+    },
+    "image_token_index": IMAGE_TOKEN,
+    "tie_word_embeddings": False,
+}
 ENCODER_DECODERS = ("t5", "bart", "nllb", "transformer")
 GEMMA3_ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
@@ -211,6 +228,9 @@ class Reference:
     def inputs(self) -> dict[str, np.ndarray]:
         """Inputs that fit the example and this config."""
         given, kinds = batch(self.example), self.config.get("type_vocab_size", 0)
+        if self.example == "llava":
+            marks = 5 if self.config.get("vision_feature_select_strategy") == "full" else 4
+            given["input_ids"][:, 2 : 2 + marks] = IMAGE_TOKEN
         if kinds > 1:
             shape = given["input_ids"].shape
             given["token_type_ids"] = np.random.default_rng(2).integers(0, kinds, shape)
@@ -433,6 +453,14 @@ REFERENCES: dict[str, Reference] = {
         | {"use_bias": True, "use_conv_bias": False, "conv_kernel": 3, "residual_in_fp32": False}
         | {"tie_word_embeddings": True, "n_groups": 3, "time_step_limit": [0.4, 1.1]},
     ),
+    "llava": Reference("llava", "LlavaForConditionalGeneration", LLAVA),
+    "llava-full": Reference(
+        "llava",
+        "LlavaForConditionalGeneration",
+        LLAVA
+        | {"vision_feature_select_strategy": "full", "vision_feature_layer": -1}
+        | {"projector_hidden_act": "relu", "multimodal_projector_bias": False},
+    ),
     "t5": Reference("t5", "T5ForConditionalGeneration", T5),
     "t5-gated": Reference(
         "t5",
@@ -504,6 +532,9 @@ def batch(example: str, tokens: int = 12, padding: int = 3, seed: int = 1) -> di
         return {"pixel_values": generator.standard_normal((2, 2, 24, 24)).astype(np.float32)}
     if example == "rag":
         return documents(generator)
+    if example == "llava":
+        inputs["input_ids"] %= IMAGE_TOKEN
+        inputs["pixel_values"] = generator.standard_normal((2, 2, 24, 24)).astype(np.float32)
     if example == "roberta":  # the padding token decides the positions
         inputs["input_ids"] = np.where(mask == 1, inputs["input_ids"].clip(2), 1)
     if example in ENCODER_DECODERS:

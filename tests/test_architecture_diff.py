@@ -166,6 +166,23 @@ def test_layers_of_two_kinds() -> None:
     assert sum("q_norm = norm: weights gain" in str(list(e.lines())) for e in found) == 2
 
 
+@pytest.mark.parametrize(
+    ("change", "exit"),
+    [
+        (("} until sure", "}"), "exit all rows together -> none"),
+        (("per_batch = true", "per_batch = false"), "all rows together -> row by row along b"),
+    ],
+)
+def test_an_exit(change: tuple[str, str], exit: str, tmp_path: Path) -> None:
+    adaptive = EXAMPLES / "adaptive_llm.arch"
+    text = adaptive.read_text().replace(*change)
+    (tmp_path / "other.arch").write_text(text)
+    found = contrast(*(archc.load(p, preset="tiny") for p in (adaptive, tmp_path / "other.arch")))
+    first = found.entries[0]
+    assert first.where == ("layers",)
+    assert exit in "\n".join(first.lines())
+
+
 @pytest.mark.parametrize(("before", "after"), [("llama", "gemma"), ("llama", "qwen2")])
 def test_golden(before: str, after: str, accept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     sections = goldens.read(GOLDEN) if GOLDEN.exists() else {}

@@ -228,8 +228,9 @@ def _share(source: torch.nn.Module, twin: torch.nn.Module) -> None:
 def _compile(file: ModuleType, emitted: Emitted, program: Program, model: torch.nn.Module) -> None:
     """One compiled function per layer kind; a model without layers is compiled as a whole.
 
-    The classes are this load's own. Sizes of run-time axes are marked dynamic call by call. A scan's
-    loop over chunks is left to Python: its chunk of full length is a compiled function of its own.
+    The classes are this load's own. Sizes of run-time axes are marked dynamic call by call. A loop
+    with an exit stays in Python, and so do the layers around it; a scan's loop over chunks does too,
+    and its chunk of full length is a compiled function of its own.
     """
     scanning = {method.kind for method in emitted.chunks}
     mark = torch._dynamo.maybe_mark_dynamic if scanning else torch._dynamo.mark_dynamic
@@ -238,7 +239,11 @@ def _compile(file: ModuleType, emitted: Emitted, program: Program, model: torch.
         setattr(kind, method.name, _for_length(getattr(kind, method.name), method))
     if emitted.chunks:
         file.in_chunks = _between_graphs(file.in_chunks)  # type: ignore[attr-defined]
-    kinds = [name for name in emitted.classes if name != program.main_name]
+    kinds = [
+        function.name
+        for function in map(program.function, emitted.classes)
+        if function is not program.main and not any("exit" in n.attrs for n in function.nodes)
+    ]
     for name in kinds or [program.main_name]:
         kind = getattr(file, emitted.classes[name])
         compiled = torch.compile(kind.forward, fullgraph=emitted.classes[name] not in scanning)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ...compiler.ir.graph import Axis, Builder, Function, Node, TensorType
 from ...dsl.dims import Dim
-from .contraction import initial
+from .layers import initial
 from .layout import Value, along, signed, single, ungrouped
 from .lowering import lowers
 from .scope import Result, Scope
