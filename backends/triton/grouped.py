@@ -65,8 +65,8 @@ class _Lowered:
         attrs = {"entries": plan.entries}
         made = self.builder.add("group_rows", (flat,), attrs, kinds, node.origins)
         picked, rows, slots = (
-            self.builder.add("result", (made,), {"index": i}, (kind,), node.origins)
-            for i, kind in enumerate(kinds)
+            self.builder.add("result", (made,), {"index": i}, (kind,), node.origins, hint)
+            for i, (kind, hint) in enumerate(zip(kinds, ("picked", "rows", "slots"), strict=True))
         )
         return picked, rows, slots
 

@@ -282,7 +282,7 @@ class _Class:
         self._several(node, ["values", "indices"], f"run.topk({arguments})")
 
     def _group_rows(self, node: Node) -> None:
-        picked, rows, _ = node.types
+        rows = node.types[1]
         sizes = (node.attrs.axis("entries").size, *(axis.size for axis in rows.axes))
         arguments = ", ".join([self.array(node.inputs[0]), *map(self.plan.size, sizes)])
         self._several(node, ["picked", "rows", "slots"], f"run.group_rows({arguments})")
