@@ -548,6 +548,26 @@ MISTRAL: Rows = {
 }
 
 
+MIXTRAL_FIELDS = {
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "num_experts_per_tok": 2,
+    "num_local_experts": 8,
+    "output_router_logits": False,
+}
+MIXTRAL: Rows = {
+    ("mixtral", "mixtral_8x7b"): _mistral(
+        *(4096, 32, 14336, 32), router_aux_loss_coef=0.02, vocab_size=32000, **MIXTRAL_FIELDS
+    ),
+    ("mixtral", "mixtral_8x22b"): _mistral(
+        *(6144, 56, 16384, 48),
+        max_position_embeddings=65536,
+        router_aux_loss_coef=0.001,
+        **MIXTRAL_FIELDS,
+    ),
+}
+
+
 def _gemma(d: int, layers: int, hidden: int, heads: int, groups: int, **others: Any) -> Config:
     return {
         "attention_bias": False,
@@ -788,7 +808,7 @@ MAMBA: Rows = {
     ("mamba", "mamba_2_8b"): _mamba(2560, 64),
 }
 
-DECODERS: Rows = LLAMA | GPT | FALCON | MISTRAL | GEMMA | QWEN2 | PHI3 | MAMBA
+DECODERS: Rows = LLAMA | GPT | FALCON | MISTRAL | MIXTRAL | GEMMA | QWEN2 | PHI3 | MAMBA
 
 
 def _llava(**text: Any) -> Config:

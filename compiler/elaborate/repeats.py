@@ -49,6 +49,9 @@ class Widen(Exception):
 def elaborate_repeat(body: Body, statement: syntax.RepeatStmt) -> None:
     if body.emitter.scope.scans():
         raise errors.Unsupported(what="a `repeat` in a `scan`", span=statement.span)
+    if body.place.chosen:
+        what = "a `repeat` in a bank indexed by a tensor"
+        raise errors.Unsupported(what=what, span=statement.span)
     if body.place.scope is not body.emitter.scope:
         what = "a `shared` block with a `repeat` in it, applied in another `repeat`,"
         raise errors.Unsupported(what=what, span=statement.span)

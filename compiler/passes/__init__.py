@@ -24,6 +24,7 @@ from .fft_convolution import FFT_CONVOLUTION
 from .fuse_linear import FUSE_LINEAR
 from .fuse_norm_linear import FUSE_NORM_LINEAR
 from .fuse_pointwise import FUSE_POINTWISE
+from .group_experts import GROUP_EXPERTS
 from .pack_projections import PACK_PROJECTIONS
 from .parameters import DERIVE_PARAMETERS
 from .sink_merges import SINK_MERGES
@@ -37,6 +38,7 @@ PIPELINE: tuple[Pass, ...] = (
     CHUNK_PRODUCTS,
     CHUNK_SCAN,
     SINK_MERGES,
+    GROUP_EXPERTS,
     FFT_CONVOLUTION,
     TILE_ATTENTION,
     PACK_PROJECTIONS,
