@@ -67,9 +67,13 @@ def _declared(body: Body, name: str, label: Label, axis: Axis) -> Tensor | None:
 
 
 def derive(body: Body, axis: Axis, source: Axis) -> None:
-    """Note that `axis` was cut or joined from one that has a timeline, which it no longer has."""
+    """Note that `axis` was cut or joined from one that has a timeline, which it no longer has.
+
+    Of several, the first of which something is declared.
+    """
     origin = source.time or body.session.derived.get(source)
-    if origin is not None:
+    known = body.session.timelines.get(body.session.derived.get(axis, ""))
+    if origin is not None and (known is None or not known.facts):
         body.session.derived[axis] = origin
 
 
