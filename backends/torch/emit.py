@@ -26,6 +26,12 @@ from .source import Method, Statement, expression, identifier, number, plain, st
 __all__ = ["contraction", "emit_model", "lowering", "scans"]
 
 HELPERS = {
+    "amax": '''
+def amax(x, dims):
+    """The greatest over dims; of nothing, the least there is."""
+    least = -torch.inf if x.is_floating_point() else -(2**31)
+    return x.amax(dims) if x.numel() else torch.full_like(x.sum(dims), least)
+''',
     "softmax": '''
 def softmax(x, dim):
     """Softmax that gives zeros, and no gradient, for a row that is -inf throughout."""
