@@ -51,11 +51,6 @@ def doubles(name: str) -> Weights:
     return {path: torch.from_numpy(w).double() for path, w in loud(name).given_weights().items()}
 
 
-def table(values: torch.Tensor) -> torch.Tensor:
-    """As a constant table is kept: rounded to float32."""
-    return values.float().double()
-
-
 def linear(w: Weights, path: str, x: torch.Tensor) -> torch.Tensor:
     bias = w[f"{path}.b"].reshape(-1) if f"{path}.b" in w else None
     return F.linear(x, w[f"{path}.w"].reshape(-1, x.shape[-1]), bias)
@@ -121,7 +116,7 @@ def retnet(w: Weights, ids: torch.Tensor) -> torch.Tensor:
     x, n = w["embed.w"][ids], ids.shape[1]
     steps = torch.arange(n, dtype=torch.double)
     age = steps[:, None] - steps[None, :]
-    gamma = table(1 - 2.0 ** (-5 - torch.arange(HEADS, dtype=torch.double)))[:, None, None]
+    gamma = (1 - 2.0 ** (-5 - torch.arange(HEADS, dtype=torch.double)))[:, None, None]
     decay = torch.where(age >= 0, gamma ** age.clamp(min=0), 0)
     for i in range(3):
         at = f"layers[{i}]."
@@ -130,8 +125,7 @@ def retnet(w: Weights, ids: torch.Tensor) -> torch.Tensor:
         q, k, v = heads(q), heads(k), heads(v)
         turn = torch.polar(
             torch.ones(n, q.shape[-1] // 2).double(),
-            steps[:, None]
-            * table(10000.0 ** -torch.linspace(0, 1, q.shape[-1] // 2, dtype=torch.double)),
+            steps[:, None] * 10000.0 ** -torch.linspace(0, 1, q.shape[-1] // 2, dtype=torch.double),
         )
         q, k = (
             torch.view_as_real(torch.view_as_complex(z.unflatten(-1, (-1, 2)).contiguous()) * turn)
@@ -171,7 +165,7 @@ def transformer_xl(w: Weights, ids: torch.Tensor, carried: Carried) -> tuple[tor
     x = d**0.5 * w["embed.w"][ids]
     memory = carried.get("memory", x.new_zeros(3, len(ids), 0, d))
     total = memory.shape[2] + n
-    rates = table(10000.0 ** (-torch.arange(0, d, 2).double() / d))
+    rates = 10000.0 ** (-torch.arange(0, d, 2).double() / d)
     angles = torch.arange(total - 1, -1, -1).double()[:, None] * rates
     far = torch.cat((angles.sin(), angles.cos()), -1)
     hidden = torch.ones(n, total, dtype=torch.bool).triu(1 + total - n)
@@ -207,8 +201,8 @@ def read(w: Weights, path: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tenso
 def xpos(x: torch.Tensor, at: torch.Tensor, sign: int) -> torch.Tensor:
     e = x.shape[-1]
     steps = torch.arange(0, e, 2).double()
-    size = table((steps + 0.4 * e) / (1.4 * e)) ** (sign * at[:, None] / 512)
-    turn = torch.polar(size, at[:, None] * table(10000.0 ** (-steps / e)))
+    size = ((steps + 0.4 * e) / (1.4 * e)) ** (sign * at[:, None] / 512)
+    turn = torch.polar(size, at[:, None] * 10000.0 ** (-steps / e))
     z = torch.complex(x[..., : e // 2], x[..., e // 2 :]) * turn
     return torch.cat((z.real, z.imag), -1)
 
