@@ -19,6 +19,8 @@ UNPUBLISHED = {
     ("palm", "palm_8b"): PAPER,
     ("palm", "palm_62b"): PAPER,
     ("palm", "palm_540b"): PAPER,
+    ("transformer_xl", "enwik8_12l"): PAPER,
+    ("transformer_xl", "enwik8_24l"): PAPER,
     **{("retnet", f"retnet_{size}"): SIZES for size in ("base", "medium", "xl", "3b", "7b")},
 }
 

@@ -351,3 +351,36 @@ def test_unknown_memory_is_no_memory(backend: str) -> None:
     bare = loud("transformer_xl").compile(backend, inputs=["input_ids"])(input_ids=ids)["logits"]
     for other in (empty, unknown, bare):
         assert distance(other, left_out) <= 1e-6
+
+
+NOTHING = """model Nothing {
+  input x: float[b, m]
+  input i: int[b, m]
+  input c: bool[b, m]
+  weight scale[] = ones
+  output a[b] = scale * amax(x, m)
+  output n[b] = amax(i, m)
+  output some[b] = any(c, m)
+  output total[b] = sum(softmax(x, m), m)
+  output last[m] = amax(x, b)
+}"""
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "triton"])
+def test_reductions_of_nothing(backend: str, tmp_path: Path) -> None:
+    path = tmp_path / "nothing.arch"
+    path.write_text(NOTHING)
+    model = archc.load(path, weights={"scale": np.array(2, "f")}).compile(backend)
+
+    def found(size: int) -> dict[str, list[float]]:
+        given = {
+            "x": np.ones((2, size)),
+            "i": np.ones((2, size), int),
+            "c": np.ones((2, size), bool),
+        }
+        return {name: value.tolist() for name, value in model(**given).items()}
+
+    some = {"a": 2.0, "n": 1, "some": True, "total": 1.0}
+    assert found(3) == {name: [value] * 2 for name, value in some.items()} | {"last": [1.0] * 3}
+    none = {"a": -np.inf, "n": -(2**31), "some": False, "total": 0.0}
+    assert found(0) == {name: [value] * 2 for name, value in none.items()} | {"last": []}

@@ -250,7 +250,9 @@ class Scope:
             return self.dim(whole)
         for extent in self.extents:  # `s + 2*n`, of a sequence with something before and behind it
             rest = extent - whole
-            if all(self.module.constant(s) or Dim.symbol(s) in self.extents for s in rest.symbols()):
+            if all(
+                self.module.constant(s) or Dim.symbol(s) in self.extents for s in rest.symbols()
+            ):
                 return expression("{0} - {1}", self.dim(extent), self.dim(rest))
         raise InternalError(f"no input of {self.function.name} has the size `{symbol}`")
 
