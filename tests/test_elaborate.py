@@ -410,7 +410,7 @@ def test_an_axis_that_only_inputs_left_out_have_is_empty() -> None:
     bare = NumpyBackend().load(found, {}, dtype="f64").run({"x": inputs()["x"]})
     assert np.allclose(bare["y"], total, **EXACT)
     assert not bare["c"].any()
-    assert [n.attrs["name"] for n in found.main.nodes if n.op == "input"] == ["x"]
+    assert not any(n.attrs["name"] == "memory" for n in found.main.nodes if n.op == "input")
     one = run(text, inputs(memory=np.ones((2, 3, 8))))[0]
     assert np.allclose(one["y"], total + 3, **EXACT)
     assert one["c"].all()
