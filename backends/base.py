@@ -134,7 +134,10 @@ def _converted(node: Node, given: Array, precision: Precision) -> Array:
 def _bind_sizes(
     program: Program, nodes: Mapping[str, Node], given: Mapping[str, Array]
 ) -> dict[str, int]:
-    """Sizes of plain symbols come from the first input that has them; all others must agree."""
+    """Sizes of plain symbols come from the first input that has them; all others must agree.
+
+    An axis that only inputs left out have is empty.
+    """
     sizes, source = dict(program.sizes), dict.fromkeys(program.sizes, "the model")
     for name, array in given.items():
         node = nodes[name]
@@ -144,6 +147,9 @@ def _bind_sizes(
             symbol = plain_symbol(axis.size)
             if symbol is not None and symbol not in sizes:
                 sizes[symbol], source[symbol] = length, f"`{name}`"
+    for axis in (axis for name, node in nodes.items() if name not in given for axis in node.axes):
+        if (symbol := plain_symbol(axis.size)) is not None:
+            sizes.setdefault(symbol, 0)
     for name, array in given.items():
         node = nodes[name]
         for axis, length in zip(node.axes, array.shape, strict=True):

@@ -13,12 +13,16 @@ Rows = dict[tuple[str, str], Config]
 
 # Rows of the table that no Hugging Face directory was published for.
 PAPER = "described in a paper; its weights were never published"
+SIZES = "sizes of its package's training recipes"
 UNPUBLISHED = {
     ("mamba2", "mamba2_2_7b"): "published in the format of its own package",
     ("gpt3", "gpt3_175b"): PAPER,
     ("palm", "palm_8b"): PAPER,
     ("palm", "palm_62b"): PAPER,
     ("palm", "palm_540b"): PAPER,
+    ("transformer_xl", "enwik8_12l"): PAPER,
+    ("transformer_xl", "enwik8_24l"): PAPER,
+    **{("retnet", f"retnet_{size}"): SIZES for size in ("base", "medium", "xl", "3b", "7b")},
 }
 
 
@@ -856,4 +860,35 @@ LLAVA: Rows = {
     ),
 }
 
-CONFIGS: Rows = DECODERS | BERT | VIT | T5 | SEQ2SEQ | LLAVA
+
+def _rwkv4(d: int, layers: int) -> Config:
+    return {
+        "architectures": ["RwkvForCausalLM"],
+        "attention_hidden_size": d,
+        "bos_token_id": 0,
+        "context_length": 1024,
+        "eos_token_id": 0,
+        "hidden_size": d,
+        "intermediate_size": 4 * d,
+        "layer_norm_epsilon": 1e-5,
+        "model_type": "rwkv",
+        "num_hidden_layers": layers,
+        "rescale_every": 6,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "transformers_version": "4.29.0.dev0",
+        "use_cache": True,
+        "vocab_size": 50277,
+    }
+
+
+RWKV4: Rows = {
+    ("rwkv4", "rwkv4_169m"): _rwkv4(768, 12),
+    ("rwkv4", "rwkv4_430m"): _rwkv4(1024, 24),
+    ("rwkv4", "rwkv4_1_5b"): _rwkv4(2048, 24),
+    ("rwkv4", "rwkv4_3b"): _rwkv4(2560, 32),
+    ("rwkv4", "rwkv4_7b"): _rwkv4(4096, 32),
+    ("rwkv4", "rwkv4_14b"): _rwkv4(5120, 40),
+}
+
+CONFIGS: Rows = DECODERS | BERT | VIT | T5 | SEQ2SEQ | LLAVA | RWKV4

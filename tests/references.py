@@ -94,6 +94,17 @@ FALCON = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+RWKV4 = {  # its norms meet a stream that was halved, so eps counts
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "attention_hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 3,
+    "rescale_every": 2,
+    "layer_norm_epsilon": EPSILON,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 DEBERTA = BERT | {
     "type_vocab_size": 0,
     "relative_attention": True,
@@ -509,6 +520,12 @@ REFERENCES: dict[str, Reference] = {
     ),
     "marian-unscaled": Reference(
         "transformer", "MarianMTModel", MARIAN | {"activation_function": "swish"}
+    ),
+    "rwkv4": Reference("rwkv4", "RwkvForCausalLM", RWKV4),
+    "rwkv4-narrow": Reference(  # with a cache the class takes no other width than that of the stream
+        "rwkv4",
+        "RwkvForCausalLM",
+        RWKV4 | {"rescale_every": 0, "attention_hidden_size": 48, "use_cache": False},
     ),
 }
 

@@ -421,6 +421,50 @@ def test_a_list_of_conditions_is_one() -> None:
     assert ids(model("output y = any(keep)")) == ["argument-count"]
 
 
+def test_a_concatenation_in_a_layer_is_valid_where_its_parts_are() -> None:
+    """Joined in each of three layers, with padding in either part and in both."""
+    text = model(
+        """input memory: float[layer: 3, b, m, d]
+        input known: bool[b, m]
+        time s: valid = keep
+        time m: valid = known
+        repeat layers[i: 3] { x += mean(concat(memory[layer: i], x[s -> m], m), m) }
+        output y[b, s, d] = x"""
+    )
+    noise = np.random.default_rng(1)
+    keep, known = np.array(PADDING["inner"], bool), np.array([[1, 0, 1], [0, 0, 0]], bool)
+    values = inputs(keep=keep, known=known, memory=noise.standard_normal((3, 2, 3, 8)))
+    seen, x = np.concatenate([known, keep], 1)[..., None], values["x"]
+    for memory in values["memory"]:
+        joined = np.concatenate([memory, x], 1)
+        x = x + (np.where(seen, joined, 0).sum(1) / seen.sum(1))[:, None]
+    found, _ = run(text, values)
+    assert np.allclose(found["y"][keep], x[keep], **EXACT)
+    assert len(program(text).functions) == 2  # one kind of layer
+
+
+def test_an_axis_that_only_inputs_left_out_have_is_empty() -> None:
+    text = model(
+        """input memory: float[b, m, d] = 0
+        input known: bool[b, m] = true
+        time m: valid = known
+        output y[b, d] = sum(concat(memory, x[s -> m], m), m)
+        output c[b] = any(known, m)"""
+    )
+    total = inputs()["x"].sum(1)
+    left_out = run(text)[0]  # in the call
+    assert np.allclose(left_out["y"], total, **EXACT)
+    assert not left_out["c"].any()
+    found = program(text, given=["x"])  # and in the program
+    bare = NumpyBackend().load(found, {}, dtype="f64").run({"x": inputs()["x"]})
+    assert np.allclose(bare["y"], total, **EXACT)
+    assert not bare["c"].any()
+    assert not any(n.attrs["name"] == "memory" for n in found.main.nodes if n.op == "input")
+    one = run(text, inputs(memory=np.ones((2, 3, 8))))[0]
+    assert np.allclose(one["y"], total + 3, **EXACT)
+    assert one["c"].all()
+
+
 @pytest.mark.parametrize("fact", ["position", "segment"])
 def test_positions_of_a_concatenation_have_no_common_meaning(fact: str) -> None:
     body = f"""time s: valid = keep, {fact} = ids

@@ -532,3 +532,20 @@ def test_what_pads_an_instruction_does_not_matter() -> None:
     assert np.array_equal(loaded.run(given)["logits"], loaded.run(other)["logits"])
     seen = {**given, "instruction": np.where(hidden, 100, given["instruction"])}
     assert not np.allclose(loaded.run(given)["logits"], loaded.run(seen)["logits"])
+
+
+def test_the_entry_before_is_of_the_same_segment() -> None:
+    """Zero at the first entry, at the first of a segment, and where the one before is padding."""
+    segment = np.array([[0, 0, 1, 1, 1], [2, 2, 2, 2, 3]])
+    expected = np.zeros_like(X)
+    for b in range(2):
+        for s in range(1, X.shape[1]):
+            if KEEP[b, s - 1] and segment[b, s] == segment[b, s - 1]:
+                expected[b, s] = X[b, s - 1]
+    text = """time s: valid = keep, segment = ids
+      decode s
+      output y[b, s, d] = previous(x, s)"""
+    found = run(model(text), inputs(keep=KEEP, ids=segment))[0]["y"]
+    assert np.array_equal(found[KEEP], expected[KEEP])
+    plain = run(model("output y[b, s, d] = previous(x, s)"))[0]["y"]
+    assert np.array_equal(plain, np.concatenate([np.zeros_like(X[:, :1]), X[:, :-1]], 1))

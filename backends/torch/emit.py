@@ -81,6 +81,12 @@ def rows_by_index(index, entries):
     counts = counts.index_add(0, index, torch.ones_like(index))
     return index.argsort(stable=True), counts if torch.compiler.is_compiling() else counts.tolist()
 ''',
+    "amax": '''
+def amax(x, dims):
+    """The greatest over dims; of nothing, the least there is."""
+    least = -torch.inf if x.is_floating_point() else -(2**31)
+    return x.amax(dims) if x.numel() else torch.full_like(x.sum(dims), least)
+''',
     "softmax": '''
 def softmax(x, dim):
     """Softmax that gives zeros, and no gradient, for a row that is -inf throughout."""

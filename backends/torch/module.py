@@ -145,7 +145,7 @@ class Module:
             self.paths[attribute] = path
             made = expression("torch.empty(**factory)")
             assert isinstance(made, ast.Call)
-            made.args = shape
+            made.args = shape or [ast.Tuple([])]
             place = self_attribute(attribute)
             if self.file.parameter(self.path, path).trained:
                 member = statement("{0} = nn.Parameter({1})", place, made)

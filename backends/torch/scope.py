@@ -249,9 +249,16 @@ class Scope:
         name = self.module.constant(symbol)
         if name is not None:
             return ast.Name(name)
-        if Dim.symbol(symbol) not in self.extents | self.lengths:
-            raise InternalError(f"no input of {self.function.name} has the size `{symbol}`")
-        return self.dim(Dim.symbol(symbol))
+        whole = Dim.symbol(symbol)
+        if whole in self.extents | self.lengths:
+            return self.dim(whole)
+        for extent in self.extents:  # `s + 2*n`, of a sequence with something before and behind it
+            rest = extent - whole
+            if all(
+                self.module.constant(s) or Dim.symbol(s) in self.extents for s in rest.symbols()
+            ):
+                return expression("{0} - {1}", self.dim(extent), self.dim(rest))
+        raise InternalError(f"no input of {self.function.name} has the size `{symbol}`")
 
 
 def labels_of(node: Node) -> list[str]:

@@ -175,7 +175,7 @@ class Reducer:
         found = self._run(node, at, self._folding(MAX, kind, node, at, x))
         if x.type.dtype != "bool":
             return found
-        return replace(found, text=f"({found.text} != 0)", dtype="bool")
+        return replace(found, text=f"({found.text} > 0)", dtype="bool")
 
     def cumsum(self, node: Node, at: Coordinates) -> Value:
         """The sum of what stands at or before the coordinate: any coordinate, any order."""

@@ -91,7 +91,13 @@ class Run:
         tile["BLOCK_M"] = min(tile["BLOCK_M"], max(16, triton.next_power_of_2(rows)))
         tiles = triton.cdiv(rows, tile["BLOCK_M"]), triton.cdiv(columns, tile.get("BLOCK_N", 1))
         if rows * columns * batch:
-            kernel[(*tiles, batch)](*arguments, **tile)
+            kernel[(*tiles, batch)](*map(addressable, arguments), **tile)
+
+
+def addressable(argument):
+    """An empty tensor has no storage that the interpreter could hand on; nothing reads this one."""
+    is_empty = isinstance(argument, torch.Tensor) and not argument.numel()
+    return argument.new_empty(1) if is_empty else argument
 
 
 def indexable(value):

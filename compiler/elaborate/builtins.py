@@ -376,17 +376,19 @@ def _joined_axis(
 
 
 def _joined_time(body: Body, label: Label, parts: Sequence[Axis], span: Span) -> str | None:
-    """The timeline of parts one behind the other: an entry is valid where it is in its part."""
+    """The timeline of parts one behind the other: an entry is valid where it is in its part.
+
+    Facts are values of the model, so that all that follows can read them, in whatever layer.
+    """
     name = time.joined_name(body, parts)
     if name is None or name in body.session.timelines:
         return name
-    if body.emitter.scope.parent is not None:
-        return None  # a fact must be there for all that follows, and a layer's values are not
     made = body.session.timelines[name] = Timeline(body.outward(label))
-    found = [time.fact(body, "valid", label, part) for part in parts]
-    if any(valid is not True for valid in found):
-        masks = [_everywhere(body, v, label, p) for v, p in zip(found, parts, strict=True)]
-        made.facts["valid"] = join(body, masks, label, span).relabelled(body.outward)
+    with body.emitter.within([*body.emitter.scope.chain()][-1]):
+        found = [time.fact(body, "valid", label, part) for part in parts]
+        if any(valid is not True for valid in found):
+            masks = [_everywhere(body, v, label, p) for v, p in zip(found, parts, strict=True)]
+            made.facts["valid"] = join(body, masks, label, span).relabelled(body.outward)
     return name
 
 

@@ -297,6 +297,8 @@ class _ModelElaborator:
                 )
             return known
         at_run_time = size.substitute(body.bindings).constant is None
+        if size == Dim.symbol(decl.name) and at_run_time and decl.name in self._absent_axes():
+            size = Dim.of(0)
         axis = body.new_axis(decl.name, size, decl.span, decl.name if at_run_time else None)
         return body.frame.declare(decl.name, axis, decl.span)
 
@@ -307,6 +309,12 @@ class _ModelElaborator:
         home = body.environment.find(decl.name)
         value = home.values[decl.name] if home is not None else None
         return value if isinstance(value, Dim) else Dim.symbol(decl.name)
+
+    def _absent_axes(self) -> set[str]:
+        """Axes that only inputs have which are left out: there is nothing along them."""
+        inputs = [s for s in syntax.walk(self.model) if isinstance(s, syntax.InputStmt)]
+        given = {d.name for s in inputs if not self._left_out(s) for d in s.brackets}
+        return {d.name for s in inputs for d in s.brackets} - given
 
     def _input_attrs(
         self, body: Body, statement: syntax.InputStmt, default: Tensor | bool | int | float | None

@@ -14,13 +14,13 @@ from ...dsl import errors
 from ...dsl.dims import Dim
 from ...dsl.span import Span
 from ..ir.graph import Axis
+from ..ops.reduce import LEAST_INT
 from .body import Body
 from .labels import Label
 from .values import Tensor
 
-LEAST_INT = Dim.of(-(2**31))  # a Triton kernel holds integers in 32 bits
 FLOAT_NEUTRAL = {"sum": 0.0, "cumsum": 0.0, "dot": 0.0, "amax": -float("inf")}
-INT_NEUTRAL = {"sum": Dim.of(0), "cumsum": Dim.of(0), "dot": Dim.of(0), "amax": LEAST_INT}
+INT_NEUTRAL = {"sum": Dim.of(0), "cumsum": Dim.of(0), "dot": Dim.of(0), "amax": Dim.of(LEAST_INT)}
 
 
 def slot(body: Body, label: Label, axis: Axis) -> Tensor:

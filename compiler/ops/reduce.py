@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ...dsl.dims import Dim, product
-from ..ir.graph import Attrs, Axis, TensorType
+from ..ir.graph import Attrs, Axis, DType, TensorType
 from .numeric import Array, np
 from .registry import (
     N2,
@@ -27,6 +27,12 @@ from .registry import (
 from .structure import replaced
 
 K2 = Axis("k2", Dim.of(2))
+LEAST_INT = -(2**31)  # a Triton kernel holds integers in 32 bits
+
+
+def least(dtype: DType) -> bool | int | float:
+    """The greatest of nothing."""
+    return {"bool": False, "int": LEAST_INT}.get(dtype, -math.inf)
 
 
 def without(x: TensorType, axes: Sequence[Axis]) -> tuple[Axis, ...]:
@@ -67,7 +73,7 @@ def _(call: Call, x: Array) -> Array:
 
 AMAX = op(
     "amax",
-    "the greatest over `axes`; `any` on bool",
+    "the greatest over `axes`, of nothing the least there is; `any` on bool",
     time="M",
     elementwise=per_operand,
     samples=tuple(Sample((tensor(d, A, N, B),), {"axes": (N,)}) for d in ("float", "int", "bool")),
@@ -82,7 +88,8 @@ def _(attrs: Attrs, inputs: Types) -> Types:
 
 @AMAX.meaning
 def _(call: Call, x: Array) -> Array:
-    return np.asarray(np.max(x, axis=positions(call, call.attrs.axes("axes"))))
+    along = positions(call, call.attrs.axes("axes"))
+    return np.asarray(np.max(x, axis=along, initial=least(call.outputs[0].dtype)))
 
 
 CUMSUM = op(
