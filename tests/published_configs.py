@@ -547,6 +547,26 @@ MISTRAL: Rows = {
 }
 
 
+MIXTRAL_FIELDS = {
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "num_experts_per_tok": 2,
+    "num_local_experts": 8,
+    "output_router_logits": False,
+}
+MIXTRAL: Rows = {
+    ("mixtral", "mixtral_8x7b"): _mistral(
+        *(4096, 32, 14336, 32), router_aux_loss_coef=0.02, vocab_size=32000, **MIXTRAL_FIELDS
+    ),
+    ("mixtral", "mixtral_8x22b"): _mistral(
+        *(6144, 56, 16384, 48),
+        max_position_embeddings=65536,
+        router_aux_loss_coef=0.001,
+        **MIXTRAL_FIELDS,
+    ),
+}
+
+
 def _gemma(d: int, layers: int, hidden: int, heads: int, groups: int, **others: Any) -> Config:
     return {
         "attention_bias": False,
@@ -738,4 +758,6 @@ PHI3: Rows = {
     ),
 }
 
-CONFIGS: Rows = LLAMA | GPT | BERT | VIT | T5 | SEQ2SEQ | FALCON | MISTRAL | GEMMA | QWEN2 | PHI3
+CONFIGS: Rows = (
+    LLAMA | GPT | BERT | VIT | T5 | SEQ2SEQ | FALCON | MISTRAL | MIXTRAL | GEMMA | QWEN2 | PHI3
+)
