@@ -427,7 +427,7 @@ REFERENCES: dict[str, Reference] = {
         "SwitchTransformersForConditionalGeneration",
         SWITCH
         | {"num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 3, "router_bias": True}
-        | {"num_experts": 5, "dense_act_fn": "gelu_new", "tie_word_embeddings": False},
+        | {"num_experts": 5, "dense_act_fn": "gelu_new"},
     ),
     "deepseek-v2": Reference("deepseek_v2", "DeepseekV2ForCausalLM", DEEPSEEK_V2),
     "deepseek-v2-lite": Reference(
