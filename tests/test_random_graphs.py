@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from checks import same
-from graphs import Model, Value, b, d, e, hidden, r, s
+from graphs import Model, Value, b, d, e, hidden, r, s, vocab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +22,14 @@ def feed_forward(m: Model, x: Value) -> Value:
     return x.dot(m.weight("up", hidden, d), d).op("tanh").dot(m.weight("down", hidden, d), hidden)
 
 
+def experts(m: Model, x: Value) -> Value:
+    """Each slot goes through matrices of its own."""
+    up, down = m.weight("ups", vocab, hidden, d), m.weight("downs", vocab, d, hidden)
+    at = m.index(s)
+    h = x.dot(up.op("take", at, axis=vocab, fill=None), d).op("tanh")
+    return h.dot(down.op("take", at, axis=vocab, fill=None), hidden)
+
+
 UNARY = (
     lambda m, x: x.op("tanh"),
     lambda m, x: x * 0.5,
@@ -34,6 +42,7 @@ UNARY = (
     lambda m, x: x.op("cumsum", axis=s) * 0.1,
     lambda m, x: x * m.weight("gain", d),
     lambda m, x: feed_forward(m, x),
+    lambda m, x: experts(m, x),
     lambda m, x: x.split(d, (r, e)).op("exp").op("tanh").merge((r, e), d),
     lambda m, x: x.op("take", (m.index(s) - 1).op("max", 0), axis=s, fill=None),
     lambda m, x: m.where(m.index(s) <= 3, x, 0.0),

@@ -104,7 +104,7 @@ class Evaluator:
 
     def _source(self, node_id: int) -> int:
         node = self.region.nodes[node_id]
-        while node.op in VIEWS or node.op == "cast":
+        while node.op in VIEWS or node.op in ("cast", "take"):
             node = self.region.nodes[node.inputs[0]]
         return node.id
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from ...compiler.ir.graph import Axis, Function, Node, Origin, Program, TensorType, callees
 from ...dsl.dims import Dim
 from .evaluate import refuse
+from .grouped import in_tiles
 from .indexing import identifier
 from .kernel import Kernel, build
 from .regions import FREE, HOST, Region, region_of, value_name, view_region
@@ -76,6 +77,7 @@ def class_name(function: Function) -> str:
 
 def plan(program: Program, *, traced: bool = False) -> Plan:
     """All kernels and classes of a program. Raises NoLowering."""
+    program = in_tiles(program)
     made = Plan(program, traced)
     seen: set[str] = set()
     for function in _callees_first(program, program.main, seen):
@@ -165,6 +167,10 @@ class _Class:
             self._repeat(node)
         elif node.op == "scan":
             self._scan(node)
+        elif node.op == "topk":
+            self._topk(node)
+        elif node.op == "group_rows":
+            self._group_rows(node)
         elif node.op == "result":
             self.values[node.id] = self.results[node.inputs[0]][node.attrs.integer("index")]
         elif node.op in FREE:
@@ -268,6 +274,24 @@ class _Class:
             ),
         ]
         self.results[node.id] = [*(arrays.get(i, "") for i in range(len(sequences))), *states]
+
+    def _topk(self, node: Node) -> None:
+        (operand,) = (self.function[i] for i in node.inputs)
+        dim, count = operand.type.position(node.attrs.axis("axis")), node.attrs.axis("k").size
+        arguments = f"{self.array(operand.id)}, {dim}, {self.plan.size(count)}"
+        self._several(node, ["values", "indices"], f"run.topk({arguments})")
+
+    def _group_rows(self, node: Node) -> None:
+        rows = node.types[1]
+        sizes = (node.attrs.axis("entries").size, *(axis.size for axis in rows.axes))
+        arguments = ", ".join([self.array(node.inputs[0]), *map(self.plan.size, sizes)])
+        self._several(node, ["picked", "rows", "slots"], f"run.group_rows({arguments})")
+
+    def _several(self, node: Node, wanted: list[str], call: str) -> None:
+        """The results of a call, under fresh names."""
+        names = [self.fresh(name) for name in wanted]
+        self.lines.append(f"{', '.join(names)} = {call}")
+        self.results[node.id], self.values[node.id] = names, names[0]
 
     def _allocated(self, wanted: str, kind: TensorType) -> str:
         """The name of a new array."""

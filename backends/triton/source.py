@@ -53,6 +53,28 @@ class Run:
     def scalar(self, number, kind):
         return torch.tensor(number, dtype=self.types[kind], device=self.device)
 
+    def topk(self, x, dim, count):
+        """The largest, in order, and where they are; a stable sort puts the first of equal ones first."""
+        values, indices = torch.sort(x, dim=dim, descending=True, stable=True)
+        return values.narrow(dim, 0, count).contiguous(), indices.narrow(dim, 0, count).contiguous()
+
+    def group_rows(self, index, entries, tiles, size):
+        """Rows sorted by index and laid out in tiles of `size` slots, each of one entry's rows.
+
+        Gives the entry of each tile, the row at each of its slots (0 where none is) and the slot
+        of each row. The number of tiles is a bound: no size depends on the data.
+        """
+        order = index.argsort(stable=True)
+        entry = index[order]
+        count = torch.zeros(entries, dtype=index.dtype, device=index.device)
+        count.index_add_(0, index, torch.ones_like(index))
+        needed = (count + size - 1) // size
+        first, start = (n.cumsum(0) - n for n in (needed, count))
+        place = torch.arange(len(order), device=index.device) - start[entry] + first[entry] * size
+        picked, rows, slots = (index.new_zeros(n) for n in (tiles, tiles * size, len(order)))
+        picked[place // size], rows[place], slots[order] = entry, order, place
+        return picked, rows.view(tiles, size), slots
+
     def keep(self, path, node, value):
         if self.trace is not None:
             self.trace[path, node] = value.clone()

@@ -269,8 +269,8 @@ def _weight(body: Body, statement: syntax.WeightStmt) -> None:
         lengths = [len(group) for group in groups]
         value = _make_weight(body, statement, path, lengths, flat)
         body.session.weights[key] = MadeWeight(value, statement.span)
-    chosen = instances.chosen_of(body, value, statement.span)
-    body.environment.values[statement.name] = chosen
+    own = instances.chosen_of(body, value, statement.span)
+    body.environment.values[statement.name] = own
 
 
 def _make_weight(

@@ -44,10 +44,12 @@ def plan_grouped(body: Function) -> GroupedPlan:
     operands = [body[i] for i in product.inputs]
     (take,) = (node for node in operands if node.op == "take")
     (x,) = (node for node in operands if node is not take)
-    return grouped_plan(x, take, *(body[i] for i in take.inputs), product)
+    matrices, index = (body[i] for i in take.inputs)
+    return grouped_plan(x, take, matrices, index, product)
 
 
 def grouped_plan(x: Node, take: Node, matrices: Node, index: Node, product: Node) -> GroupedPlan:
+    """The plan of dot(x, take(matrices, index)), wherever these are."""
     summed = product.attrs.axes("axes")
     own = [a for a in matrices.axes if a != take.attrs.axis("axis")]
     beside = [a for a in x.axes if a not in summed and a not in index.axes]
