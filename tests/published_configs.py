@@ -18,6 +18,7 @@ UNPUBLISHED = {
     ("palm", "palm_8b"): PAPER,
     ("palm", "palm_62b"): PAPER,
     ("palm", "palm_540b"): PAPER,
+    ("grok1", "grok_1"): "released as pickled shards, with its sizes in a script",
 }
 
 
