@@ -142,6 +142,14 @@ MAMBA2 = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+JAMBA = SMALL | {
+    "num_hidden_layers": 4,
+    "attn_layer_period": 4,
+    "attn_layer_offset": 2,
+    "num_experts": 4,
+    "mamba_d_state": 6,
+    "mamba_dt_rank": 5,
+}
 T5 = {
     "vocab_size": VOCAB,
     "d_model": 64,
@@ -478,6 +486,15 @@ REFERENCES: dict[str, Reference] = {
         | {"q_lora_rank": None, "topk_method": "greedy", "n_group": None, "topk_group": None}
         | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
         | {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu"},
+    ),
+    "jamba": Reference("hybrid", "JambaForCausalLM", JAMBA),
+    "jamba-biased": Reference(
+        "hybrid",
+        "JambaForCausalLM",
+        JAMBA
+        | {"mamba_proj_bias": True, "mamba_conv_bias": False, "hidden_act": "gelu"}
+        | {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 3}
+        | {"expert_layer_offset": 0, "num_experts_per_tok": 3, "tie_word_embeddings": True},
     ),
     "bart": Reference("bart", "BartForConditionalGeneration", BART),
     "bart-hidden": Reference(
