@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import combinations
 from pathlib import Path
 
 import ml_dtypes
@@ -22,6 +23,9 @@ from archc.compiler.checkpoint.arrangement import (
     Transposed,
     Weight,
     claims,
+    inside,
+    overlap,
+    overlapping,
 )
 from archc.compiler.ir.graph import Axis, Parameter, Program
 from archc.dsl.diagnostics import ArchError, Diagnostics
@@ -195,6 +199,34 @@ def test_a_stacked_bank_is_filled_entry_by_entry(directory):
     files = {f"x.{n}.w1": numbered(6, 5, start=100 * n) for n in range(3)}
     weights = load('moe.f[n] at "x.{n}." { "w1" = w }', model, directory(**files))
     assert np.array_equal(weights["moe.f.w"], np.stack([files[f"x.{n}.w1"] for n in range(3)]))
+
+
+def test_a_stacked_bank_in_one_tensor_of_two_weights(directory):
+    """The experts of a layer as one tensor, gate and up behind each other in every expert."""
+    gate, up = parameter("moe.f.gate.w", "experts, h, d"), parameter("moe.f.up.w", "experts, h, d")
+    file = numbered(3, 12, 5)
+    line = """"experts.gate_up_proj"[experts, d, rows] = concat(
+      moe.f.gate.w[h -> rows], moe.f.up.w[h -> rows], rows)"""
+    stored = directory(**{"experts.gate_up_proj": np.ascontiguousarray(file.transpose(0, 2, 1))})
+    weights = load(line, program(gate, up), stored)
+    assert np.array_equal(weights["moe.f.gate.w"], file[:, :6])
+    assert np.array_equal(weights["moe.f.up.w"], file[:, 6:])
+
+
+def test_an_entry_of_a_bank_read_twice_or_not_at_all(directory):
+    model = program(parameter("f.w", "experts, h, d"))
+    files = {f"x.{n}": numbered(6, 5) for n in range(3)}
+    twice = 'f[n] at "x." { "{n}" = w }; "again" = f.w[experts: 1]'
+    assert refusal(twice, model, directory(**files, again=files["x.1"])) == ["weight-read-twice"]
+    one = directory(**{"x.0": files["x.0"]})
+    assert refusal('"x.0" = f.w[experts: 0]', model, one) == ["unread-weight"]
+
+
+@given(st.lists(st.tuples(*[st.tuples(st.integers(0, 5), st.integers(1, 4))] * 2), max_size=8))
+def test_boxes_that_overlap_are_found(sides):
+    boxes = [tuple((low, low + size) for low, size in box) for box in sides]
+    expected = {p for p in combinations(range(len(boxes)), 2) if overlap(*(boxes[i] for i in p))}
+    assert sorted(overlapping(boxes)) == sorted(expected)
 
 
 def test_a_weight_in_two_tensors_by_slices(directory):
@@ -438,7 +470,7 @@ def test_reading_inverts_building(tree):
     for path, shape in _shapes(tree).items():
         weights[path] = numbered(*shape, start=start)
         start += math.prod(shape)
-    tensor = tree.build(weights.__getitem__)
+    tensor = tree.build(lambda path, box: inside(weights[path], box))
     assert tensor.shape == tree.shape
     read = {path: np.full(shape, -1.0) for path, shape in _shapes(tree).items()}
     for claim in claims(tree):

@@ -62,8 +62,10 @@ class Run:
         """Rows sorted by index and laid out in tiles of `size` slots, each of one entry's rows.
 
         Gives the entry of each tile, the row at each of its slots (0 where none is) and the slot
-        of each row. The number of tiles is a bound: no size depends on the data.
+        of each row. The number of tiles is a bound: no size depends on the data. What an index
+        outside gives is undefined, as in kernels.
         """
+        index = index.clamp(0, max(entries - 1, 0))
         order = index.argsort(stable=True)
         entry = index[order]
         count = torch.zeros(entries, dtype=index.dtype, device=index.device)

@@ -10,7 +10,7 @@ costs nothing, and its views copy nothing unless NumPy must.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 Box = tuple[tuple[int, int], ...]  # per axis: first index, one past the last
+Read = Callable[[str, Box], Array]  # a box of the weight at a path
 
 
 # ------------------------------------------------------------------- views of a file's array
@@ -77,8 +78,8 @@ class Weight:
     path: str
     shape: Shape
 
-    def build(self, read: Callable[[str], Array]) -> Array:
-        return read(self.path)
+    def build(self, read: Read) -> Array:
+        return read(self.path, whole(self.shape))
 
     def claims(self, box: Box, steps: Steps) -> Iterator[Claim]:
         yield Claim(self.path, box, steps)
@@ -91,7 +92,7 @@ class Reshaped:
     of: Arrangement
     shape: Shape
 
-    def build(self, read: Callable[[str], Array]) -> Array:
+    def build(self, read: Read) -> Array:
         return self.of.build(read).reshape(self.shape)
 
     def claims(self, box: Box, steps: Steps) -> Iterator[Claim]:
@@ -110,7 +111,7 @@ class Transposed:
     def shape(self) -> Shape:
         return tuple(self.of.shape[k] for k in self.order)
 
-    def build(self, read: Callable[[str], Array]) -> Array:
+    def build(self, read: Read) -> Array:
         return self.of.build(read).transpose(self.order)
 
     def claims(self, box: Box, steps: Steps) -> Iterator[Claim]:
@@ -129,7 +130,10 @@ class Sliced:
     def shape(self) -> Shape:
         return _replace(self.of.shape, self.axis, self.stop - self.start)
 
-    def build(self, read: Callable[[str], Array]) -> Array:
+    def build(self, read: Read) -> Array:
+        if isinstance(self.of, Weight):
+            box = _replace(whole(self.of.shape), self.axis, (self.start, self.stop))
+            return read(self.of.path, box)  # one entry of a bank, say, without the others
         return Slice(self.axis, self.start, self.stop)(self.of.build(read))
 
     def claims(self, box: Box, steps: Steps) -> Iterator[Claim]:
@@ -150,7 +154,7 @@ class Joined:
         total = sum(part.shape[self.axis] for part in self.parts)
         return _replace(self.parts[0].shape, self.axis, total)
 
-    def build(self, read: Callable[[str], Array]) -> Array:
+    def build(self, read: Read) -> Array:
         return np.concatenate([part.build(read) for part in self.parts], axis=self.axis)
 
     def claims(self, box: Box, steps: Steps) -> Iterator[Claim]:
@@ -187,9 +191,28 @@ def extents(box: Box) -> Shape:
     return tuple(high - low for low, high in box)
 
 
+def inside(array: Array, box: Box) -> Array:
+    return array[tuple(slice(*side) for side in box)]
+
+
 def overlap(a: Box, b: Box) -> bool:
     pairs = zip(a, b, strict=True)
     return all(max(p[0], q[0]) < min(p[1], q[1]) for p, q in pairs)
+
+
+def overlapping(boxes: Sequence[Box]) -> Iterator[tuple[int, int]]:
+    """The pairs of boxes that have an element in common, by position.
+
+    A bank is read from one tensor for each entry: only boxes that meet along the first axis are
+    compared.
+    """
+    order = sorted(range(len(boxes)), key=lambda i: boxes[i])
+    for at, i in enumerate(order):
+        for j in order[at + 1 :]:
+            if boxes[i] and boxes[j][0][0] >= boxes[i][0][1]:
+                break
+            if overlap(boxes[i], boxes[j]):
+                yield min(i, j), max(i, j)
 
 
 def reshape_box(box: Box, source: Shape, target: Shape) -> Box:

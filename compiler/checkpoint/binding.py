@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import combinations
+from functools import lru_cache
 
 import numpy as np
 
@@ -28,11 +28,12 @@ from ...dsl.errors import (
     WeightReadTwice,
 )
 from ..ir.graph import Program
-from .arrangement import Array, Claim, claims, extents, overlap
+from .arrangement import Array, Box, Claim, Read, claims, extents, inside, overlapping
 from .layout import WeightTable
 from .lines import Entry, Lines, expand
 from .reader import Checkpoint, TensorStore
 
+LATEST = 4  # weights made last that are kept while their boxes are read
 COMPARED_AT_ONCE = 1 << 22  # elements of an alias held in memory at a time
 
 
@@ -60,8 +61,15 @@ class BoundWeights(Mapping[str, Array]):
         whole = np.empty(self.table.shape(path), part.dtype)
         for source in (first, *others):
             part = source.claim.read(self.store.read(source.entry.name))
-            whole[tuple(slice(*side) for side in source.claim.box)] = part
+            inside(whole, source.claim.box)[...] = part
         return whole
+
+    def part(self, path: str, box: Box) -> Array:
+        """A box of a weight; where one tensor holds just that, no more than it is read."""
+        exact = next((s for s in self.sources[path] if s.claim.box == box), None)
+        if exact is None:
+            return inside(self[path], box)
+        return exact.claim.read(self.store.read(exact.entry.name))
 
     def __contains__(self, path: object) -> bool:
         return path in self.sources  # the inherited test would read the weight
@@ -89,6 +97,14 @@ def bind(checkpoint: syn.CheckpointDef, source: Checkpoint, program: Program) ->
     weights = BoundWeights(store, joint.table, joint.sources)
     _raise(_differing(joint.aliases, weights))
     return weights
+
+
+def parts_of(weights: Mapping[str, Array]) -> Read:
+    """How a box of one of `weights` is read. The tensors of a bank's entries alternate in theirs."""
+    if isinstance(weights, BoundWeights):
+        return weights.part
+    whole = lru_cache(LATEST)(weights.__getitem__)
+    return lambda path, box: inside(whole(path), box)
 
 
 @dataclass(slots=True)
@@ -170,9 +186,8 @@ class _Joint:
 
     def overlaps(self) -> Iterator[ArchError]:
         for path, sources in self.sources.items():
-            for a, b in combinations(sources, 2):
-                if overlap(a.claim.box, b.claim.box):
-                    yield _twice(path, a.entry, b.entry)
+            for a, b in overlapping([source.claim.box for source in sources]):
+                yield _twice(path, sources[a].entry, sources[b].entry)
 
 
 def _claims(entry: Entry) -> tuple[Claim, ...]:
@@ -215,7 +230,7 @@ def _folded(mistakes: Iterable[ArchError]) -> Iterator[ArchError]:
 def _differing(aliases: Iterable[Entry], weights: BoundWeights) -> Iterator[ArchError]:
     for entry in aliases:
         assert entry.tree is not None
-        if not _equal(weights.store.read(entry.name), entry.tree.build(weights.__getitem__)):
+        if not _equal(weights.store.read(entry.name), entry.tree.build(weights.part)):
             named = tuple(dict.fromkeys(claim.path for claim in _claims(entry)))
             yield AliasDiffers(span=entry.line.span, tensor=entry.name, weights=named)
 

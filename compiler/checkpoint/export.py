@@ -19,7 +19,8 @@ import numpy as np
 from ...dsl import syntax as syn
 from ...dsl.errors import NotExportable
 from ..ir.graph import Program
-from .arrangement import Array, Shape, claims
+from .arrangement import Array, Read, Shape, claims
+from .binding import parts_of
 from .huggingface import CONFIG, DTYPES, INDEX, WEIGHTS, SafetensorStore
 from .lines import Entry, Lines, expand
 from .reader import Checkpoint
@@ -57,7 +58,8 @@ def save(
     if checkpoint.format != "huggingface":
         raise NotExportable(format=checkpoint.format)
     lines = expand(checkpoint, program, None if like is None else like.tensor_names)
-    tensors = [_made(entry, weights) for entry in _entries(lines, like)]
+    read = parts_of(weights)
+    tensors = [_made(entry, read) for entry in _entries(lines, like)]
     tensors += _copied(lines, like)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -82,13 +84,13 @@ def _entries(lines: Lines, like: Checkpoint | None) -> Iterator[Entry]:
     return (entry for entry in lines.live() if not entry.line.alias or entry.name in found)
 
 
-def _made(entry: Entry, weights: Mapping[str, Array]) -> _Tensor:
+def _made(entry: Entry, read: Read) -> _Tensor:
     tree = entry.tree
     assert tree is not None
-    dtype = np.result_type(*{weights[claim.path].dtype for claim in claims(tree)})
+    dtype = np.result_type(*{read(claim.path, claim.box).dtype for claim in claims(tree)})
 
     def data() -> bytes:
-        return np.ascontiguousarray(tree.build(weights.__getitem__), dtype).tobytes()
+        return np.ascontiguousarray(tree.build(read), dtype).tobytes()
 
     size = math.prod(tree.shape) * dtype.itemsize
     return _Tensor(entry.name, _DTYPE_NAMES[dtype], tree.shape, size, data)
