@@ -42,7 +42,8 @@ def largest(x: np.ndarray, k: int = K) -> np.ndarray:
 
 def picked(p: np.ndarray, by: np.ndarray, renormalise: bool = False, scale: float = 1.0) -> Picked:
     chosen = largest(by)
-    share = np.take_along_axis(p, chosen, -1)
+    left = np.take_along_axis(by, chosen, -1) > -np.inf
+    share = np.where(left, np.take_along_axis(p, chosen, -1), 0)
     return scale * (share / share.sum(-1, keepdims=True) if renormalise else share), chosen
 
 
@@ -72,6 +73,10 @@ ROUTES: dict[str, tuple[str, Callable[[np.ndarray], Picked]]] = {
     "groups by their largest": (
         "softmax_top(3, scale = 16.0, within = best_groups(4, 2))",
         lambda a: picked(softmax(a), in_groups(softmax(a), 4, 2, 1), scale=16.0),
+    ),
+    "groups too small for the choice": (
+        "softmax_top(3, true, within = best_groups(8, 2))",
+        lambda a: picked(softmax(a), in_groups(softmax(a), 8, 2, 1), renormalise=True),
     ),
     "a sigmoid and a bias": (
         "sigmoid_top(3)",
