@@ -122,7 +122,7 @@ class Model:
         weights = self.given_weights()
         runner = _backend(backend)
         optimised = optimise(
-            self.program_for(inputs), level=level, disable=runner.unwanted_passes(dtype)
+            self.program_for(inputs), level=level, disable=runner.unwanted_passes(dtype, **options)
         )
         executable = runner.load(optimised.program, weights, dtype=dtype, **options)
         return Compiled(self, backend, optimised, executable)

@@ -125,7 +125,8 @@ LAYERS = {
     "`lstm`": "output @[b, s, d] = x |> lstm(d) as @",
     "`causal_conv`": "output @[b, s, d] = x |> causal_conv(3) as @",
     "`long_convolution`": (
-        "@k[s, d] = exp(-f32(slot(s)) * ones); output @[b, s, d] = float(x |> long_convolution(@k))"
+        "weight @w[d] = ones; @k[s, d] = exp(-slot(s)) * @w;"
+        " output @[b, s, d] = x |> long_convolution(@k)"
     ),
 }
 POSITIONS = {

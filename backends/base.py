@@ -42,8 +42,8 @@ class Backend(ABC):
 
     name: ClassVar[str]
 
-    def unwanted_passes(self, dtype: ModelDType) -> tuple[str, ...]:
-        """Passes whose results this backend cannot run at a dtype, or runs slower."""
+    def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
+        """Passes whose results this backend cannot run, or runs slower, at a dtype with these options."""
         return ()
 
     @abstractmethod

@@ -104,7 +104,7 @@ def _refusal(axis: str, output: str, cause: Node | None) -> LooksAhead:
 
 def _reaches(program: Program, function: Function, inputs: Mapping[int, Reach]) -> dict[int, Reach]:
     """The reach of every value of a function."""
-    proof = _Proof(program, Edit(program, function, Session().axis))
+    proof = _Proof(program, Edit(program, function, Session()))
     found: dict[int, Reach] = dict(inputs)
     for node in function.nodes:
         if node.op != "input":

@@ -33,7 +33,7 @@ def chain() -> tuple[Program, dict[str, int]]:
 
 
 def edit_of(program: Program) -> Edit:
-    return Edit(program, program.main, Session().axis)
+    return Edit(program, program.main, Session())
 
 
 def as_pass(*rules: Rule) -> Pass:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
-from references import distance
+from references import REFERENCES, distance
+from safetensors.numpy import load_file, save_file
 
 import archc
 
@@ -22,6 +24,10 @@ RUNS = [
     ("torch", "f32", 1, 1e-5),
     ("triton", "f32", 1, 1e-5),
 ]
+
+
+NAMES = ("weight", "bias")
+PLACES = (("in", "in"), ("short", "short"), ("f0", "first"), ("out", "out"))
 
 
 def loaded(name: str, preset: str = "tiny", **settings: object) -> archc.api.Model:
@@ -196,5 +202,74 @@ def test_s4_is_hippo() -> None:
         assert distance(got[i], expected) <= 1e-10
 
 
+STORED = {
+    "s4d": (
+        {"d_model": 16, "d_state": 8},
+        {"log_dt": "ssm.log_dt", "log_A_real": "ssm.log_a_real", "A_imag": "ssm.a_imag"}
+        | {"C": "ssm.c", "D": "ssm.skip", "out_weight": "out.w", "out_bias": "out.b"},
+    ),
+    "hyena": (
+        {"d_model": 12, "order": 2, "l_max": 16, "emb_dim": 5, "filter_order": 10, "shift": 0.0}
+        | {"fast_decay_pct": 0.3, "slow_decay_pct": 1.5, "target": 1e-2},
+        {f"f{i + 1}_{n}": f"mixer.inner[{i}].layer.{n[0]}" for i in (0, 1) for n in NAMES}
+        | {f"{a}_{n}": f"mixer.{b}.{n[0]}" for a, b in PLACES for n in NAMES}
+        | {"freq": "mixer.freq", "f3_weight": "mixer.last.w", "bias": "mixer.bias"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_checkpoint_has_the_names_of_the_equations(name: str, tmp_path: Path) -> None:
+    config, names = STORED[name]
+    example, preset, width, formula = CASES[name]
+    weights = {k: np.array(v, np.float32) for k, v in loaded(example, preset).weights.items()}
+    wide = {k: v.astype(np.float64) for k, v in weights.items()}
+    assert set(names.values()) == weights.keys()
+    tensors = {stored: as_stored(stored, weights[path]) for stored, path in names.items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model, inputs = archc.load(EXAMPLES / f"{name}.arch", weights=tmp_path), given(width)
+    got = found(model, inputs, "numpy", "f64", 0)
+    for i, x, kept in rows(inputs):
+        assert distance(got[i, kept], formula(wide, x)) <= 1e-12
+    model.export(tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert again.keys() == tensors.keys()
+    assert all(np.array_equal(again[k], v) for k, v in tensors.items())
+
+
+def as_stored(name: str, value: np.ndarray) -> np.ndarray:
+    """Rows and columns, or one vector of a bias."""
+    if name in ("out_weight", "f3_weight"):
+        return value.reshape(-1, value.shape[-1])
+    return value.reshape(-1) if name.endswith("bias") else value
+
+
 def parts(value: np.ndarray) -> np.ndarray:
     return np.stack([value.real, value.imag], -1)
+
+
+# ---------------------------------------------------------------------------- Mamba's padding
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_padding_on_the_left_is_that_of_transformers(name: str, tmp_path: Path) -> None:
+    reference = REFERENCES[name]
+    model, inputs = reference.build(tmp_path).double(), reference.inputs()
+    inputs["attention_mask"] = inputs["attention_mask"][:, ::-1].copy()
+    expected = reference.run(model, inputs)
+    compiled = archc.load(EXAMPLES / f"{name}.arch", weights=tmp_path).compile(dtype="f64")
+    seen = inputs["attention_mask"].astype(bool)
+    assert distance(compiled(**inputs)["logits"][seen], expected[seen]) <= 1e-6
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_states_hold_over_padding(name: str) -> None:
+    """With a convolution of one tap, padding anywhere is as if it were not there."""
+    model = loaded(name, width=1)
+    compiled = model.compile(dtype="f64")
+    ids = np.random.default_rng(0).integers(0, 131, (1, 9))
+    mask = np.array([[1, 1, 0, 1, 0, 0, 1, 1, 1]], bool)
+    whole = compiled(input_ids=ids, attention_mask=mask)["logits"]
+    alone = compiled(input_ids=ids[mask][None])["logits"]
+    assert distance(whole[mask], alone[0]) <= 1e-12

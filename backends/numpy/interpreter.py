@@ -7,13 +7,14 @@ their last use. Weights, derived parameters and tables are computed once and sha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ...compiler.ir.graph import Axis, Function, Node, Program, operand_types
 from ...compiler.ir.walk import iterations
 from ...compiler.ops import FUSED, Array, Call, Precision, evaluate
+from ...compiler.ops.structure import along
 from ...dsl.diagnostics import ArchError
 from ..base import ValueKey, span_of
 
@@ -39,6 +40,12 @@ class Shared:
         if function.name not in self.deaths:
             self.deaths[function.name] = _last_uses(function)
         return self.deaths[function.name]
+
+
+def _symbol(node: Node) -> str:
+    """What stands for the length of a chunk in the sizes of its function."""
+    (symbol,) = node.attrs.axis("chunk").size.symbols()
+    return symbol
 
 
 def _last_uses(function: Function) -> dict[int, list[int]]:
@@ -91,6 +98,8 @@ class Interpreter:
             return self.repeat(node, operands, path)
         if node.op == "scan":
             return self.scan(node, function, operands)
+        if node.op == "chunked_scan":
+            return self.chunked_scan(node, function, operands)
         if node.op in FUSED:
             return self.fused(node, operands)
         return self.primitive(node, function, operands)
@@ -149,6 +158,34 @@ class Interpreter:
                 row[step] = value
             states = results[len(rows) :]
         return (*made[:-count], *states)
+
+    def chunked_scan(self, node: Node, function: Function, operands: Sequence[Array]) -> Values:
+        """A loop over chunks, the body run on the operands' entries in each."""
+        axis, body = node.attrs.axis("axis"), self.shared.program.body(node)
+        first, count = node.attrs.integer("stepped"), node.attrs.integer("states")
+        stored = [self.shared.precision.storage(t.dtype) for t in node.types]
+        made = [
+            np.empty(t.shape(self.sizes), s)
+            for t, s in zip(node.types[:-count], stored, strict=False)
+        ]
+        places = [function[i].type.position(axis) for i in node.inputs[:first]]
+        states = list(operands[first : first + count])
+        for start, stop in self.chunks(node):
+            window = slice(start, stop)
+            entering = [x[along(p, window)] for x, p in zip(operands, places, strict=False)]
+            inside = replace(self, sizes={**self.sizes, _symbol(node): stop - start}, observe=None)
+            results = inside.run(body, [*entering, *states, *operands[first + count :]])
+            for sequence, kind, value in zip(made, node.types, results, strict=False):
+                sequence[along(kind.position(axis), window)] = value
+            states = results[len(made) :]
+        return (*made, *(x.astype(s) for x, s in zip(states, stored[-count:], strict=True)))
+
+    def chunks(self, node: Node) -> list[tuple[int, int]]:
+        """[start, stop) of each chunk in the order they run; `tile` bounds their length too."""
+        total = node.attrs.axis("axis").size.evaluate(self.sizes)
+        length = min(node.attrs.integer("length"), self.shared.tile)
+        found = [(start, min(start + length, total)) for start in range(0, total, length)]
+        return found[::-1] if node.attrs["reverse"] else found
 
     def fused(self, node: Node, operands: Sequence[Array]) -> Values:
         from .grouped import grouped

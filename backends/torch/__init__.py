@@ -25,9 +25,13 @@ class TorchBackend(Backend):
 
     name: ClassVar[str] = "torch"
 
-    def unwanted_passes(self, dtype: ModelDType) -> tuple[str, ...]:
-        """A folded norm's product is float32 at least, which torch can only do on widened weights."""
-        return ("fuse-norm-linear",) if dtype in ("bf16", "f16") else ()
+    def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
+        """A folded norm's product is float32 at least, which torch can only do on widened weights.
+
+        What torch.compile makes of elementwise steps one after another stores no factors.
+        """
+        norms = ("fuse-norm-linear",) if dtype in ("bf16", "f16") else ()
+        return (*norms, "chunk-scan") if options.get("compile") else norms
 
     def emit(self, program: Program, **options: Any) -> dict[str, str]:
         return {"model.py": emit_model(program, **options).text}

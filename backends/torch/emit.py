@@ -19,7 +19,7 @@ from ...compiler.ir.walk import calls, join
 from ...dsl.diagnostics import InternalError
 from . import contraction, lowering, scans
 from .layout import Group, Layout, Value, flat, single
-from .module import Module
+from .module import ChunkMethod, Module
 from .scope import Scope
 from .source import Method, Statement, expression, identifier, number, plain, statement
 
@@ -65,11 +65,32 @@ def convolve(x, kernel, dim):
     spectrum = torch.fft.rfft(x, size, dim) * torch.fft.rfft(kernel, size, dim)
     return torch.fft.irfft(spectrum, size, dim).narrow(dim, 0, length).to(dtype)
 ''',
+    "in_chunks": '''
+def in_chunks(chunk, length, reverse, sequences, dims, states, captured):
+    """`chunk` on `length` entries of the (sequence, dimension) pairs at a time, states passed on.
+
+    Returns its sequences, joined along `dims`, and the last states.
+    """
+    parts = list(zip(*(x.split(length, dim) for x, dim in sequences)))
+    made = [[] for _ in dims]
+    for part in reversed(parts) if reverse else parts:
+        results = chunk(*part, *(x.contiguous() for x in states), *captured)
+        for chunks, result in zip(made, results):
+            chunks.append(result)
+        states = results[len(dims) :]
+    order = slice(None, None, -1 if reverse else 1)
+    return *(torch.cat(chunks[order], dim) for chunks, dim in zip(made, dims)), *states
+''',
     "softmax": '''
 def softmax(x, dim):
     """Softmax that gives zeros, and no gradient, for a row that is -inf throughout."""
     empty = (x == -torch.inf).all(dim, keepdim=True)
     return torch.softmax(x.masked_fill(empty, 0.0), dim).masked_fill(empty, 0.0)
+''',
+    "cat": '''
+def cat(chunks, dim, *shape, **factory):
+    """The chunks of a loop joined; where there are none, nothing of this shape."""
+    return torch.cat(chunks, dim) if chunks else torch.empty(shape, **factory)
 ''',
     "stack": '''
 def stack(steps, dim, *shape, **factory):
@@ -94,24 +115,34 @@ def weights(model):
 
 
 def emit_model(
-    program: Program, *, train: bool = False, taps: bool = False, source: str = "", preset: str = ""
+    program: Program,
+    *,
+    train: bool = False,
+    taps: bool = False,
+    compile: bool = False,
+    source: str = "",
+    preset: str = "",
 ) -> Emitted:
     """The text of `model.py`, and its class for each function.
 
     With `train` derived parameters are recomputed in the forward pass, so gradients reach the
-    weights; with `taps` every value of the program is stored in TAPS[call path, node id].
+    weights; with `taps` every value of the program is stored in TAPS[call path, node id]. With
+    `compile` the chunks of scans are methods, which can be compiled by themselves.
     """
-    file = File(program, train, taps)
-    return Emitted(file.render(source, preset), file.classes, tuple(file.takes))
+    file = File(program, train, taps, compile)
+    text = file.render(source, preset)
+    return Emitted(text, file.classes, tuple(file.takes), tuple(file.chunks))
 
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """A file's text, class names by function, and the `take` nodes that a traced text checks."""
+    """A file's text, class names by function, the `take` nodes that a traced text checks, and the
+    methods that a loader compiles by themselves."""
 
     text: str
     classes: dict[str, str]
     takes: tuple[Node, ...]
+    chunks: tuple[ChunkMethod, ...] = ()
 
 
 @dataclass(slots=True)
@@ -121,6 +152,7 @@ class File:
     program: Program
     train: bool
     taps: bool
+    compile: bool = False
     parameters: dict[str, Parameter] = field(default_factory=dict)
     constants: dict[str, str] = field(default_factory=dict)
     helpers: set[str] = field(default_factory=set)
@@ -128,6 +160,7 @@ class File:
     classes: dict[str, str] = field(default_factory=dict)  # function: class name
     facts: dict[str, list[Sequence[Value]]] = field(default_factory=dict)  # of each call
     takes: list[Node] = field(default_factory=list)
+    chunks: list[ChunkMethod] = field(default_factory=list)
     passed: dict[str, Sequence[str]] = field(default_factory=dict)  # names, of the first call
     taken: set[str] = field(default_factory=lambda: {"Model", "check", "weights", *HELPERS})
 

@@ -52,6 +52,17 @@ class Layers:
     iterable: ast.expr
 
 
+@dataclass(frozen=True, slots=True)
+class ChunkMethod:
+    """A method that runs `length` entries of a scan, along dimension `dim` of its first operand."""
+
+    kind: str  # the class
+    name: str
+    dim: int
+    length: int
+    compiled: bool  # matrix products gain nothing by it
+
+
 @dataclass(slots=True)
 class Module:
     """The class made from `function`, which runs first at call path `path`."""
@@ -67,6 +78,7 @@ class Module:
     inputs: tuple[Value, ...] = ()
     names: dict[str, str] = field(default_factory=dict)  # placeholder -> parameter name
     preparation: Scope | None = None
+    methods: list[list[str]] = field(default_factory=list)  # beside `forward`
     scope: Scope = field(init=False)
 
     def __post_init__(self) -> None:
@@ -226,7 +238,6 @@ class Module:
         self.scope.method.append(Statement(ast.Return(results)))
 
     def render(self, doc: str) -> list[str]:
-        body = [*self._sizes(), *self.scope.method.render(8, self.names)]
         return [
             f"class {self.name}(nn.Module):",
             f'    """{doc}"""',
@@ -240,9 +251,28 @@ class Module:
             *(line for member in self.members for line in format_node(member, 8)),
             "",
             *self._prepare(),
-            f"    def forward({', '.join(['self', *self.names.values()])}):",
-            *body[not body[0] :],
+            *self._method("forward", self.scope, self.names),
+            *(line for method in self.methods for line in ("", *method)),
         ]
+
+    def chunk_method(self, body: Function, dim: int, length: int, *, compiled: bool) -> str:
+        """The name of a method that runs the body of a chunked scan; it returns a tuple."""
+        stem, method = body.outputs[-1][0].removesuffix(".last"), Method({"self"})
+        attribute = self._attribute(f"{stem}_chunk")
+        names, inputs = parameters(body, method, ())
+        sizes = extents(inputs, set(self.program.sizes), method)
+        scope = Scope(self, body, method, inputs, next(iter(names)), sizes, in_chunk=True)
+        for each in body.nodes:
+            scope.lower(each)
+        results = [scope.full(scope.value(i), body[i].axes).expr for i in body.output_ids]
+        method.append(Statement(ast.Return(ast.Tuple(results))))
+        self.methods.append(self._method(attribute, scope, names))
+        self.file.chunks.append(ChunkMethod(self.name, attribute, dim, length, compiled))
+        return attribute
+
+    def _method(self, name: str, scope: Scope, names: dict[str, str]) -> list[str]:
+        body = [*_sizes(scope, names), *scope.method.render(8, names)]
+        return [f"    def {name}({', '.join(['self', *names.values()])}):", *body[not body[0] :]]
 
     def _paths(self) -> list[str]:
         if not self.paths:
@@ -278,19 +308,18 @@ class Module:
         loop = statement("for name in {0}: delattr(self, name)", listed)
         return format_node(loop, 8) if names else []
 
-    def _sizes(self) -> list[str]:
-        """`b, s = tokens.shape` for the run-time sizes that the text mentions."""
-        lines = []
-        for source in dict.fromkeys(extent.source for extent in self.scope.used.values()):
-            found = sorted(
-                (e for e in self.scope.used.values() if e.source == source), key=lambda e: e.dim
-            )
-            name = self.names[source]
-            if len(found) == found[0].rank > 1:
-                lines.append(f"        {', '.join(e.name for e in found)} = {name}.shape")
-            else:
-                lines += [f"        {e.name} = {name}.shape[{e.dim}]" for e in found]
-        return lines
+
+def _sizes(scope: Scope, names: dict[str, str]) -> list[str]:
+    """`b, s = tokens.shape` for the run-time sizes that the text mentions."""
+    lines = []
+    for source in dict.fromkeys(extent.source for extent in scope.used.values()):
+        found = sorted((e for e in scope.used.values() if e.source == source), key=lambda e: e.dim)
+        name = names[source]
+        if len(found) == found[0].rank > 1:
+            lines.append(f"        {', '.join(e.name for e in found)} = {name}.shape")
+        else:
+            lines += [f"        {e.name} = {name}.shape[{e.dim}]" for e in found]
+    return lines
 
 
 def self_attribute(name: str) -> ast.expr:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ...compiler.ir.graph import Axis, Function, Node, Program
+from ...compiler.ops import SCANS
 from ...dsl.dims import Dim
 from .layout import Value, ungrouped
 from .scope import Scope, hint_of, labels_of
@@ -39,7 +40,7 @@ def _slices(program: Program, function: Function, source: int) -> Iterator[Node]
             continue
         if node.op == "slice":
             yield node
-        elif "body" in node.attrs and node.op != "scan":
+        elif "body" in node.attrs and node.op not in SCANS:
             body = program.body(node)
             yield from _slices(program, body, body.inputs[node.inputs.index(source)])
 

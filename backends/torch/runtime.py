@@ -26,6 +26,7 @@ from ...compiler.ops import ModelDType, Precision
 from ...dsl.errors import IndexOutOfRange, MissingWeight, WeightShape
 from ..base import Array, Executable, ValueKey, bind_inputs, node_name, span_of
 from .emit import Emitted, emit_model
+from .module import ChunkMethod
 
 DTYPES: dict[ModelDType, torch.dtype] = {
     "f64": torch.float64,
@@ -128,6 +129,7 @@ class TorchExecutable(Executable):
             taps=taps,
             source=options.source,
             preset=options.preset,
+            compile=options.compile and not taps,
         )
 
     def _import(self, emitted: Emitted, name: str) -> ModuleType:
@@ -226,13 +228,44 @@ def _share(source: torch.nn.Module, twin: torch.nn.Module) -> None:
 def _compile(file: ModuleType, emitted: Emitted, program: Program, model: torch.nn.Module) -> None:
     """One compiled function per layer kind; a model without layers is compiled as a whole.
 
-    The classes are this load's own. Sizes of run-time axes are marked dynamic call by call.
+    The classes are this load's own. Sizes of run-time axes are marked dynamic call by call. A scan's
+    loop over chunks is left to Python: its chunk of full length is a compiled function of its own.
     """
+    scanning = {method.kind for method in emitted.chunks}
+    mark = torch._dynamo.maybe_mark_dynamic if scanning else torch._dynamo.mark_dynamic
+    for method in (m for m in emitted.chunks if m.compiled):
+        kind = getattr(file, method.kind)
+        setattr(kind, method.name, _for_length(getattr(kind, method.name), method))
+    if emitted.chunks:
+        file.in_chunks = _between_graphs(file.in_chunks)  # type: ignore[attr-defined]
     kinds = [name for name in emitted.classes if name != program.main_name]
     for name in kinds or [program.main_name]:
         kind = getattr(file, emitted.classes[name])
-        compiled = torch.compile(kind.forward, fullgraph=True)
-        kind.forward = _with_dynamic_sizes(compiled, _run_time_dims(program, name))
+        compiled = torch.compile(kind.forward, fullgraph=emitted.classes[name] not in scanning)
+        kind.forward = _with_dynamic_sizes(compiled, _run_time_dims(program, name), mark)
+
+
+def _for_length(written: Callable[..., Any], method: ChunkMethod) -> Callable[..., Any]:
+    """The method, compiled for chunks of full length. The last one, if shorter, runs as written."""
+    compiled = torch.compile(written, fullgraph=True)
+
+    def chunk(self: torch.nn.Module, first: torch.Tensor, *others: torch.Tensor) -> Any:
+        whole = first.shape[method.dim] == method.length
+        return (compiled if whole else written)(self, first, *others)
+
+    return chunk
+
+
+def _between_graphs(in_chunks: Callable[..., Any]) -> Callable[..., Any]:
+    """The loop over chunks as it is written; its sequences have a size that a call decides."""
+
+    def run(chunk: Any, length: int, reverse: bool, sequences: Any, dims: Any, *rest: Any) -> Any:
+        results = in_chunks(chunk, length, reverse, sequences, dims, *rest)
+        for result, dim in zip(results, dims, strict=False):
+            torch._dynamo.maybe_mark_dynamic(result, dim)
+        return results
+
+    return torch.compiler.disable(run)
 
 
 def _run_time_dims(program: Program, name: str) -> list[list[int]]:
@@ -245,15 +278,20 @@ def _run_time_dims(program: Program, name: str) -> list[list[int]]:
 
 
 def _with_dynamic_sizes(
-    compiled: Callable[..., Any], dims: Sequence[Sequence[int]]
+    compiled: Callable[..., Any],
+    dims: Sequence[Sequence[int]],
+    mark: Callable[[torch.Tensor, int], None],
 ) -> Callable[..., Any]:
-    """Size 1 stays static: it is its own program, since it broadcasts."""
+    """Size 1 stays static: it is its own program, since it broadcasts.
+
+    `mark` may be a wish only: between two graphs a size is a number.
+    """
 
     def forward(self: torch.nn.Module, *arguments: torch.Tensor) -> Any:
         for argument, varying in zip(arguments, dims, strict=True):
             for dim in varying:
                 if argument.shape[dim] > 1:
-                    torch._dynamo.mark_dynamic(argument, dim)
+                    mark(argument, dim)
         return compiled(self, *arguments)
 
     return forward

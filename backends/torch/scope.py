@@ -77,6 +77,8 @@ class Scope:
     source: str = ""
     extents: dict[Dim, Extent] = field(default_factory=dict)
     used: dict[Dim, Extent] = field(default_factory=dict)
+    lengths: dict[Dim, ast.expr] = field(default_factory=dict)  # of the chunks that loops are in
+    in_chunk: bool = False  # the function is a method for a chunk, which has loops over its steps
     values: dict[int, Result] = field(default_factory=dict)
     caller: tuple[Scope, Node] | None = None  # of a body written out in another function
     splits: dict[tuple[int, Axis], dict[Dim, Value]] = field(default_factory=dict)
@@ -232,6 +234,8 @@ class Scope:
         """A size as an expression over hyperparameters and the shapes of parameters."""
         if dim.constant is not None:
             return number(dim.constant)
+        if dim in self.lengths:
+            return self.lengths[dim]
         if dim in self.extents:
             self.used[dim] = self.extents[dim]
             return ast.Name(self.extents[dim].name)
@@ -245,7 +249,7 @@ class Scope:
         name = self.module.constant(symbol)
         if name is not None:
             return ast.Name(name)
-        if Dim.symbol(symbol) not in self.extents:
+        if Dim.symbol(symbol) not in self.extents | self.lengths:
             raise InternalError(f"no input of {self.function.name} has the size `{symbol}`")
         return self.dim(Dim.symbol(symbol))
 

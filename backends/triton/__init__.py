@@ -23,9 +23,10 @@ from ..base import Backend, Executable, ValueKey, bind_inputs
 class TritonBackend(Backend):
     name: ClassVar[str] = "triton"
 
-    def unwanted_passes(self, dtype: ModelDType) -> tuple[str, ...]:
-        """There is no Fourier transform in a kernel: the product with the matrix runs as it is."""
-        return ("fft-convolution",)
+    def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
+        """A kernel has no Fourier transform. One kernel runs most of a step of a scan: there is little
+        to gain from doing part of it at once."""
+        return ("fft-convolution", "chunk-scan")
 
     def emit(self, program: Program, **options: Any) -> dict[str, str]:
         """`kernels.py` and `model.py`. Raises NoLowering."""

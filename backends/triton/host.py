@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from ...compiler.ir.graph import Axis, Function, Node, Origin, Program, TensorType, callees
+from ...compiler.ops import SCANS
 from ...dsl.dims import Dim
 from .evaluate import refuse
 from .grouped import in_tiles
@@ -86,9 +87,9 @@ def plan(program: Program, *, traced: bool = False) -> Plan:
 
 
 def _is_step(program: Program, function: Function) -> bool:
-    """Whether a function is the step of a scan."""
+    """Whether a function is the step or the chunk of a scan."""
     nodes = (node for other in program.functions for node in other.nodes)
-    return any(n.op == "scan" and n.attrs["body"] == function.name for n in nodes)
+    return any(n.op in SCANS and n.attrs["body"] == function.name for n in nodes)
 
 
 def _callees_first(program: Program, function: Function, seen: set[str]) -> Iterator[Function]:
@@ -96,7 +97,7 @@ def _callees_first(program: Program, function: Function, seen: set[str]) -> Iter
         return
     seen.add(function.name)
     for node in function.nodes:
-        if node.op in ("repeat", "scan"):
+        if node.op == "repeat" or node.op in SCANS:
             for name in callees(node):
                 yield from _callees_first(program, program.function(name), seen)
     yield function
@@ -165,7 +166,7 @@ class _Class:
     def _node(self, node: Node) -> None:
         if node.op == "repeat":
             self._repeat(node)
-        elif node.op == "scan":
+        elif node.op in SCANS:
             self._scan(node)
         elif node.op == "topk":
             self._topk(node)
@@ -242,14 +243,23 @@ class _Class:
         self.values[node.id] = carried[0]
 
     def _scan(self, node: Node) -> None:
-        """A loop over the steps: entries of arrays in, new states and entries of sequences out."""
+        """A loop over steps or chunks: entries of arrays in, new states and entries out."""
         axis, body = node.attrs.axis("axis"), self.plan.program.body(node)
         first, count = node.attrs.integer("stepped"), node.attrs.integer("states")
+        total, length = self.plan.size(axis.size), int(str(node.attrs.get("length", 1)))
+        count_here = f"min({length}, {total} - step)"
+        chunk = node.attrs.axis("chunk").size.symbols() if node.op == "chunked_scan" else ()
+
+        def entry(x: str, position: int) -> str:
+            if chunk:
+                return f"{x}.narrow({position}, step, {count_here})"
+            return f"{x}.select({position}, step)"
+
         step = self.fresh(identifier(body.name))
         self.made.append(f"self.{step} = {class_name(body)}(run, weights, prefix)")
         operands = [self.array(i) for i in node.inputs]
         entries = [
-            f"{x}.select({self.function[i].type.position(axis)}, step).contiguous()"
+            f"{entry(x, self.function[i].type.position(axis))}.contiguous()"
             for x, i in zip(operands[:first], node.inputs[:first], strict=True)
         ]
         read, sequences = self.function.read_results(node), node.types[:-count]
@@ -258,10 +268,10 @@ class _Class:
         states = [self.fresh(value_name(body[i])) for i in body.inputs[first : first + count]]
         for state, initial in zip(states, operands[first:], strict=False):
             self.lines.append(f"{state} = {initial}")
-        steps = f"range({self.plan.size(axis.size)})"
+        steps = f"range(0, {total}, {length})" if chunk else f"range({total})"
         made = [f"{arrays[i]}_step" if i in read else "_" for i in range(len(sequences))]
         results = ", ".join([*made, *states]) + ("," if len(node.types) == 1 else "")
-        sizes = ", ".join(size_name(s) for s in self.plan.symbols)
+        sizes = ", ".join(count_here if s in chunk else size_name(s) for s in self.plan.symbols)
         self.lines += [
             f"for step in {f'reversed({steps})' if node.attrs['reverse'] else steps}:",
             f"    {results} = self.{step}.forward(",
@@ -269,7 +279,7 @@ class _Class:
             *(f"        {x}," for x in (*entries, *states, *operands[first + count :])),
             "    )",
             *(
-                f"    {name}.select({sequences[i].position(axis)}, step).copy_({made[i]})"
+                f"    {entry(name, sequences[i].position(axis))}.copy_({made[i]})"
                 for i, name in arrays.items()
             ),
         ]

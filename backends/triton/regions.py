@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ...compiler.ir.graph import Axis, Function, Node, Origin, Program
-from ...compiler.ops import FUSED
+from ...compiler.ops import FUSED, SCANS
 from ...compiler.ops.attend import plan_attend
 from ...dsl.dims import Dim
 from .indexing import identifier
@@ -20,7 +20,7 @@ FREE = frozenset(
     "const index size broadcast rename split merge slice pick transpose stop_gradient".split()
 )
 # What the host provides: values that exist before a function's kernels run, or calls of functions.
-HOST = frozenset({"input", "weight", "table", "derived", "repeat", "scan", "result"})
+HOST = frozenset({"input", "weight", "table", "derived", "repeat", "result"}) | SCANS
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,8 +178,13 @@ def _model(made: Plan) -> str:
 
 
 def _size_lines(made: Plan) -> list[str]:
-    """Where each run-time size is read: an axis of an input whose size is that symbol."""
-    found: dict[str, str] = {}
+    """Where each run-time size is read: an axis of an input whose size is that symbol.
+
+    The length of a chunk is known where there is one.
+    """
+    nodes = [n for f in made.program.functions for n in f.nodes if n.op == "chunked_scan"]
+    chunks = {s for n in nodes for s in n.attrs.axis("chunk").size.symbols()}
+    found = {s: f"{size_name(s)} = 0" for s in chunks}
     for node in (made.program.main[i] for i in made.program.main.inputs):
         for position, axis in enumerate(node.axes):
             for symbol in axis.size.symbols():

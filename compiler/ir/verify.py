@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from ...dsl.diagnostics import InternalError
 from ...dsl.dims import Dim, product
-from ..ops import FUSED, OPS, infer
+from ..ops import FUSED, OPS, SCANS, infer
 from .graph import Axis, Function, Node, Program, TensorType, callees, operand_types
 from .text import all_axes, show_node
 from .walk import calls, join
@@ -101,7 +101,7 @@ def _check_node(program: Program, function: Function, node: Node, require: Requi
         _check_inferred(node, operands, require)
     elif node.op == "repeat":
         _check_repeat(program, node, operands, require)
-    elif node.op == "scan":
+    elif node.op in SCANS:
         _check_scan(program, node, operands, require)
     elif node.op == "table":
         require(program.body(node).inputs == (), "its function has inputs")
@@ -157,20 +157,25 @@ def _check_repeat(program: Program, node: Node, operands: Types, require: Requir
 def _check_scan(program: Program, node: Node, operands: Types, require: Require) -> None:
     """A step takes (stepped, states, captured) and returns (a value for each sequence, states)."""
     body, axis = program.body(node), node.attrs.axis("axis")
+    inside = (node.attrs.axis("chunk"),) if node.op == "chunked_scan" else ()
     stepped, states = node.attrs.integer("stepped"), node.attrs.integer("states")
     require(all(axis in t.axes for t in operands[:stepped]), f"a stepped operand has no {axis}")
     _check_arguments(
-        body, (*(_at_step(t, axis) for t in operands[:stepped]), *operands[stepped:]), require
+        body,
+        (*(_at_step(t, axis, inside) for t in operands[:stepped]), *operands[stepped:]),
+        require,
     )
     require(operands[stepped : stepped + states] == node.types[-states:], "a state changes type")
     sequences = node.types[:-states]
     require(all(axis in t.axes for t in sequences), f"a sequence has no {axis}")
-    made = (*(_at_step(t, axis) for t in sequences), *node.types[-states:])
+    made = (*(_at_step(t, axis, inside) for t in sequences), *node.types[-states:])
     require(_results(body) == made, f"{body.name} has other results")
 
 
-def _at_step(kind: TensorType, axis: Axis) -> TensorType:
-    return TensorType(kind.dtype, tuple(a for a in kind.axes if a != axis))
+def _at_step(kind: TensorType, axis: Axis, inside: tuple[Axis, ...]) -> TensorType:
+    """What a step sees of a value along `axis`: `inside` in its place."""
+    axes = (inside if a == axis else (a,) for a in kind.axes)
+    return TensorType(kind.dtype, tuple(a for group in axes for a in group))
 
 
 def _check_sizes(program: Program, node: Node, operands: Types, require: Require) -> None:

@@ -2,7 +2,7 @@
 
 from . import convolve, elementwise, program, reduce, structure
 from .numeric import Array
-from .program import FUSED
+from .program import FUSED, SCANS
 from .registry import (
     DTYPES,
     FORMATS,
@@ -23,6 +23,7 @@ __all__ = [
     "FORMATS",
     "FUSED",
     "OPS",
+    "SCANS",
     "Array",
     "Call",
     "ModelDType",

@@ -29,6 +29,15 @@ op(
     time="C",
 )
 
+op(
+    "chunked_scan",
+    "as `scan`, `length` entries of `axis` at a time (the last time what is left): `body` runs on"
+    " the entries of the first `stepped` operands, along `chunk` in place of `axis`",
+    time="C",
+)
+# What runs `body` again and again along `axis`, with states passed on.
+SCANS = frozenset({"scan", "chunked_scan"})
+
 RESULT = op(
     "result",
     "result `index` of a node that has several",

@@ -18,6 +18,7 @@ from ..ir.graph import Program
 from ..ir.text import show
 from ..rewrite import Pass, Session, Site, ValueMap, run_pass
 from .canonicalize import CANONICALIZE
+from .chunk_scan import CHUNK_PRODUCTS, CHUNK_SCAN
 from .explain import explain_text
 from .fft_convolution import FFT_CONVOLUTION
 from .fuse_linear import FUSE_LINEAR
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 PIPELINE: tuple[Pass, ...] = (
     CANONICALIZE,
+    CHUNK_PRODUCTS,
+    CHUNK_SCAN,
     SINK_MERGES,
     GROUP_EXPERTS,
     FFT_CONVOLUTION,

@@ -9,8 +9,9 @@ topological order: a new node stands where the node it came from stood.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from ...dsl.diagnostics import InternalError
 from ...dsl.dims import Dim
@@ -36,6 +37,14 @@ class Moved:
     inside: bool = False
 
 
+class Names(Protocol):
+    """Gives axes and functions of names that nothing else in the program has."""
+
+    def axis(self, stem: str, size: Dim) -> Axis: ...
+
+    def name(self, stem: str) -> str: ...
+
+
 class Edit:
     """A function being rewritten. Read by id; change through `add` and `replace`."""
 
@@ -43,12 +52,12 @@ class Edit:
         self,
         program: Program,
         function: Function,
-        axis: Callable[[str, Dim], Axis],
+        names: Names,
         first_id: int = 0,
     ) -> None:
         self.program = program
         self.function = function
-        self.axis = axis  # (stem, size) -> an axis of a new name
+        self.axis, self.name = names.axis, names.name
         self.outputs = list(function.outputs)
         self.moved: dict[int, Moved] = {}
         self.fresh: list[int] = []

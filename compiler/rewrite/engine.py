@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from ...dsl.diagnostics import InternalError
 from ...dsl.dims import Dim
 from ..ir.graph import AttrValue, Axis, Function, Node, Origin, Program, callees
+from ..ops import SCANS
 from .edit import Edit, Moved
 from .region import Region, extract
 
@@ -28,12 +29,16 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """Old values and what replaces them. `before` and `after` are bytes moved."""
+    """Old values and what replaces them. `before` and `after` are bytes moved.
+
+    `functions` are new ones that the new values run; their names are from `edit.name`.
+    """
 
     values: Mapping[int, int]
     note: str = ""
     before: Dim | None = None
     after: Dim | None = None
+    functions: tuple[Function, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +144,7 @@ def run_pass(
     changed: list[Function] = []
     moved: dict[tuple[str, int], Moved] = {}
     for function in code(program):
-        edit = Edit(program, function, session.axis, session.next_ids.get(function.name, 0))
+        edit = Edit(program, function, session, session.next_ids.get(function.name, 0))
         worker = Worker(made, edit, session)
         worker.run()
         session.next_ids[function.name] = edit.next_id
@@ -156,7 +161,7 @@ def code(program: Program) -> tuple[Function, ...]:
         name = todo.pop()
         if name not in found:
             found[name] = program.function(name)
-            calling = [n for n in found[name].nodes if n.op == "scan" or "body" not in n.attrs]
+            calling = [n for n in found[name].nodes if n.op in SCANS or "body" not in n.attrs]
             todo += [callee for node in calling for callee in callees(node)]
     return tuple(f for f in program.functions if f.name in found)
 
@@ -218,6 +223,7 @@ class Worker:
         if isinstance(outcome, Fuse):
             return self._fuse(outcome)
         values = {node.id: outcome} if isinstance(outcome, int) else outcome.values
+        self.bodies += () if isinstance(outcome, int) else outcome.functions
         origins = unite(self.edit[old] for old in values)
         for made in self.edit.fresh:
             if made in self.edit:

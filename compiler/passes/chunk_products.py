@@ -1,0 +1,199 @@
+"""A state that is only read by contractions, as matrix products over the steps of a chunk:
+
+    h[t] = d[t] h[t-1] + x[t] k[t],  with d free of the contracted axes n and x k of rank one
+    dot(h[t-1], q[t], n) = p[t] dot(h[0], q[t], n) + sum_r m[t, r] dot(k[r], q[t], n) x[r]
+
+where m[t, r] is the product of d between r and t, 0 for r >= t, and p[t] the product before t. Both
+are recurrences themselves, m[t+1] = d[t] m[t] + (r = t) and p[t+1] = d[t] p[t], with one small
+state for a whole chunk: nothing is divided, so a gate may be 0. No state is stored but the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from ..ir.graph import Axis, Function, Node, TensorType
+from .affine import Form, Forms, Lift, NotAffine, cone
+from .chunk_loops import Loop, laid_out
+
+
+class NotProducts(Exception):
+    """The states themselves are needed, or their inputs are of no low rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """`node` contracts `form`, a form in the state, with the value `query` of the chunk."""
+
+    node: Node
+    form: Form
+    query: int
+
+
+def readouts(
+    step: Function, forms: Forms, state: int, roots: Collection[int]
+) -> tuple[Readout, ...]:
+    """The contractions through which alone `roots` depend on `state`. Raises NotProducts."""
+    found: dict[int, Readout] = {}
+    held = {state}  # values that depend on the state otherwise than by a contraction
+    for node in step.nodes:
+        if not held.isdisjoint(node.inputs):
+            found |= _readout(forms, node, held)
+            if node.id not in found:
+                held.add(node.id)
+    seen = cone(step, roots, found)
+    if not found or not held.isdisjoint(seen):
+        raise NotProducts
+    return tuple(readout for i, readout in found.items() if i in seen)
+
+
+def _readout(forms: Forms, node: Node, held: Collection[int]) -> dict[int, Readout]:
+    for operand, query in (node.inputs, node.inputs[::-1]) if node.op == "dot" else ():
+        if operand in held and query in forms.lift.values:
+            try:
+                return {node.id: Readout(node, forms.read(operand), forms.lift.values[query])}
+            except NotAffine:
+                return {}
+    return {}
+
+
+def rank_one(lift: Lift, value: int, summed: Collection[Axis]) -> tuple[int, int]:
+    """(x, k) with value = x * k and x free of the summed axes."""
+    node = lift.builder[value]
+    one = lift.number(1, node.type.dtype)
+    if not set(summed) & set(node.axes):
+        return value, one
+    if node.op == "mul":
+        (x1, k1), (x2, k2) = (rank_one(lift, i, summed) for i in node.inputs)
+        return lift.product(x1, x2), lift.product(k1, k2)
+    if node.op == "div" and not set(summed) & set(lift.builder[node.inputs[1]].axes):
+        x, k = rank_one(lift, node.inputs[0], summed)
+        return lift.add("div", (x, node.inputs[1])), k
+    if node.op == "where" and lift.is_number(node.inputs[2], 0):
+        condition, chosen, zero = node.inputs
+        if not set(summed) & set(lift.builder[condition].axes):
+            x, k = rank_one(lift, chosen, summed)
+            return lift.add("where", (condition, x, zero)), k
+    if node.op in ("cast", "broadcast", "transpose"):
+        return rank_one(lift, node.inputs[0], summed)
+    if node.op == "rename":
+        new = dict(node.attrs.pairs("pairs"))
+        old = {b: a for a, b in new.items()}
+        x, k = rank_one(lift, node.inputs[0], [old.get(a, a) for a in summed])
+        return lift.renamed(x, new), lift.renamed(k, new)
+    return one, value
+
+
+@dataclass(slots=True)
+class Products:
+    """The state `entering` of a chunk, h' = `factor` h + `x` `k`, contracted over `summed`.
+
+    `row` is the axis r of the steps that are read.
+    """
+
+    lift: Lift
+    entering: Node
+    initial: int
+    factor: int
+    x: int
+    k: int
+    summed: tuple[Axis, ...]
+    row: Axis
+    weights: int = field(init=False)  # m
+    decays: int = field(init=False)  # p
+    last: int = field(init=False)
+
+    @classmethod
+    def of(
+        cls,
+        lift: Lift,
+        entering: Node,
+        initial: int,
+        form: Form,
+        found: Sequence[Readout],
+        row: Axis,
+    ) -> Products:
+        """Raises NotProducts."""
+        ((number, factor),) = form.factors.items()
+        summed = {_back(entering, r.form.axes[number], r.node.attrs.axes("axes")) for r in found}
+        if len(summed) != 1 or lift.is_number(form.offset, 0):
+            raise NotProducts
+        (axes,) = summed
+        x, k = rank_one(lift, form.offset, axes)
+        made = cls(lift, entering, initial, factor, x, k, axes, row)
+        factors = [factor, *(f for r in found for f in r.form.factors.values())]
+        made.check(factors, [r.query for r in found])
+        return made
+
+    def check(self, factors: Sequence[int], queries: Sequence[int]) -> None:
+        """Something of the state must be along axes that neither keys, queries nor factors have."""
+        axes = {a for i in (self.k, *queries, *factors) for a in self.lift.builder[i].axes}
+        if all(a in axes for a in self.entering.axes):
+            raise NotProducts
+        if any({*self.summed} & {*self.lift.builder[i].axes} for i in factors):
+            raise NotProducts
+
+    def build(self, loop: Loop) -> Function:
+        """Adds m, p and the last state to the chunk; returns the step of m and p."""
+        lift, builder = self.lift, self.lift.builder
+        dtype = self.entering.type.dtype
+        shared = tuple(a for a in builder[self.factor].axes if a != lift.chunk)
+        decay = TensorType(dtype, shared)
+        weight = TensorType(dtype, (*shared, self.row))
+        own, other = (lift.add("index", (), {"axis": a}) for a in (lift.chunk, self.row))
+        here = lift.add("to_float", (lift.add("eq", (own, other)),))
+        zeros, ones = (
+            laid_out(builder, lift.number(n, dtype), kind) for n, kind in ((0, weight), (1, decay))
+        )
+        m, p = loop.state(0, zeros, weight, "weights"), loop.state(1, ones, decay, "decay")
+        factor = loop.seen(self.factor)
+        loop.update(
+            0, loop.builder.add("add", (loop.builder.add("mul", (factor, m)), loop.seen(here)))
+        )
+        loop.update(1, loop.builder.add("mul", (factor, p)))
+        step, (self.weights, self.decays), last = loop.close([("weights", m), ("decay", p)])
+        kept = lift.add("mul", (last[1], self.initial))
+        arrived = lift.add(
+            "dot",
+            (lift.add("mul", (last[0], self._at_row(self.x))), self._at_row(self.k)),
+            {"axes": (self.row,)},
+        )
+        self.last = laid_out(builder, lift.add("add", (kept, arrived)), self.entering.type)
+        return step
+
+    def _at_row(self, value: int) -> int:
+        """A value along the rows r instead of the steps t."""
+        return self.lift.renamed(value, {self.lift.chunk: self.row})
+
+    def read(self, readout: Readout) -> int:
+        """What a contraction gives for all steps of the chunk."""
+        lift, form = self.lift, readout.form
+        ((number, factor),) = form.factors.items()
+        new = dict(zip(self.entering.axes, form.axes[number], strict=True))
+        old = {b: a for a, b in new.items()}
+        query = lift.renamed(readout.query, old)
+        attrs = {"axes": self.summed}
+        scores = lift.add("dot", (query, self._at_row(self.k)), attrs)
+        rows = lift.add("mul", (scores, self.weights))
+        arrived = lift.add("dot", (rows, self._at_row(self.x)), {"axes": (self.row,)})
+        kept = lift.product(self.decays, lift.add("dot", (query, self.initial), attrs))
+        before = lift.renamed(lift.sum(kept, arrived), new)
+        made = lift.product(factor, before)
+        if not lift.is_number(form.offset, 0):
+            axes = readout.node.attrs.axes("axes")
+            x, k = rank_one(lift, form.offset, axes)
+            made = lift.sum(
+                made, lift.product(x, lift.add("dot", (readout.query, k), {"axes": axes}))
+            )
+        kind = readout.node.type
+        where = lift.builder[made].axes
+        return laid_out(lift.builder, made, TensorType(kind.dtype, where))
+
+
+def _back(entering: Node, axes: Sequence[Axis], summed: Sequence[Axis]) -> tuple[Axis, ...]:
+    """The contracted axes as the state calls them. Raises NotProducts."""
+    old = dict(zip(axes, entering.axes, strict=True))
+    if not set(summed) <= set(old):
+        raise NotProducts
+    return tuple(old[a] for a in summed)
