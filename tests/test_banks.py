@@ -9,11 +9,6 @@ from small_models import ids, inputs, mistakes, model, paths, program, run, valu
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
-def entry(w, path: str, index: np.ndarray) -> np.ndarray:
-    """The weight of the instance that each entry of `index` picks, with its stored rows merged."""
-    return w[path][index]
-
-
 def rows(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """x W^T for each row of x with a matrix of its own."""
     return np.einsum("...i,...oi->...o", x, w)
@@ -102,6 +97,25 @@ def test_the_index_may_run_along_the_bank() -> None:
     body = f"n = 3\nz = x[d: 0..n] |> linear(n)\n{body}"
     found, w = run(model(body))
     assert np.allclose(found["y"], np.einsum("bsi,noi->bso", inputs()["x"], w["f.w"]), **EXACT)
+
+
+def test_a_bank_of_as_many_entries_as_its_weights_have_features() -> None:
+    found, w = run(model("bank f[d] = ffn(d, bias = true)\noutput y = f[ids](x)"))
+    at = inputs()["ids"]
+    h = np.maximum(rows(inputs()["x"], w["f.in.w"][at]) + w["f.in.b"][at], 0)
+    assert np.allclose(found["y"], rows(h, w["f.out.w"][at]) + w["f.out.b"][at], **EXACT)
+
+
+def test_an_instance_that_another_block_is_given() -> None:
+    above = """block twice(f)(x[..., e]) -> [..., e] {
+      return f(f(x))
+    }"""
+    body = "bank f[n: 3] = ffn(6)\ng = f[ids % 3]\noutput y = x |> twice(g)"
+    found, w = run(model(body, above))
+    x, at = inputs()["x"], inputs()["ids"] % 3
+    for _ in range(2):
+        x = rows(np.maximum(rows(x, w["f.in.w"][at]), 0), w["f.out.w"][at])
+    assert np.allclose(found["y"], x, **EXACT)
 
 
 WRONG = {

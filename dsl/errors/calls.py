@@ -144,9 +144,11 @@ class BankSize(ArchError, id="bank-size"):
 class BankTwoWays(ArchError, id="bank-two-ways"):
     name: str
     first: Span
-    title = "bank `{name}` is indexed by a tensor here and by a number there"
-    labels = {"span": "one way here", "first": "the other way here"}
-    help = "a bank is stored entry by entry, or for a tensor as one weight: declare two banks"
+    title = "bank `{name}` is indexed by numbers and by tensors"
+    labels = {"span": "here the other way", "first": "first here"}
+    help = (
+        "numbers make weights entry by entry, tensors one weight of all entries: declare two banks"
+    )
 
 
 class BankAxis(ArchError, id="bank-axis"):
