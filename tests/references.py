@@ -153,6 +153,14 @@ MAMBA2 = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+JAMBA = SMALL | {
+    "num_hidden_layers": 4,
+    "attn_layer_period": 4,
+    "attn_layer_offset": 2,
+    "num_experts": 4,
+    "mamba_d_state": 6,
+    "mamba_dt_rank": 5,
+}
 T5 = {
     "vocab_size": VOCAB,
     "d_model": 64,
@@ -165,6 +173,31 @@ T5 = {
     "relative_attention_num_buckets": 8,
     "relative_attention_max_distance": 16,
     "decoder_start_token_id": 0,
+}
+SWITCH = T5 | {
+    "num_experts": 4,
+    "expert_capacity": 3,
+    "num_sparse_encoder_layers": 1,
+    "num_sparse_decoder_layers": 1,
+}
+DEEPSEEK_V2 = {
+    **SMALL,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 4.0,
+    "topk_method": "group_limited_greedy",
+    "n_group": 4,
+    "topk_group": 2,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "rope_parameters": YARN | DEEPSEEK_SCALES,
 }
 BART = {
     "vocab_size": VOCAB,
@@ -200,7 +233,7 @@ LLAVA = {
     "image_token_index": IMAGE_TOKEN,
     "tie_word_embeddings": False,
 }
-ENCODER_DECODERS = ("t5", "bart", "nllb", "transformer")
+ENCODER_DECODERS = ("t5", "switch", "bart", "nllb", "transformer")
 GEMMA3_ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
@@ -491,6 +524,32 @@ REFERENCES: dict[str, Reference] = {
         T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_heads": 3},
     ),
     "ul2": Reference("t5", "T5ForConditionalGeneration", T5 | {"feed_forward_proj": "gated-silu"}),
+    "switch": Reference("switch", "SwitchTransformersForConditionalGeneration", SWITCH),
+    "switch-all-sparse": Reference(
+        "switch",
+        "SwitchTransformersForConditionalGeneration",
+        SWITCH
+        | {"num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 3, "router_bias": True}
+        | {"num_experts": 5, "dense_act_fn": "gelu_new"},
+    ),
+    "deepseek-v2": Reference("deepseek_v2", "DeepseekV2ForCausalLM", DEEPSEEK_V2),
+    "deepseek-v2-lite": Reference(
+        "deepseek_v2",
+        "DeepseekV2ForCausalLM",
+        DEEPSEEK_V2
+        | {"q_lora_rank": None, "topk_method": "greedy", "n_group": None, "topk_group": None}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+        | {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu"},
+    ),
+    "jamba": Reference("hybrid", "JambaForCausalLM", JAMBA),
+    "jamba-biased": Reference(
+        "hybrid",
+        "JambaForCausalLM",
+        JAMBA
+        | {"mamba_proj_bias": True, "mamba_conv_bias": False, "hidden_act": "gelu"}
+        | {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 3}
+        | {"expert_layer_offset": 0, "num_experts_per_tok": 3, "tie_word_embeddings": True},
+    ),
     "bart": Reference("bart", "BartForConditionalGeneration", BART),
     "bart-hidden": Reference(
         "bart",

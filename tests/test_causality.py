@@ -280,3 +280,18 @@ def inputs(seed: int) -> dict[str, np.ndarray]:
         "keep": random.random((2, LENGTH)) < 0.7,
         "m": random.standard_normal((2, 4, 8)),
     }
+
+
+GATHERED = """total = 0.0
+repeat layers[i: n] {
+  x += x |> attention(heads, mask = causal)
+  total += sum(x * x, b, s, d)
+}
+"""
+
+
+def test_what_a_repeat_carries_is_proved_apart() -> None:
+    """A number that reads the whole sequence, gathered beside the values that do not."""
+    prove_causal(program_of(GATHERED + "loss = total\ny = x"))
+    with pytest.raises(LooksAhead):
+        prove_causal(program_of(GATHERED + "y = x + total"))

@@ -57,6 +57,10 @@ MADE = [
     ("mistral", {}, "logits"),
     ("mistral", {"window": None}, "logits"),
     ("mixtral", {}, "logits"),
+    ("switch", {}, "logits"),
+    ("deepseek_v2", {}, "logits"),
+    ("deepseek_v2", {"q_rank": None, "grouped": False}, "logits"),
+    ("hybrid", {}, "logits"),
     ("qwen2", {"tied": False}, "logits"),
     ("phi3", {"window": None, "vocab": 32064}, "logits"),  # its pad_token_id is 32000 by default
     ("gemma", {}, "logits"),
