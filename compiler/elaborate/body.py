@@ -46,6 +46,7 @@ class Session:
     """What all bodies of one elaboration share.
 
     `finals` leads from the sequence of a scan's state to its final value and the scanned axis.
+    `banks` says of each bank whether tensors index it, and where that was seen first.
     """
 
     module: Module
@@ -55,6 +56,7 @@ class Session:
     functions: dict[str, Function] = field(default_factory=dict)
     finals: dict[tuple[GraphScope, int], tuple[int, Axis]] = field(default_factory=dict)
     derived: dict[Axis, str] = field(default_factory=dict)  # to the timeline it was cut from
+    banks: dict[tuple[GraphScope, str], tuple[bool, Span]] = field(default_factory=dict)
     errors: list[ArchError] = field(default_factory=list)
     model_effects: Mapping[type[Stmt], Callable[[Body, Any], None]] = field(default_factory=dict)
     depth: int = 0

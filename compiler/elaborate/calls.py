@@ -11,7 +11,7 @@ from ...dsl import errors, syntax
 from ...dsl.diagnostics import ArchError
 from ...dsl.dims import Dim
 from ...dsl.span import Span
-from . import binding, brackets, builtins, expressions, numbers, statements
+from . import binding, brackets, builtins, expressions, instances, numbers, statements
 from .body import Body
 from .labels import AxisSize, Frame
 from .module import is_library
@@ -279,18 +279,21 @@ def _apply_template(body: Body, template: Template, given: Given, label: str | N
 
 def _apply_instance(body: Body, instance: Instance, given: Given, _: str | None) -> Any:
     """Each application runs the body again, over the weights the first one made."""
-    place = WeightPlace(instance.place.scope, instance.place.path, shared_at=instance.declared_at)
+    own = instance.place
+    place = WeightPlace(own.scope, own.path, shared_at=instance.declared_at, chosen=own.chosen)
+    place = place.relabelled(body.frame.inward)
     return run(body, instance.template, given, place)
 
 
 def _apply_closure(body: Body, closure: Closure, given: Given, _: str | None) -> Any:
     """A lambda: arguments go outward to the body it was written in, its result comes back."""
     syntax_, frame = closure.syntax, Frame("lambda", closure.frame)
+    home = frame.enclosing()
     callee = Body(
         body.session,
         frame,
         Environment(closure.environment),
-        body.place,
+        body.place.relabelled(lambda label: label.outward(home)),
         naming=body.naming,
         kind="lambda",
         library=closure.library,
@@ -333,6 +336,7 @@ def run(caller: Body, template: Template, given: Given, place: WeightPlace) -> A
     with caller.inside(definition.span, region):
         binding.bind_hypers(callee, template, given.span)
         binding.bind_inputs(caller, callee, definition, given)
+        instances.enter(callee, given.span)
         binding.bind_defaults(callee, template, given.span)
         results = statements.run_body(callee, definition)
         left = binding.leave_results(caller, callee, definition, results)

@@ -46,6 +46,9 @@ def elaborate_repeat(body: Body, statement: syntax.RepeatStmt) -> None:
         raise errors.Unsupported(what="`repeat ... until`", span=statement.until.span)
     if body.emitter.scope.scans():
         raise errors.Unsupported(what="a `repeat` in a `scan`", span=statement.span)
+    if body.place.chosen:
+        what = "a `repeat` in a bank indexed by a tensor"
+        raise errors.Unsupported(what=what, span=statement.span)
     if body.place.scope is not body.emitter.scope:
         what = "a `shared` block with a `repeat` in it, applied in another `repeat`,"
         raise errors.Unsupported(what=what, span=statement.span)

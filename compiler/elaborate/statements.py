@@ -13,7 +13,7 @@ from ...dsl.diagnostics import ArchError
 from ...dsl.dims import Dim
 from ...dsl.span import Span
 from ..ir.graph import Axis, Builder, Parameter, TensorType
-from . import brackets, builtins, calls, expressions, numbers, repeats, scans
+from . import brackets, builtins, calls, expressions, instances, numbers, repeats, scans
 from .body import Body, MadeWeight, Naming, Session
 from .labels import Label
 from .scopes import GraphScope
@@ -249,7 +249,8 @@ def _weight(body: Body, statement: syntax.WeightStmt) -> None:
     first = body.place.taken.get(statement.name)
     if first is not None:
         raise errors.DefinedTwice(name=statement.name, span=statement.span, first=first)
-    groups = [brackets.axis_for(body, d) for d in statement.brackets]
+    groups = [[selection.entries] for selection in body.place.chosen]
+    groups += [brackets.axis_for(body, d) for d in statement.brackets]
     pairs = [pair for group in groups for pair in group]
     labels = [label for label, _ in pairs]
     if twice := next((k for k in labels if labels.count(k) > 1), None):
@@ -268,7 +269,8 @@ def _weight(body: Body, statement: syntax.WeightStmt) -> None:
         lengths = [len(group) for group in groups]
         value = _make_weight(body, statement, path, lengths, flat)
         body.session.weights[key] = MadeWeight(value, statement.span)
-    body.environment.values[statement.name] = value
+    chosen = instances.chosen_of(body, value, statement.span)
+    body.environment.values[statement.name] = chosen
 
 
 def _make_weight(
@@ -401,10 +403,11 @@ def _bank(body: Body, statement: syntax.BankStmt) -> None:
         raise errors.BankSize(span=statement.span)
     (entries,) = statement.brackets
     count = entries.size or syntax.Name(name=entries.name, span=entries.span)
-    size = brackets.expect_size(body, count)
+    axis = body.new_axis(entries.name, brackets.expect_size(body, count), entries.span)
+    label = Label(body.frame, entries.name, axis, secondary=True, declared_at=entries.span)
     place = calls.claim(body, statement.name, statement.span)
     body.environment.values[statement.name] = Bank(
-        template, statement.name, size, place, statement.span
+        template, statement.name, (label, axis), place, statement.span
     )
 
 

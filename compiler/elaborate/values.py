@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ...dsl.dims import Dim
 from ...dsl.span import Span
 from ...dsl.syntax import CallableDef, Lambda
 from ..ir.graph import Axis, DType
@@ -158,13 +157,27 @@ class Instance:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bank:
-    """`n` instances of one template, picked by a number."""
+    """`n` instances of one template, picked by a number or by a tensor of numbers.
+
+    `entries` is the axis along which a tensor picks.
+    """
 
     template: Template
     label: str
-    size: Dim
+    entries: tuple[Label, Axis]
     place: WeightPlace
     declared_at: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The entries of a bank that a tensor picks: `index` counts along the axis `entries`."""
+
+    entries: tuple[Label, Axis]
+    index: Tensor
+
+    def relabelled(self, to: Callable[[Label], Label]) -> Selection:
+        return replace(self, index=self.index.relabelled(to))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,16 +192,25 @@ class WeightPlace:
     """Where weights are made: a path in a graph scope, and the labels already given there.
 
     `shared_at` is where the instance is declared whose weights stand here, if they may exist.
+    In a bank indexed by tensors a weight has an entry for each of the bank's, of which the body
+    reads those `chosen`, outermost bank first; their labels are the body's.
     """
 
     scope: GraphScope
     path: str
     taken: dict[str, Span] = field(default_factory=dict)
     shared_at: Span | None = None
+    chosen: tuple[Selection, ...] = ()
 
     def child(self, label: str) -> WeightPlace:
         path = f"{self.path}.{label}" if self.path else label
-        return WeightPlace(self.scope, path, shared_at=self.shared_at)
+        return WeightPlace(self.scope, path, shared_at=self.shared_at, chosen=self.chosen)
+
+    def relabelled(self, to: Callable[[Label], Label]) -> WeightPlace:
+        """The same place, as a body sees it that calls the axes of the selections otherwise."""
+        if not self.chosen:
+            return self
+        return replace(self, chosen=tuple(s.relabelled(to) for s in self.chosen))
 
 
 @dataclass(slots=True, eq=False)

@@ -141,6 +141,22 @@ class BankSize(ArchError, id="bank-size"):
     help = "write `bank experts[n] = ffn(64)`, or with a size `bank experts[n: 8] = ffn(64)`"
 
 
+class BankTwoWays(ArchError, id="bank-two-ways"):
+    name: str
+    first: Span
+    title = "bank `{name}` is indexed by a tensor here and by a number there"
+    labels = {"span": "one way here", "first": "the other way here"}
+    help = "a bank is stored entry by entry, or for a tensor as one weight: declare two banks"
+
+
+class BankAxis(ArchError, id="bank-axis"):
+    axis: str
+    name: str
+    title = "block `{name}` of a bank takes axis `{axis}` as its own, along which the index runs"
+    labels = {"span": "the index has this axis too"}
+    help = "each entry of the index applies the block by itself: let its signature take fewer axes"
+
+
 class LabelTwice(ArchError, id="label-twice"):
     label: str
     first: Span
