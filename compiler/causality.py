@@ -208,7 +208,29 @@ class _Proof:
             return max(self.ahead(sight, i) for i in node.inputs[-2:])
         if node.op == "min":
             return min(self.ahead(sight, i) for i in node.inputs)
+        if node.op in ("add", "sub"):
+            a, b = node.inputs
+            (_, most), (low, high) = self.extent(a), self.extent(b)
+            if node.op == "sub":
+                return self.ahead(sight, a) - low
+            return min(self.ahead(sight, a) + high, most + self.ahead(sight, b))
         return ALL
+
+    def extent(self, node_id: int) -> tuple[float, float]:
+        """The least and the most that an integer can be; unbounded where that is not known."""
+        node = self.edit[node_id]
+        value = constant(node)
+        if isinstance(value, int | Dim) and not isinstance(value, bool):
+            least = self.number(Dim.of(value))
+            return (least, least) if least < ALL else (NOTHING, ALL)
+        if node.op == "index":
+            return 0.0, self.number(node.attrs.axis("axis").size - 1)
+        if node.op in VIEWS:
+            return self.extent(node.inputs[0])
+        if node.op not in ("add", "sub"):
+            return NOTHING, ALL
+        (a, b), (c, d) = (self.extent(i) for i in node.inputs)
+        return (a - d, b - c) if node.op == "sub" else (a + c, b + d)
 
     # ----------------------------------------------------------------------------- calls
 

@@ -738,4 +738,55 @@ PHI3: Rows = {
     ),
 }
 
-CONFIGS: Rows = LLAMA | GPT | BERT | VIT | T5 | SEQ2SEQ | FALCON | MISTRAL | GEMMA | QWEN2 | PHI3
+
+
+def _mamba(d: int, layers: int) -> Config:
+    return {
+        "architectures": ["MambaForCausalLM"],
+        "bos_token_id": 0,
+        "conv_kernel": 4,
+        "d_inner": 2 * d,
+        "d_model": d,
+        "eos_token_id": 0,
+        "expand": 2,
+        "fused_add_norm": True,
+        "hidden_act": "silu",
+        "hidden_size": d,
+        "initializer_range": 0.1,
+        "intermediate_size": 2 * d,
+        "layer_norm_epsilon": 1e-5,
+        "model_type": "mamba",
+        "n_layer": layers,
+        "num_hidden_layers": layers,
+        "pad_token_id": 0,
+        "pad_vocab_size_multiple": 8,
+        "rescale_prenorm_residual": False,
+        "residual_in_fp32": True,
+        "rms_norm": True,
+        "ssm_cfg": {},
+        "state_size": 16,
+        "time_step_floor": 0.0001,
+        "time_step_init_scheme": "random",
+        "time_step_max": 0.1,
+        "time_step_min": 0.001,
+        "time_step_rank": d // 16,
+        "time_step_scale": 1.0,
+        "torch_dtype": "float32",
+        "transformers_version": "4.39.0.dev0",
+        "use_bias": False,
+        "use_cache": True,
+        "use_conv_bias": True,
+        "vocab_size": 50280,
+    }
+
+
+MAMBA: Rows = {
+    ("mamba", "mamba_130m"): _mamba(768, 24),
+    ("mamba", "mamba_370m"): _mamba(1024, 48),
+    ("mamba", "mamba_790m"): _mamba(1536, 48),
+    ("mamba", "mamba_1_4b"): _mamba(2048, 48),
+    ("mamba", "mamba_2_8b"): _mamba(2560, 64),
+}
+
+DECODERS: Rows = LLAMA | GPT | FALCON | MISTRAL | GEMMA | QWEN2 | PHI3 | MAMBA
+CONFIGS: Rows = DECODERS | BERT | VIT | T5 | SEQ2SEQ

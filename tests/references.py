@@ -117,6 +117,17 @@ VIT = {
     "patch_size": 6,
     "num_channels": 2,
 }
+MAMBA = {
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "state_size": 6,
+    "time_step_rank": 5,
+    "layer_norm_epsilon": EPSILON,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 T5 = {
     "vocab_size": VOCAB,
     "d_model": 64,
@@ -376,6 +387,14 @@ REFERENCES: dict[str, Reference] = {
         "ViTModel",
         VIT | {"qkv_bias": False, "pooler_output_size": 48},
         "pooler_output",
+    ),
+    "mamba": Reference("mamba", "MambaForCausalLM", MAMBA),
+    "mamba-biased": Reference(
+        "mamba",
+        "MambaForCausalLM",
+        MAMBA
+        | {"use_bias": True, "use_conv_bias": False, "hidden_act": "gelu", "conv_kernel": 3}
+        | {"tie_word_embeddings": False, "residual_in_fp32": False, "time_step_rank": "auto"},
     ),
     "t5": Reference("t5", "T5ForConditionalGeneration", T5),
     "t5-gated": Reference(
