@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Literal
 
 from ..dsl.dims import Dim, maximum, minimum, product
@@ -38,8 +38,9 @@ from .rewrite import Edit, Session, run_pass
 Kind = Literal["append", "ring", "constant", "recurrent", "last"]
 Reach = Dim | None  # how many of the last positions are read; None is all of them
 
-ONE = Dim.of(1)
+ZERO, ONE = Dim(), Dim.of(1)
 NOMINAL = 1024  # what a size that a call decides counts for when two values are compared
+FINE = 1 << 20  # parts of a byte, so that prices stay whole numbers
 SUMS = frozenset({"sum", "amax", "softmax"})
 REDUCES = SUMS | {"dot", "topk", "cumsum"}
 LINEAR = VIEWS | {"concat", "cast", "to_float", "add", "sub"}
@@ -49,9 +50,10 @@ LINEAR = VIEWS | {"concat", "cast", "to_float", "add", "sub"}
 class State:
     """One value that is kept, in `count` layers or calls.
 
-    `append` grows by `bytes` with each token, `ring` does up to its last `capacity` tokens, `last` holds
-    `bytes` of the last `capacity` inputs, `constant` and `recurrent` are `bytes` for a row of
-    the batch. `node` is its id in `function` of the canonical program; `place` is the weight or region it comes from.
+    `append` grows by `bytes` with each token; `ring` does up to the last `capacity` tokens; `last` is
+    `bytes` for each of the last `capacity` inputs; `constant` and `recurrent` are `bytes` for a row
+    of the batch. `node` is its id in `function` of the canonical program, `place` the projection or
+    the region that it comes from.
     """
 
     kind: Kind
@@ -102,10 +104,14 @@ def _wider(a: Reach, b: Reach) -> Reach:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """What is known of a function's input: whether it is a fact, and how wide what it narrows is."""
+    """What is known of a function's input.
+
+    Whether it is a fact, how wide what it narrows is, and how many calls have it in common.
+    """
 
     fact: bool = False
     narrowed: int = 0
+    shared: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +175,7 @@ class _Placement:
             for index in kept.inputs.keys() - asked.keys():
                 _want(inputs, index, kept.inputs[index])
         path = f"{loop.attrs.string('path')}[]"
-        placed = (replace(state, place=join(path, state.place)) for state in states)
+        placed = (replace(s, place=join(path, s.place) if s.place else path) for s in states)
         return _Kept(_together(placed), inputs | asked)
 
 
@@ -355,12 +361,14 @@ class _Values:
         """Whether `user` needs all of a value that was kept: it has other positions, or sums them."""
         if user.op == "repeat" or node.id not in self.kept_once:
             return False
+        if self.behind(user, node) is not None:
+            return False
         times = self.frame.times(user.type)
         key = self.key(node)
         if key is not None:
             return user.op != "rename" and times != [key]
         if self.frame.times(node.type):
-            return self.is_unbounded_take(user) and user.inputs[0] == node.id
+            return self.reads_along(user, node) or self.hides_a_meeting(user)
         return bool(times) and not self.is_start(node, user)
 
     def is_start(self, node: Node, user: Node) -> bool:
@@ -432,14 +440,19 @@ class _Values:
                 needed.add(current)
                 todo += self.operands(self.function[current])
         nodes = [n for n in self.function.nodes if n.id in needed]
-        sizes = {s: NOMINAL for n in nodes for a in n.axes for s in a.size.symbols()} | dict(
-            self.frame.sizes
-        )
-        price = {n.id: self.frame.bytes(n.type).evaluate(sizes) for n in nodes}
+        price = {n.id: self.price(n) for n in nodes}
         made_once = {n.id for n in nodes if not (self.is_light(n) or self.widens_a_latent(n))}
         operands = {n.id: [] if n.id in made_once else self.operands(n) for n in nodes}
         kept = cheapest_cut(price, operands, made_once, wanted)
         return {i: self.reach(i, kept, operands, demand) for i in kept}
+
+    def price(self, node: Node) -> int:
+        """Bytes, finely: a part of what several calls have in common; of equals the input is cheapest."""
+        size = self.frame.bytes(node.type)
+        nominal = dict.fromkeys(size.symbols(), NOMINAL)
+        bytes_ = size.evaluate(nominal) * FINE
+        given = self.given.get(node.id)
+        return bytes_ // given.shared - 1 if given is not None else bytes_
 
     def reach(
         self,
@@ -480,10 +493,11 @@ class _Values:
 
     def given_to(self, loop: Node, body: Function) -> tuple[_Given, ...]:
         """What a body may know of its inputs: of what changes from iteration to iteration, nothing."""
-        carried = loop.attrs.integer("carried")
+        carried, kinds = loop.attrs.integer("carried"), loop.attrs["kinds"]
+        assert isinstance(kinds, tuple)
         found = [_Given()] * carried
         for i in loop.inputs[carried:]:
-            found.append(_Given(i not in self.data, self.narrowed.get(i, 0)))
+            found.append(_Given(i not in self.data, self.narrowed.get(i, 0), len(kinds)))
         return (*found, *[_Given(fact=True)] * (len(body.inputs) - len(found)))
 
     def states(
@@ -497,9 +511,8 @@ class _Values:
                 yield self.state(node, self.kind(node, chosen[node.id]), chosen[node.id])
             yield from inside.get(node.id, ())
             yield from self.recurrent(node)
-            behind = self.behind(node)
-            if behind is not None and behind != Dim() and node.inputs[0] not in chosen:
-                yield self.state(self.function[node.inputs[0]], "last", behind)
+            if node.id not in chosen:
+                yield from self.recent(node)
 
     def kind(self, node: Node, reach: Reach) -> Kind:
         if not self.frame.times(node.type):
@@ -547,27 +560,34 @@ class _Values:
         ):
             yield self.state(node, "recurrent", None)
 
+    def recent(self, node: Node) -> Iterator[State]:
+        """The last inputs of a convolution or a shift."""
+        found = [self.behind(self.function[user], node) for user in self.users[node.id]]
+        furthest = reduce(maximum, [n for n in found if n is not None], ZERO)
+        if furthest != ZERO:
+            yield self.state(node, "last", furthest)
+
     def is_decoded(self, axis: Axis) -> bool:
         return self.program.decode in (axis.name, axis.time)
 
     # ------------------------------------------------------------------- reads of earlier slots
 
-    def is_unbounded_take(self, node: Node) -> bool:
-        """A read along the decoded axis from nobody knows how far back."""
-        if node.op == "scan" and not self.is_decoded(node.attrs.axis("axis")):
-            body = self.program.body(node)
-            return any(
-                self.key(n) is not None or len(self.frame.times(n.type)) > 1 for n in body.nodes
-            )
-        is_read = node.op == "take" and self.is_decoded(node.attrs.axis("axis"))
-        return is_read and self.behind(node) is None
+    def hides_a_meeting(self, node: Node) -> bool:
+        """A scan along another axis, in whose steps positions meet: it reads all of what it is given."""
+        if node.op != "scan" or self.is_decoded(node.attrs.axis("axis")):
+            return False
+        times = [self.frame.times(n.type) for n in self.program.body(node).nodes]
+        return any(axis.name != self.program.decode for axes in times for axis in axes)
 
-    def behind(self, node: Node) -> Dim | None:
-        """How many earlier entries a take along the decoded axis reads; 0 for any other op."""
-        if node.op != "take" or not self.is_decoded(node.attrs.axis("axis")):
-            return Dim()
-        if node.inputs[0] not in self.data or self.key(self.function[node.inputs[0]]) is not None:
-            return Dim()
+    def reads_along(self, node: Node, source: Node) -> bool:
+        """A take of `source` along the timeline."""
+        taken = node.op == "take" and node.inputs[0] == source.id and source.id in self.data
+        return taken and self.is_decoded(node.attrs.axis("axis"))
+
+    def behind(self, node: Node, source: Node) -> Dim | None:
+        """How many earlier entries of `source` a take reads, where it reads at most so many."""
+        if not self.reads_along(node, source):
+            return None
         offset = self.offset(self.function[node.inputs[1]])
         return maximum(-offset.low, 0) if offset is not None and offset.slots == 1 else None
 
@@ -594,8 +614,8 @@ class _Offset:
     """`slots` times the slot, plus something from `low` to `high`."""
 
     slots: int
-    low: Dim = Dim()
-    high: Dim = Dim()
+    low: Dim = ZERO
+    high: Dim = ZERO
 
 
 def _added(a: _Offset, b: _Offset) -> _Offset:
@@ -619,7 +639,7 @@ def _either(a: _Offset, b: _Offset) -> _Offset | None:
 
 
 def _not_below(a: _Offset, b: _Offset) -> _Offset | None:
-    """The greater of a slot's offset and a number: slots do not begin below 0, so it is as far back at most."""
+    """A slot's offset or a number, whichever is greater: not further back than the offset."""
     if a.slots == b.slots:
         return _Offset(a.slots, maximum(a.low, b.low), maximum(a.high, b.high))
     slot, number = (a, b) if a.slots else (b, a)
