@@ -19,6 +19,7 @@ from .elaborate import Module, Request, elaborate
 from .ir.graph import Axis, Function, Node, Program
 from .passes.bounds import ONE, Visibility
 from .passes.canonicalize import CANONICALIZE
+from .passes.properties import VIEWS, constant
 from .rewrite import Edit, Session, run_pass
 
 NOTHING, ALL = -math.inf, math.inf

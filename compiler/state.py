@@ -119,7 +119,7 @@ class _Kept:
     """What a function keeps by itself, and the inputs whose history its caller must keep."""
 
     states: tuple[State, ...]
-    inputs: Mapping[int, Reach]
+    inputs: dict[int, Reach]
 
 
 Wanted = tuple[tuple[int, Reach], ...]  # outputs whose history is read elsewhere

@@ -739,7 +739,6 @@ PHI3: Rows = {
 }
 
 
-
 def _mamba(d: int, layers: int) -> Config:
     return {
         "architectures": ["MambaForCausalLM"],
