@@ -61,7 +61,10 @@ def _weights(program: Program, picked: Mapping[str, Picks | None]) -> tuple[Weig
         size, picks = sizes[parameter.axes], picked.get(parameter.path)
         active = size // picks.of * picks.entries if picks is not None and picks.bank else size
         counts[pattern(parameter.path), size, parameter.trained, active] += 1
-    return tuple(WeightRow(path, n, *rest) for (path, *rest), n in counts.items())
+    return tuple(
+        WeightRow(path, n, size, trained, active)
+        for (path, size, trained, active), n in counts.items()
+    )
 
 
 # ------------------------------------------------------------------------ weights in a call

@@ -176,7 +176,7 @@ class _Placement:
                 _want(inputs, index, kept.inputs[index])
         path = f"{loop.attrs.string('path')}[]"
         placed = (replace(s, place=join(path, s.place) if s.place else path) for s in states)
-        return _Kept(_together(placed), inputs | asked)
+        return _Kept(_together(placed), {**inputs, **asked})
 
 
 def _index(pair: tuple[int, Reach]) -> int:
