@@ -184,7 +184,14 @@ TEXT = {
     "`const` tables": "const @c[d] = 0.5 ** index(d); output @[b, s, d] = x * @c",
     "`index` `size` `position`": "output @[b, s, d] = x * (index(s) + position(s)) / size(s)",
     "`bank` by a tensor": "bank @f[n] = linear(d); output @[b, s, d] = @f[ids % n](x)",
-    "`repeat .. until`": "@ = x; repeat @r[i: n] { @ += @ } until true; output @o[b, s, d] = @",
+    "`repeat .. until`, all rows together": (
+        "@ = x; repeat @r[i: n] { @ += @ |> linear(d) as f } until sum(@, b, s, d) > 0;"
+        " output @o[b, s, d] = @"
+    ),
+    "`repeat .. until`, each row by itself": (
+        "@ = x; repeat @r[i: n] { @ += @ |> linear(d) as f } until sum(@, s, d) > 0;"
+        " output @o[b, s, d] = @"
+    ),
     "`scan`": "scan s with @[b, d] = 0 { @ = 0.5 * @ + x }; output @o[b, s, d] = @",
     "`scan` in reverse, with reset": (
         "scan s (reverse = true, reset = keep) with @[b, d] = 1 { @ = 0.5 * @ + x };"

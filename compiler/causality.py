@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ..dsl.dims import Dim
-from ..dsl.errors import LooksAhead
+from ..dsl.errors import ExitInDecode, LooksAhead
 from ..dsl.syntax import ModelDef
 from .elaborate import Module, Request, elaborate
 from .ir.graph import Axis, Function, Node, Program
@@ -70,15 +70,24 @@ def elaborate_proved(module: Module, model: ModelDef, request: Request) -> Progr
 
 
 def prove_causal(program: Program) -> None:
-    """Raises `LooksAhead` when a program that declares `decode` reads ahead along that axis."""
+    """Of a program that declares `decode`: raises `LooksAhead` when it reads ahead along that axis,
+    `ExitInDecode` when it may skip layers, which then keep nothing for later positions.
+    """
     if not program.decode:
         return
+    _every_layer(program)
     canonical, _ = run_pass(CANONICALIZE, program, Session())
     inputs = {i: _of_input(canonical.main[i], program.decode) for i in canonical.main.inputs}
     reaches = _reaches(canonical, canonical.main, inputs)
     for name, node_id in canonical.main.outputs:
         if name != "loss" and reaches[node_id].furthest > 0:
             raise _refusal(program.decode, name, reaches[node_id].cause)
+
+
+def _every_layer(program: Program) -> None:
+    for node in (n for f in program.functions for n in f.nodes if "exit" in n.attrs):
+        spans = node.spans or (None,)
+        raise ExitInDecode(axis=program.decode, span=spans[0], calls=spans[1:])
 
 
 def _of_input(node: Node, axis: str) -> Reach:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..dsl.dims import Dim, maximum, minimum, product
+from ..dsl.dims import Dim, minimum, product
 from .cost_report import CostReport, WeightRow, Work
 from .ir.graph import Axis, Function, Node, Parameter, Program, callees, operand_types
 from .ir.walk import join
@@ -177,11 +177,10 @@ def _iterations(path: str, loop: Node, kind: str) -> Dim:
 
 
 def _left_early(depth: Dim, counts: Sequence[int]) -> Dim:
-    """The sum of the counts of the first `depth` iterations, of which there is at least one."""
-    if len(set(counts)) == 1:
-        return depth * counts[0]
-    later = (minimum(1, maximum(0, depth - i)) * n for i, n in enumerate(counts) if i)
-    return sum(later, Dim.of(counts[0]))
+    """The sum of the counts of the first `depth` iterations, of which at least one runs."""
+    ends = [ZERO, ONE, *(minimum(depth, i) for i in range(2, len(counts))), depth]
+    ends = ends if len(counts) > 1 else [ZERO, ONE]
+    return sum((n * (b - a) for n, a, b in zip(counts, ends, ends[1:], strict=False)), ZERO)
 
 
 def _depth(path: str, loop: Node) -> Unknown:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from ..dsl.dims import Dim
 from .ir.graph import AttrValue, Builder, Function, Node, Program
-from .ir.walk import join
+from .ir.walk import calls, join
 
 SOURCES = frozenset({"weight", "const", "index", "size", "table", "derived"})
 KINDS = {"int": "int", "bool": "bool"}  # of an input, by its dtype
@@ -40,7 +40,7 @@ def islands(
     """The nodes `chosen` of `function`, called at `path`, each with its operands as inputs.
 
     `sizes` has the run-time sizes, for those that no input shows. Of a node with several results
-    choose the `result` nodes. `repeat` and `input` nodes cannot stand alone.
+    choose the `result` nodes. `input` nodes cannot stand alone.
     """
     grown = _Growth(function, path)
     picked = {f"v{n.id}": n.id for n in function.nodes if n.id in chosen}
@@ -144,7 +144,7 @@ class _Growth:
 
     def copied(self, node: Node, inputs: tuple[int, ...]) -> int:
         attrs: Mapping[str, AttrValue] = node.attrs
-        if node.op == "weight":
+        if node.op in ("weight", "repeat"):
             attrs = {**attrs, "path": join(self.path, node.attrs.string("path"))}
         return self.builder.add(node.op, inputs, attrs, node.types, node.origins, node.hint)
 
@@ -166,10 +166,16 @@ class _Growth:
         bodies: tuple[Function, ...] = (),
     ) -> Extract:
         main = replace(self.builder.finish(outputs.items()), name=program.main_name)
-        paths = {n.attrs.string("path") for n in main.nodes if n.op == "weight"}
+        made = program.with_functions([main, *bodies])
+        read = {
+            join(path, node.attrs.string("path"))
+            for path, function in calls(made)
+            for node in function.nodes
+            if node.op == "weight"
+        }
         made = replace(
-            program.with_functions([main, *bodies]),
-            parameters=tuple(p for p in program.parameters if p.path in paths),
+            made,
+            parameters=tuple(p for p in program.parameters if p.path in read),
             bindings=program.bindings + _unshown(program, main, sizes),
             decode="",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import numpy as np
@@ -15,7 +15,7 @@ from small_models import ids
 from torch.nn.functional import elu, embedding, gelu, layer_norm, linear
 
 import archc
-from archc.api import Model
+from archc.api import Compiled, Model
 
 RUNS = [
     ("numpy", "f64", 0),
@@ -151,13 +151,15 @@ def test_the_mixture_hears_its_weights_and_its_seed() -> None:
         assert distance(moved.compile(dtype="f64")(**given)["logits"], base) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["next_gen_llm", "adaptive_llm"])
-def test_a_mean_over_time_cannot_decode(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"), [("next_gen_llm", "looks-ahead"), ("adaptive_llm", "exit-in-decode")]
+)
+def test_it_cannot_decode(name: str, reason: str) -> None:
     text = (FOLDER / f"{name}.arch").read_text()
     promised = text.replace("  time s:", "  decode s\n  time s:")
     assert promised != text
     found = ids(promised.split("\npreset")[0], vocab=7, positions=9, d=8, heads=2, layers=2)
-    assert set(found) == {"looks-ahead"}
+    assert set(found) == {reason}
 
 
 # ------------------------------------------------------------------------ the early exit
@@ -206,9 +208,38 @@ def test_leaving_early(per_batch: bool, backend: str, dtype: str, level: int, pa
         together = [rows] if per_batch else [[row] for row in rows]
         found = [leave_early(w, group, 5, threshold) for group in together]
         expected = [(y, depth) for group, depth in found for y in group]
+        left = np.broadcast_to(got["depth"], len(rows))
         for row, (y, depth) in enumerate(expected):
-            assert got["depth"][row] == depth
+            assert left[row] == depth
             assert distance(got["logits"][row, slots[row]], y.numpy()) <= TOLERANCE[dtype]
-        depths |= {tuple(got["depth"].tolist())}
+        depths |= {tuple(left.tolist())}
     assert len(depths) >= 2
     assert any(len(set(row)) > 1 for row in depths) != per_batch
+
+
+def layer_calls(run: Compiled, given: dict[str, np.ndarray]) -> dict[int, int]:
+    """How often each layer of a torch model runs, in rows."""
+    calls: dict[int, int] = {}
+
+    def count(i: int) -> Callable[..., None]:
+        return lambda _, arguments: calls.update({i: calls.get(i, 0) + len(arguments[0])})
+
+    layers = run.module.layers
+    hooks = [layer.register_forward_pre_hook(count(i)) for i, layer in enumerate(layers)]
+    run(**given)
+    for hook in hooks:
+        hook.remove()
+    return calls
+
+
+@pytest.mark.parametrize("per_batch", [False, True], ids=["each row", "whole batch"])
+def test_a_layer_after_the_exit_is_not_run(per_batch: bool) -> None:
+    given, saved = batch("right", rows=4), 0
+    for threshold in THRESHOLDS:
+        switches = {"layers": 5, "threshold": threshold, "per_batch": per_batch}
+        run, _ = compiled("adaptive_llm", "torch", "f32", 1, **switches)
+        depth = np.broadcast_to(run(**given)["depth"], 4)
+        wanted = {i: int((depth > i).sum()) for i in range(int(depth.max()))}
+        assert layer_calls(run, given) == wanted
+        saved += 5 * 4 - sum(wanted.values())
+    assert saved > 0

@@ -2,6 +2,7 @@
 
 Some nodes only pass on what another made: inputs of a layer kind, results of a repeat. A `Values`
 knows for each of those who made it, so that every value is compared once and every operand found.
+A repeat that may stop early is one value, like a scan: which of its layers run is known only in a run.
 """
 
 from __future__ import annotations
@@ -46,16 +47,18 @@ class Values:
         self.functions[path] = function
         for node in function.nodes:
             if node.op == "repeat":
-                self._repeat(path, node)
+                if "exit" not in node.attrs:
+                    self._repeat(path, node)
             elif node.op != "input" and len(node.types) == 1:
                 key = path, node.id
-                self._result(key, node, function)
+                self._result(key, node)
                 if key not in self.makers:
                     self.order.append(key)
 
-    def _result(self, key: ValueKey, node: Node, function: Function) -> None:
-        if node.op == "result" and function[node.inputs[0]].op == "repeat":
-            self.makers[key] = self._carried[key[0], node.inputs[0]][node.attrs.integer("index")]
+    def _result(self, key: ValueKey, node: Node) -> None:
+        carried = self._carried.get((key[0], node.inputs[0])) if node.op == "result" else None
+        if carried is not None:
+            self.makers[key] = carried[node.attrs.integer("index")]
 
     def _repeat(self, path: str, node: Node) -> None:
         arguments = [(path, i) for i in node.inputs]

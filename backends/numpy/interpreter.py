@@ -6,12 +6,12 @@ their last use. Weights, derived parameters and tables are computed once and sha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...compiler.ir.graph import Axis, Function, Node, Program, operand_types
+from ...compiler.ir.graph import Axis, Function, Node, Program, TensorType, operand_types
 from ...compiler.ir.walk import iterations
 from ...compiler.ops import FUSED, Array, Call, Precision, evaluate
 from ...dsl.diagnostics import ArchError
@@ -88,7 +88,7 @@ class Interpreter:
         if node.op == "table":
             return self.table(node)
         if node.op == "repeat":
-            return self.repeat(node, operands, path)
+            return self.repeat(node, function, operands, path)
         if node.op == "scan":
             return self.scan(node, function, operands)
         if node.op in FUSED:
@@ -113,16 +113,55 @@ class Interpreter:
                 error.span, error.calls = span_of(node), node.spans[1:]
             raise
 
-    def repeat(self, node: Node, operands: Sequence[Array], path: str) -> Values:
-        count = len(node.types)
+    def repeat(
+        self, node: Node, function: Function, operands: Sequence[Array], path: str
+    ) -> Values:
+        """With `exit`, a layer runs on the rows that have not stopped; with none of them, it does not."""
+        count, leaving = len(node.types), node.attrs.get("exit")
         carried, captured = list(operands[:count]), list(operands[count:])
+        if leaving:
+            types = [function[i].type for i in node.inputs]
+            return self.repeat_by_row(node, types, carried, captured, path)
+        for inner, kind, numbers in self.layers(node, path):
+            results = self.run(kind, [*carried, *captured, *numbers], inner)
+            carried = results[:count]
+            if leaving is not None and results[count]:
+                break
+        return tuple(carried)
+
+    def repeat_by_row(
+        self,
+        node: Node,
+        types: Sequence[TensorType],
+        carried: list[Array],
+        captured: list[Array],
+        path: str,
+    ) -> Values:
+        (axis,) = node.attrs.axes("exit")
+        rows = np.arange(axis.size.evaluate(self.sizes))
+        places = [t.position(axis) if axis in t.axes else None for t in types]
+        carried = [x.copy() for x in carried]
+        for inner, kind, numbers in self.layers(node, path):
+            if not len(rows):
+                break
+            chosen = [
+                x if place is None else x.take(rows, place)
+                for x, place in zip([*carried, *captured], places, strict=True)
+            ]
+            some = Interpreter(self.shared, {**self.sizes, str(axis.size): len(rows)}, self.observe)
+            *results, done = some.run(kind, [*chosen, *numbers], inner)
+            for x, place, value in zip(carried, places, results, strict=False):
+                np.moveaxis(x, place or 0, 0)[rows] = np.moveaxis(value, place or 0, 0)
+            rows = rows[~done]
+        return tuple(carried)
+
+    def layers(self, node: Node, path: str) -> Iterator[tuple[str, Function, list[Array]]]:
+        """(call path, function, scalars) of each iteration of a `repeat`."""
         scalars = node.attrs["scalars"]
         assert isinstance(scalars, tuple)
         for step, (inner, kind) in enumerate(iterations(node, path)):
             numbers = [np.asarray(s[step]) for s in scalars if isinstance(s, tuple)]
-            function = self.shared.program.function(kind)
-            carried = self.run(function, [*carried, *captured, *numbers], inner)
-        return tuple(carried)
+            yield inner, self.shared.program.function(kind), numbers
 
     def scan(self, node: Node, function: Function, operands: Sequence[Array]) -> Values:
         """A loop over the steps. A sequence has each step's value at the step's own place."""

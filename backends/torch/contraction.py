@@ -1,4 +1,4 @@
-"""Contractions and nodes that run functions: dot, attention, fused regions, layers.
+"""Contractions and fused nodes: dot, attention, regions, derived parameters.
 
 A dot with a weight is `F.linear` on the weight as it is stored; any other is a matrix product where
 the operands lie that way, else an `einsum` whose result has the order a batched product gives.
@@ -14,7 +14,7 @@ from .attention import scaled_dot_product
 from .layout import Group, Value, flat, single, ungrouped
 from .lowering import lowers
 from .scope import Result, Scope
-from .source import Statement, expression
+from .source import expression
 
 
 @lowers("dot")
@@ -103,46 +103,3 @@ def region(scope: Scope, node: Node, *operands: Value) -> Result:
 @lowers("derived")
 def derived(scope: Scope, node: Node, *operands: Value) -> Result:
     return scope.module.derived(scope, node, operands)
-
-
-# ------------------------------------------------------------------------ layers
-
-
-@lowers("repeat")
-def repeat(scope: Scope, node: Node, *operands: Value) -> Result:
-    """A loop over the layers, the carried values under one name each."""
-    layers = scope.module.layers(node, operands)
-    kind = scope.module.program.function(layers.kind)
-    inputs = [kind[i] for i in kind.inputs]
-    values = [scope.full(x, i.axes) for x, i in zip(operands, inputs, strict=False)]
-    carried = int(str(node.attrs.get("carried", len(node.types))))
-    names = [
-        initial(scope, node, x, i.hint) for x, i in zip(values[:carried], inputs, strict=False)
-    ]
-    arguments = [*map(ast.Name, names), *(x.expr for x in values[carried:])]
-    scope.method.append(Statement(_loop(layers.variables, layers.iterable, names, arguments)))
-    scope.method.reserved |= set(layers.variables)
-    return tuple(
-        Value(ast.Name(name), i.type.dtype, single(i.axes), finite=False)
-        for name, i in zip(names, inputs, strict=False)
-    )
-
-
-def initial(scope: Scope, node: Node, value: Value, hint: str) -> str:
-    """A name for what a loop carries, with its first value."""
-    name = scope.method.placeholder()
-    assign = ast.Assign([ast.Name(name)], value.expr, lineno=0)
-    scope.method.append(Statement(assign, (name,), (hint or "x",)))
-    return name
-
-
-def _loop(
-    variables: Sequence[str], iterable: ast.expr, carried: list[str], arguments: list[ast.expr]
-) -> ast.For:
-    """`for layer, scale in zip(self.layers, ...): x = layer(x, mask, scale)`."""
-    layer, *scalars = map(ast.Name, variables)
-    call = ast.Call(layer, [*arguments, *scalars], [])
-    names: list[ast.expr] = [ast.Name(name) for name in carried]
-    target = names[0] if len(names) == 1 else ast.Tuple(names)
-    head = layer if not scalars else ast.Tuple([layer, *scalars])
-    return ast.For(head, iterable, [ast.Assign([target], call, lineno=0)], [], lineno=0)

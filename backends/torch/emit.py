@@ -17,13 +17,13 @@ from typing import ClassVar
 from ...compiler.ir.graph import Axis, DType, Function, Node, Parameter, Program, callees
 from ...compiler.ir.walk import calls, join
 from ...dsl.diagnostics import InternalError
-from . import contraction, lowering, scans
+from . import contraction, layers, lowering, scans
 from .layout import Group, Layout, Value, flat, single
 from .module import Module
 from .scope import Scope
 from .source import Method, Statement, expression, identifier, number, plain, statement
 
-__all__ = ["contraction", "emit_model", "lowering", "scans"]
+__all__ = ["contraction", "emit_model", "layers", "lowering", "scans"]
 
 HELPERS = {
     "softmax": '''
@@ -208,8 +208,7 @@ class File:
             ]
             module.finish(ast.Dict([*keys], values))
             return module.render(f"The model. Returns {', '.join(n for n, _ in function.outputs)}.")
-        carried = zip(function.output_ids, function.inputs, strict=False)
-        results = [scope.full(scope.value(o), function[i].axes).expr for o, i in carried]
+        results = [scope.full(scope.value(i), function[i].axes).expr for i in function.output_ids]
         module.finish(results[0] if len(results) == 1 else ast.Tuple(results))
         return module.render(f"Layers `{plain(re.sub(r'[0-9]+]$', 'i]', path))}`.")
 

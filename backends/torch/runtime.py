@@ -226,9 +226,14 @@ def _share(source: torch.nn.Module, twin: torch.nn.Module) -> None:
 def _compile(file: ModuleType, emitted: Emitted, program: Program, model: torch.nn.Module) -> None:
     """One compiled function per layer kind; a model without layers is compiled as a whole.
 
-    The classes are this load's own. Sizes of run-time axes are marked dynamic call by call.
+    The classes are this load's own. Sizes of run-time axes are marked dynamic call by call. A loop
+    with an exit stays in Python, and so do the layers around it.
     """
-    kinds = [name for name in emitted.classes if name != program.main_name]
+    kinds = [
+        function.name
+        for function in map(program.function, emitted.classes)
+        if function is not program.main and not any("exit" in n.attrs for n in function.nodes)
+    ]
     for name in kinds or [program.main_name]:
         kind = getattr(file, emitted.classes[name])
         compiled = torch.compile(kind.forward, fullgraph=True)

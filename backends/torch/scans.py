@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...compiler.ir.graph import Axis, Function, Node
-from .contraction import initial
+from .layers import initial
 from .layout import Value, along, signed, single, ungrouped
 from .lowering import lowers
 from .scope import Result, Scope

@@ -305,7 +305,7 @@ def format_node(node: ast.stmt, indent: int) -> list[str]:
         return _format(node.value, " " * indent + "return ", "", indent)
     if isinstance(node, ast.Expr):
         return _format(node.value, " " * indent, "", indent)
-    return [" " * indent + text_of(node)]
+    return [" " * indent + line for line in text_of(node).split("\n")]
 
 
 def _target_text(target: ast.expr) -> str:

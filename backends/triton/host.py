@@ -225,15 +225,50 @@ class _Class:
         count = len(node.types)
         operands = [self.array(i) for i in node.inputs]
         carried = [self.fresh(value_name(self.function[i])) for i in node.inputs[:count]]
-        sizes = [size_name(s) for s in self.plan.symbols]
-        names = ", ".join(carried)
-        self.lines.append(f"{names} = {', '.join(operands[:count])}")
-        self.lines.append(f"for layer, *scalars in self.{layers}:")
-        arguments = ", ".join([*sizes, *carried, *operands[count:], "*scalars"])
-        comma = "," if count == 1 else ""
-        self.lines.append(f"    {names}{comma} = layer.forward({arguments})")
+        self.lines.append(f"{', '.join(carried)} = {', '.join(operands[:count])}")
+        if node.attrs.get("exit"):
+            self._by_row(node, layers, carried, operands[count:])
+        else:
+            sizes = [size_name(s) for s in self.plan.symbols]
+            self.lines += [
+                f"for layer, *scalars in self.{layers}:",
+                f"    {self._layer(node, carried, [*sizes, *carried, *operands[count:]])}",
+            ]
+        if node.attrs.get("exit") == ():
+            self.lines += ["    if done:", "        break"]
         self.results[node.id] = carried
         self.values[node.id] = carried[0]
+
+    def _layer(self, node: Node, results: list[str], arguments: list[str]) -> str:
+        """`x, y = layer.forward(..)`, and `done` where the loop has an exit."""
+        names = [*results, "done"] if "exit" in node.attrs else results
+        comma = "," if len(names) == 1 else ""
+        return f"{', '.join(names)}{comma} = layer.forward({', '.join([*arguments, '*scalars'])})"
+
+    def _by_row(self, node: Node, layers: str, carried: list[str], captured: list[str]) -> None:
+        """The layers run on the rows that have not stopped; `rows` are their places."""
+        (axis,) = node.attrs.axes("exit")
+        rows, types = self.fresh("rows"), [self.function[i].type for i in node.inputs]
+        dims = [t.position(axis) if axis in t.axes else None for t in types]
+        own = size_name(str(axis.size))
+        sizes = [f"len({rows})" if s == own else s for s in map(size_name, self.plan.symbols)]
+        given = [
+            x if dim is None else f"{x}.index_select({dim}, {rows})"
+            for x, dim in zip([*carried, *captured], dims, strict=True)
+        ]
+        results = [self.fresh(f"{name}_rows") for name in carried]
+        self.lines += [
+            f"{rows} = run.rows({own})",
+            f"for layer, *scalars in self.{layers}:",
+            f"    if len({rows}) == 0:",
+            "        break",
+            f"    {self._layer(node, results, [*sizes, *given])}",
+            *(
+                f"    {x} = {x}.index_copy({dim}, {rows}, {result})"
+                for x, dim, result in zip(carried, dims, results, strict=False)
+            ),
+            f"    {rows} = {rows}[~done]",
+        ]
 
     def _scan(self, node: Node) -> None:
         """A loop over the steps: entries of arrays in, new states and entries of sequences out."""
@@ -299,7 +334,9 @@ class _Class:
         yield "    )"
 
 
-RESERVED = frozenset("run self path weights prefix layer scalars step kernels torch triton".split())
+RESERVED = frozenset(
+    "run self path weights prefix layer scalars done step kernels torch triton".split()
+)
 CONSTANTS = frozenset({"weight", "derived", "table"})
 
 

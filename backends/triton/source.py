@@ -53,6 +53,9 @@ class Run:
     def scalar(self, number, kind):
         return torch.tensor(number, dtype=self.types[kind], device=self.device)
 
+    def rows(self, count):
+        return torch.arange(count, device=self.device)
+
     def keep(self, path, node, value):
         if self.trace is not None:
             self.trace[path, node] = value.clone()

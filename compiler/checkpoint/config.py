@@ -326,18 +326,20 @@ def leaves(config: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path,
 
 
 def why_ignored(path: Path, value: Any, checkpoint: syn.CheckpointDef) -> str | None:
-    """The reason why a field need not be read; a pattern for a group covers all of its fields."""
-    if path[0] in OFF and value == OFF[path[0]]:
+    """The reason why a field need not be read; a pattern for a group covers all of its fields.
+
+    A group such as `text_config` is the config of a part: what needs no reading there is the same.
+    """
+    own = path[1:] if path[0].endswith("_config") and len(path) > 1 else path
+    if own[0] in OFF and value == OFF[own[0]]:
         return "switched off"
+    listed = (line for line in checkpoint.lines if isinstance(line, syn.IgnoreLine) and line.config)
+    for line in listed:
+        if _matches(path, line.patterns):
+            return line.reason or "listed by the checkpoint block"
+    return next((why for why, names in STANDARD_IGNORES.items() if _matches(own, names)), None)
+
+
+def _matches(path: Path, patterns: Iterable[str]) -> bool:
     heads = [".".join(path[: n + 1]) for n in range(len(path))]
-    for reason, patterns in _ignores(checkpoint):
-        if any(fnmatchcase(head, pattern) for head in heads for pattern in patterns):
-            return reason
-    return None
-
-
-def _ignores(checkpoint: syn.CheckpointDef) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for line in checkpoint.lines:
-        if isinstance(line, syn.IgnoreLine) and line.config:
-            yield line.reason or "listed by the checkpoint block", line.patterns
-    yield from STANDARD_IGNORES.items()
+    return any(fnmatchcase(head, pattern) for head in heads for pattern in patterns)

@@ -2,6 +2,9 @@
 
 The index is a `PerLayer`. Where structure depends on it, elaboration starts again on each group of
 iterations that agree; a number that merely differs becomes a scalar argument of the function.
+
+With `until`, each function also returns the condition, and the node's `exit` holds its axes: none
+where all rows stop together, one where each row stops by itself.
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ from typing import Any
 from ...dsl import errors, syntax
 from ...dsl.dims import Dim
 from ...dsl.span import Span
-from ..ir.graph import Builder, DType
+from ..ir.graph import Axis, Builder, DType
+from ..ir.rows import mixing
 from ..ops import promote
 from . import brackets, calls, expressions, numbers, statements
 from .body import Body
 from .scopes import GraphScope
-from .values import PerLayer, Skip, SplitIterations, Tensor, WeightPlace
+from .values import Labelled, PerLayer, Skip, SplitIterations, Tensor, WeightPlace
 
 MOST_ITERATIONS = 10_000
 
@@ -31,6 +35,7 @@ class Kind:
     iterations: tuple[int, ...]
     scope: GraphScope
     outputs: list[tuple[str, int]]
+    until: Tensor | bool | None = None
 
 
 class Widen(Exception):
@@ -42,8 +47,6 @@ class Widen(Exception):
 
 
 def elaborate_repeat(body: Body, statement: syntax.RepeatStmt) -> None:
-    if statement.until is not None:
-        raise errors.Unsupported(what="`repeat ... until`", span=statement.until.span)
     if body.emitter.scope.scans():
         raise errors.Unsupported(what="a `repeat` in a `scan`", span=statement.span)
     if body.place.chosen:
@@ -57,15 +60,22 @@ def elaborate_repeat(body: Body, statement: syntax.RepeatStmt) -> None:
     carried = _carried(body, statement)
     if not carried:
         raise errors.IdleRepeat(span=_path_span(statement))
+    if statement.until is not None:
+        carried = _aligned(body, carried, statement.span)
     iterations = tuple(range(count))
     while iterations:
         try:
             kinds = _kinds(body, statement, carried, iterations)
         except Widen as found:
             carried[found.name] = body.emitter.cast(carried[found.name], found.dtype)
-        else:
-            _emit(body, statement, carried, kinds)
+            continue
+        rows = _rows(body, statement.until, carried, kinds)
+        numbers_of_all = [name for name in carried if rows and not carried[name].axes]
+        if not numbers_of_all:
+            _emit(body, statement, carried, kinds, rows)
             return
+        for name in numbers_of_all:
+            carried[name] = _for_each(body, carried[name], rows, statement.span)
 
 
 def _count(body: Body, statement: syntax.RepeatStmt) -> int:
@@ -93,6 +103,72 @@ def _carried(body: Body, statement: syntax.RepeatStmt) -> dict[str, Tensor]:
                 )
             found[name] = expressions.as_tensor(body, value, statement.span)
     return found
+
+
+def _aligned(body: Body, carried: dict[str, Tensor], span: Span) -> dict[str, Tensor]:
+    """The same values with one graph axis for each label: a row is one row in all of them."""
+    nodes, labels = body.emitter.align(list(carried.values()), span)
+    axes = {label: axis for axis, label in labels.items()}
+    return {
+        name: replace(
+            value,
+            node=node,
+            scope=body.emitter.scope,
+            axes=tuple((label, axes[label]) for label in value.labels),
+        )
+        for (name, value), node in zip(carried.items(), nodes, strict=True)
+    }
+
+
+# --------------------------------------------------------------------------------- leaving
+
+
+def _rows(
+    body: Body,
+    until: syntax.Expr | None,
+    carried: dict[str, Tensor],
+    kinds: Sequence[Kind],
+) -> Labelled:
+    """The axis along which rows stop by themselves; none where all stop together."""
+    if until is None:
+        return ()
+    conditions = [kind.until for kind in kinds if isinstance(kind.until, Tensor)]
+    if not conditions or any(kind.until is True for kind in kinds):
+        raise errors.FixedExit(span=until.span)
+    labels = list(dict.fromkeys(label for c in conditions for label in c.labels))
+    if len(labels) > 1:
+        names = ", ".join(label.name for label in labels)
+        raise errors.ExitAxes(axes=f"[{names}]", span=until.span)
+    for label in labels:
+        for name, value in carried.items():
+            if value.axes and not value.carries(label):
+                raise errors.SharedByRows(
+                    name=name, got=value.names, axis=label.name, span=until.span
+                )
+        axis = next(c.axis(label) for c in (*carried.values(), *conditions) if c.carries(label))
+        if axis.size != Dim.symbol(str(axis.size)) or axis.size.symbols() <= set(body.bindings):
+            size = body.emitter.show(axis.size)
+            raise errors.FixedRows(axis=label.name, size=size, span=until.span)
+        return ((label, axis),)
+    return ()
+
+
+def _for_each(body: Body, value: Tensor, rows: Labelled, span: Span) -> Tensor:
+    """A number carried for all rows, as one for each."""
+    node = body.emitter.laid_out(value, rows, span)
+    return replace(value, node=node, scope=body.emitter.scope, axes=rows, known=1, cover=1)
+
+
+def _return_conditions(
+    body: Body, until: syntax.Expr, rows: Labelled, kinds: Sequence[Kind]
+) -> dict[str, tuple[Axis, ...]]:
+    """Every kind returns its condition after the carried values. Returns the attribute `exit`."""
+    for kind in kinds:
+        with body.emitter.within(kind.scope):
+            value = body.emitter.number(False) if kind.until is False else kind.until
+            assert isinstance(value, Tensor)
+            kind.outputs.append(("until", body.emitter.laid_out(value, rows, until.span)))
+    return {"exit": tuple(axis for _, axis in rows)}
 
 
 # ------------------------------------------------------------------------------- layer kinds
@@ -159,9 +235,22 @@ def _kind(
                 (name, _carried_output(inner, name, before, statement))
                 for name, before in inputs.items()
             ]
+            until = _condition(inner, statement.until)
         finally:
             body.emitter.place = place
-    return Kind(iterations, scope, outputs)
+    return Kind(iterations, scope, outputs, until)
+
+
+def _condition(inner: Body, expr: syntax.Expr | None) -> Tensor | bool | None:
+    """Whether to stop after an iteration; a truth value where the text alone decides."""
+    if expr is None:
+        return None
+    value = inner.settled(expressions.evaluate(inner, expr))
+    if not isinstance(value, Tensor):
+        return numbers.boolean(value, expr.span)
+    if value.dtype != "bool":
+        raise errors.NotABoolTensor(got=brackets.kind_of(value), span=expr.span)
+    return value
 
 
 def _carried_inputs(scope: GraphScope, carried: dict[str, Tensor], body: Body) -> dict[str, Tensor]:
@@ -209,10 +298,15 @@ def carried_dtype(
 
 
 def _emit(
-    body: Body, statement: syntax.RepeatStmt, carried: dict[str, Tensor], kinds: Sequence[Kind]
+    body: Body,
+    statement: syntax.RepeatStmt,
+    carried: dict[str, Tensor],
+    kinds: Sequence[Kind],
+    rows: Labelled,
 ) -> None:
     """Close the kinds, and put the node that runs them into the enclosing function."""
     emitter, path = body.emitter, body.place.child(statement.path).path
+    leaving = _return_conditions(body, statement.until, rows, kinds) if statement.until else {}
     sources = list(dict.fromkeys(s for kind in kinds for s in kind.scope.captured.values()))
     dtypes = _scalar_dtypes(kinds)
     columns = [kind.scope.scalar_columns(dtypes) for kind in kinds]
@@ -220,6 +314,8 @@ def _emit(
         _finish(body, path, kind, sources, column)
         for kind, column in zip(kinds, columns, strict=True)
     ]
+    for row in leaving.get("exit", ()):
+        _independent(body, statement, names, row)
     order = sorted((i, n) for k, n in zip(kinds, names, strict=True) for i in k.iterations)
     inputs = [emitter.use(v) for v in carried.values()]
     inputs += [emitter.scope.import_node(scope, node) for scope, node in sources]
@@ -233,6 +329,7 @@ def _emit(
         indices=tuple(i for i, _ in order),
         scalars=_scalar_table(kinds, columns, len(order)),
         carried=len(carried),
+        **leaving,
     )
     _add_parameters(body, path, kinds)
     for position, (name, before) in enumerate(carried.items()):
@@ -286,6 +383,21 @@ def _finish(
     inputs = (*carried, *captured, *scalars)
     body.session.functions[name] = replace(function, name=name, inputs=inputs)
     return name
+
+
+def _independent(body: Body, statement: syntax.RepeatStmt, names: Sequence[str], row: Axis) -> None:
+    """Raises MixesRows where a kind reads one row for another: rows that left are not there."""
+    for name in dict.fromkeys(names):
+        node = mixing(body.session.functions, name, row)
+        if node is not None:
+            span, *calls = node.spans or (statement.span,)
+            raise errors.MixesRows(
+                op=node.op,
+                axis=row.name,
+                span=span,
+                calls=tuple(calls),
+                until_at=statement.until.span if statement.until is not None else None,
+            )
 
 
 def _add_parameters(body: Body, path: str, kinds: Sequence[Kind]) -> None:

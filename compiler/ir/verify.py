@@ -145,13 +145,18 @@ def _check_repeat(program: Program, node: Node, operands: Types, require: Requir
     for values in scalars:
         require(isinstance(values, tuple) and len(values) == len(kinds), "a scalar per iteration")
     require(operands[: len(node.types)] == node.types, "a carried value changes type")
+    results = node.types
+    if "exit" in node.attrs:
+        leaving = node.attrs.axes("exit")
+        require(all({*leaving} <= {*t.axes} for t in node.types), "a carried value has no rows")
+        results = (*node.types, TensorType("bool", leaving))
     for kind in dict.fromkeys(map(str, kinds)):
         function = program.function(kind)
         given = [function[i].type for i in function.inputs[len(operands) :]]
         require(all(t.axes == () for t in given), f"{kind} takes a scalar that has axes")
         require(len(given) == len(scalars), f"{kind} takes {len(given)} scalars")
         _check_arguments(function, (*operands, *given), require)
-        require(_results(function) == node.types, f"{kind} returns other types")
+        require(_results(function) == results, f"{kind} returns other types")
 
 
 def _check_scan(program: Program, node: Node, operands: Types, require: Require) -> None:

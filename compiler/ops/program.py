@@ -17,7 +17,8 @@ op(
 op(
     "repeat",
     "iteration i runs function `kinds[i]` on (carried, captured, `scalars[..][i]`) at call path"
-    " `path[indices[i]]`; the results are the last carried values",
+    " `path[indices[i]]`; the results are the last carried values. With `exit` a kind also returns,"
+    " along those axes, whether to stop: a row that has stopped keeps its values",
     time="C",
 )
 

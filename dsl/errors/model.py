@@ -77,6 +77,13 @@ class DecodeTwice(ArchError, id="decode-twice"):
     labels = {"span": "a second axis"}
 
 
+class ExitInDecode(ArchError, id="exit-in-decode"):
+    axis: str
+    title = "`decode {axis}` needs every layer at every position, and this `repeat` may stop early"
+    labels = {"span": "stops `until` its condition holds"}
+    help = "a layer that was skipped left no keys for later positions; drop `decode {axis}`"
+
+
 class LooksAhead(ArchError, id="looks-ahead"):
     axis: str
     output: str

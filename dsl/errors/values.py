@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..diagnostics import ArchError, did_you_mean
+from ..span import Span
 
 
 class NotATensor(ArchError, id="not-a-tensor"):
@@ -168,3 +169,45 @@ class CarriedDtype(ArchError, id="carried-dtype"):
     help = (
         "convert it above the loop, or inside: `float(x)`, `int(x)`, and `x != 0` for truth values"
     )
+
+
+class FixedExit(ArchError, id="fixed-exit"):
+    title = "the condition of this `until` is known at compile time"
+    labels = {"span": "no value decides it"}
+    help = "say how many iterations there are: `repeat layers[i: count] {{ .. }}`"
+
+
+class ExitAxes(ArchError, id="exit-axes"):
+    axes: str
+    title = "an `until` has no axis or one axis, this one has {axes}"
+    labels = {"span": "in this condition"}
+    help = (
+        "without axes all rows stop together; with one, each entry of it by itself."
+        " Reduce the others: `any(done, s)`, `mean(x, s) > 0.9`"
+    )
+
+
+class SharedByRows(ArchError, id="shared-by-rows"):
+    name: str
+    got: str
+    axis: str
+    title = "rows stop one by one along `{axis}`, but `{name}`, which they carry, has axes {got}"
+    labels = {"span": "this condition has the axis `{axis}`"}
+    help = "give `{name}` the axis `{axis}` above the repeat, or reduce the condition over `{axis}`"
+
+
+class FixedRows(ArchError, id="fixed-rows"):
+    axis: str
+    size: str
+    title = "rows stop one by one along an axis of an input; `{axis}` has the size {size}"
+    labels = {"span": "in this condition"}
+    help = "the axis must be one whose size a call decides, such as `b`"
+
+
+class MixesRows(ArchError, id="mixes-rows"):
+    op: str
+    axis: str
+    until_at: Span | None = None
+    title = "rows along `{axis}` stop one by one, but `{op}` makes a row depend on the others"
+    labels = {"span": "here rows meet", "until_at": "each row stops by itself"}
+    help = "let all rows stop together: reduce the condition over `{axis}`"
