@@ -127,6 +127,8 @@ class _Proof:
 
     program: Program
     edit: Edit
+    carried: dict[int, list[Reach]] = field(default_factory=dict)
+    """What each value that a repeat carries reads at its end, by the node of the repeat."""
 
     def node(self, node: Node, operands: list[Reach]) -> Reach:
         joined = Reach()
@@ -258,6 +260,7 @@ class _Proof:
         else:
             grown = zip(before, state, strict=True)
             state = [replace(s, anywhere=ALL) if s.bounds != r.bounds else s for r, s in grown]
+        self.carried[node.id] = state
         joined = Reach()
         for reach in state:
             joined = joined.join(reach)
@@ -298,8 +301,10 @@ class _Proof:
         return results[:-count], [r.join(s) for r, s in zip(results[-count:], state, strict=True)]
 
     def result(self, node: Node, operands: list[Reach], joined: Reach) -> Reach:
-        """The last state of a scan has read every step."""
+        """A repeat gives what it carries apart; the last state of a scan has read every step."""
         scan = self.edit[node.inputs[0]]
+        if scan.op == "repeat":
+            return self.carried[scan.id][node.attrs.integer("index")]
         if scan.op != "scan":
             return joined
         axis, sequences = scan.attrs.axis("axis"), len(scan.types) - scan.attrs.integer("states")

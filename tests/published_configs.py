@@ -547,6 +547,26 @@ MISTRAL: Rows = {
 }
 
 
+MIXTRAL_FIELDS = {
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "num_experts_per_tok": 2,
+    "num_local_experts": 8,
+    "output_router_logits": False,
+}
+MIXTRAL: Rows = {
+    ("mixtral", "mixtral_8x7b"): _mistral(
+        *(4096, 32, 14336, 32), router_aux_loss_coef=0.02, vocab_size=32000, **MIXTRAL_FIELDS
+    ),
+    ("mixtral", "mixtral_8x22b"): _mistral(
+        *(6144, 56, 16384, 48),
+        max_position_embeddings=65536,
+        router_aux_loss_coef=0.001,
+        **MIXTRAL_FIELDS,
+    ),
+}
+
+
 def _gemma(d: int, layers: int, hidden: int, heads: int, groups: int, **others: Any) -> Config:
     return {
         "attention_bias": False,
@@ -739,6 +759,7 @@ PHI3: Rows = {
 }
 
 
+<<<<<<< HEAD
 def _mamba(d: int, layers: int) -> Config:
     return {
         "architectures": ["MambaForCausalLM"],
@@ -789,3 +810,145 @@ MAMBA: Rows = {
 
 DECODERS: Rows = LLAMA | GPT | FALCON | MISTRAL | GEMMA | QWEN2 | PHI3 | MAMBA
 CONFIGS: Rows = DECODERS | BERT | VIT | T5 | SEQ2SEQ
+=======
+def _switch(experts: int, d: int = 768, layers: int = 12, **others: Any) -> Config:
+    return {
+        "add_router_probs": False,
+        "architectures": ["SwitchTransformersForConditionalGeneration"],
+        "d_ff": 4 * d,
+        "d_kv": 64,
+        "d_model": d,
+        "decoder_sparse_step": 2,
+        "decoder_start_token_id": 0,
+        "dense_act_fn": "relu",
+        "dropout_rate": 0.1,
+        "encoder_sparse_step": 2,
+        "eos_token_id": 1,
+        "expert_capacity": 64,
+        "initializer_factor": 1.0,
+        "is_encoder_decoder": True,
+        "layer_norm_epsilon": 1e-6,
+        "model_type": "switch_transformers",
+        "num_decoder_layers": layers,
+        "num_experts": experts,
+        "num_heads": d // 64,
+        "num_layers": layers,
+        "num_sparse_decoder_layers": layers // 2,
+        "num_sparse_encoder_layers": layers // 2,
+        "pad_token_id": 0,
+        "relative_attention_max_distance": 128,
+        "relative_attention_num_buckets": 32,
+        "router_aux_loss_coef": 0.001,
+        "router_bias": False,
+        "router_dtype": "float32",
+        "router_ignore_padding_tokens": False,
+        "router_jitter_noise": 0.01,
+        "router_z_loss_coef": 0.001,
+        "use_cache": True,
+        "vocab_size": 32128,
+    } | others
+
+
+SWITCH: Rows = {
+    **{("switch", f"switch_base_{n}"): _switch(n) for n in (8, 16, 32, 64, 128, 256)},
+    ("switch", "switch_large_128"): _switch(128, 1024, 24),
+    ("switch", "switch_c_2048"): _switch(
+        *(2048, 2080, 15),
+        d_ff=6144,
+        decoder_sparse_step=1,
+        encoder_sparse_step=1,
+        num_heads=32,
+        num_sparse_decoder_layers=15,
+        num_sparse_encoder_layers=15,
+    ),
+}
+
+
+def _deepseek_v2(d: int, layers: int, hidden: int, heads: int, **others: Any) -> Config:
+    return {
+        "architectures": ["DeepseekV2ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "aux_loss_alpha": 0.001,
+        "bos_token_id": 100000,
+        "eos_token_id": 100001,
+        "ep_size": 1,
+        "first_k_dense_replace": 1,
+        "hidden_act": "silu",
+        "hidden_size": d,
+        "initializer_range": 0.02,
+        "intermediate_size": hidden,
+        "kv_lora_rank": 512,
+        "max_position_embeddings": 163840,
+        "model_type": "deepseek_v2",
+        "moe_layer_freq": 1,
+        "n_shared_experts": 2,
+        "norm_topk_prob": False,
+        "num_attention_heads": heads,
+        "num_experts_per_tok": 6,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": heads,
+        "pretraining_tp": 1,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": {
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "factor": 40,
+            "mscale": 0.707,
+            "mscale_all_dim": 0.707,
+            "original_max_position_embeddings": 4096,
+            "type": "yarn",
+        },
+        "rope_theta": 10000,
+        "scoring_func": "softmax",
+        "seq_aux": True,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "v_head_dim": 128,
+        "vocab_size": 102400,
+    } | others
+
+
+DEEPSEEK_V2: Rows = {
+    ("deepseek_v2", "deepseek_v2"): _deepseek_v2(
+        *(5120, 60, 12288, 128),
+        moe_intermediate_size=1536,
+        n_group=8,
+        n_routed_experts=160,
+        q_lora_rank=1536,
+        routed_scaling_factor=16.0,
+        topk_group=3,
+        topk_method="group_limited_greedy",
+    ),
+    ("deepseek_v2", "deepseek_v2_lite"): _deepseek_v2(
+        *(2048, 27, 10944, 16),
+        moe_intermediate_size=1408,
+        n_group=1,
+        n_routed_experts=64,
+        q_lora_rank=None,
+        routed_scaling_factor=1.0,
+        topk_group=1,
+        topk_method="greedy",
+    ),
+}
+
+CONFIGS: Rows = (
+    LLAMA
+    | GPT
+    | BERT
+    | VIT
+    | T5
+    | SEQ2SEQ
+    | FALCON
+    | MISTRAL
+    | MIXTRAL
+    | SWITCH
+    | DEEPSEEK_V2
+    | GEMMA
+    | QWEN2
+    | PHI3
+)
+>>>>>>> moe

@@ -141,6 +141,31 @@ T5 = {
     "relative_attention_max_distance": 16,
     "decoder_start_token_id": 0,
 }
+SWITCH = T5 | {
+    "num_experts": 4,
+    "expert_capacity": 3,
+    "num_sparse_encoder_layers": 1,
+    "num_sparse_decoder_layers": 1,
+}
+DEEPSEEK_V2 = {
+    **SMALL,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 4.0,
+    "topk_method": "group_limited_greedy",
+    "n_group": 4,
+    "topk_group": 2,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "rope_parameters": YARN | DEEPSEEK_SCALES,
+}
 BART = {
     "vocab_size": VOCAB,
     "d_model": 64,
@@ -156,7 +181,7 @@ BART = {
     "forced_eos_token_id": None,
 }
 MARIAN = BART | {"decoder_vocab_size": VOCAB, "eos_token_id": 2}
-ENCODER_DECODERS = ("t5", "bart", "nllb", "transformer")
+ENCODER_DECODERS = ("t5", "switch", "bart", "nllb", "transformer")
 GEMMA3_ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
@@ -190,7 +215,8 @@ class Reference:
         made = cls(cls.config_class(**self.config))
         make_loud(made)
         made.save_pretrained(directory)
-        return cls.from_pretrained(directory).eval()
+        # experts one by one: the grouped product that is its default has no float64
+        return cls.from_pretrained(directory, experts_implementation="eager").eval()
 
     def inputs(self) -> dict[str, np.ndarray]:
         """Inputs that fit the example and this config."""
@@ -276,6 +302,12 @@ REFERENCES: dict[str, Reference] = {
         "mistral",
         "MistralForCausalLM",
         SMALL | {"sliding_window": None, "rope_parameters": YARN | {"attention_factor": 1.3}},
+    ),
+    "mixtral": Reference("mixtral", "MixtralForCausalLM", SMALL | {"num_local_experts": 4}),
+    "mixtral-window": Reference(
+        "mixtral",
+        "MixtralForCausalLM",
+        SMALL | {"num_local_experts": 5, "num_experts_per_tok": 3, "sliding_window": 5},
     ),
     "qwen2-yarn": Reference(
         "qwen2", "Qwen2ForCausalLM", SMALL | {"rope_parameters": YARN | {"truncate": False}}
@@ -408,6 +440,23 @@ REFERENCES: dict[str, Reference] = {
         T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_heads": 3},
     ),
     "ul2": Reference("t5", "T5ForConditionalGeneration", T5 | {"feed_forward_proj": "gated-silu"}),
+    "switch": Reference("switch", "SwitchTransformersForConditionalGeneration", SWITCH),
+    "switch-all-sparse": Reference(
+        "switch",
+        "SwitchTransformersForConditionalGeneration",
+        SWITCH
+        | {"num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 3, "router_bias": True}
+        | {"num_experts": 5, "dense_act_fn": "gelu_new", "tie_word_embeddings": False},
+    ),
+    "deepseek-v2": Reference("deepseek_v2", "DeepseekV2ForCausalLM", DEEPSEEK_V2),
+    "deepseek-v2-lite": Reference(
+        "deepseek_v2",
+        "DeepseekV2ForCausalLM",
+        DEEPSEEK_V2
+        | {"q_lora_rank": None, "topk_method": "greedy", "n_group": None, "topk_group": None}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+        | {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu"},
+    ),
     "bart": Reference("bart", "BartForConditionalGeneration", BART),
     "bart-hidden": Reference(
         "bart",

@@ -190,12 +190,15 @@ class Interpreter:
         return (*made[:-count], *states)
 
     def fused(self, node: Node, operands: Sequence[Array]) -> Values:
+        from .grouped import grouped
         from .tiles import attend
 
         body = self.shared.program.body(node)
         inside = Interpreter(self.shared, self.sizes)
         if node.op == "attend":
             return tuple(attend(inside, node, body, operands))
+        if node.op == "grouped":
+            return (grouped(inside, body, operands),)
         return tuple(inside.run(body, operands))
 
     def table(self, node: Node) -> Values:

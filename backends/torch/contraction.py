@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from functools import reduce
 
 from ...compiler.ir.graph import Axis, Node
+from ...compiler.ops.grouped import GroupedPlan, plan_grouped
 from .attention import scaled_dot_product
 from .layout import Group, Value, flat, single, ungrouped
 from .lowering import lowers
@@ -98,6 +100,51 @@ def region(scope: Scope, node: Node, *operands: Value) -> Result:
     """A region is written out; fusing it is the compiler's work."""
     results = scope.inline(scope.module.program.body(node), operands, node)
     return results[0] if len(results) == 1 else results
+
+
+@lowers("grouped")
+def grouped(scope: Scope, node: Node, *operands: Value) -> Value:
+    """`grouped_linear` on rows, with the order that one index has for all its products."""
+    body = scope.module.program.body(node)
+    plan = plan_grouped(body)
+    given = dict(zip(body.inputs, operands, strict=True))
+    x, w = (
+        scope.converted(scope.tensor(given[n.id]), node.type.dtype) for n in (plan.x, plan.matrices)
+    )
+    index = scope.arranged(scope.tensor(given[plan.index.id]), (plan.rows,))
+    index = scope.bound(index, node, "index")
+    scope.module.check(scope, plan.take, index.expr)
+    order = expression(
+        "{f}({0}, {1})", index.expr, scope.size(plan.entries), f=_helper(scope, "rows_by_index")
+    )
+    groups = scope.assign(order, node, hint="groups")
+    own = tuple(axis for axis in plan.rows if axis in plan.x.axes)
+    consecutive = plan.rows[: len(own)] == own
+    rows = scope.arranged(x, (own if consecutive else plan.rows, plan.inner)).expr
+    shared = [scope.size(axis) for axis in plan.rows[len(own) :]] if consecutive else []
+    call = expression(
+        "{f}({0}, {1}, {2})",
+        rows,
+        _stacked(scope, w, plan),
+        groups,
+        f=_helper(scope, "grouped_linear"),
+    )
+    assert isinstance(call, ast.Call)
+    if shared:
+        call.args.append(reduce(lambda a, b: ast.BinOp(a, ast.Mult(), b), shared))
+    return ungrouped(Value(call, node.type.dtype, (plan.rows, plan.outer)), node.axes, scope.size)
+
+
+def _helper(scope: Scope, name: str) -> ast.expr:
+    return scope.module.helper(name)
+
+
+def _stacked(scope: Scope, w: Value, plan: GroupedPlan) -> ast.expr:
+    """The matrices as [entries, outer, inner], without moving what is stored the other way."""
+    sides = (plan.outer, plan.inner)
+    if flat(w.layout) == (plan.entries, *plan.inner, *plan.outer):
+        return expression("{0}.mT", scope.arranged(w, ((plan.entries,), *sides[::-1])).expr)
+    return scope.arranged(w, ((plan.entries,), *sides)).expr
 
 
 @lowers("derived")

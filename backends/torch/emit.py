@@ -26,6 +26,35 @@ from .source import Method, Statement, expression, identifier, number, plain, st
 __all__ = ["contraction", "emit_model", "layers", "lowering", "scans"]
 
 HELPERS = {
+    "grouped_linear": '''
+def grouped_linear(x, w, groups, shared=1):
+    """w[i] x for each row, with its index i: one product for each entry of w that some row picks.
+
+    x has one row for `shared` consecutive rows. `groups` are those of `rows_by_index`.
+    """
+    order, counts = groups
+    rows = x.index_select(0, order if shared == 1 else order // shared)
+    if torch.compiler.is_compiling():
+        index = torch.searchsorted(counts.cumsum(0), torch.arange(len(rows), device=x.device), right=True)
+        y = rows.new_zeros(len(rows), w.shape[1])
+        for entry, matrix in enumerate(w.unbind()):
+            y = torch.where((index == entry)[:, None], F.linear(rows, matrix), y)
+    else:
+        parts = zip(rows.split(counts), w.unbind())
+        found = [F.linear(part, matrix) for part, matrix in parts if len(part)]
+        y = torch.cat(found) if found else rows.new_empty(0, w.shape[1])
+    return torch.empty_like(y).index_copy(0, order, y)
+''',
+    "rows_by_index": '''
+def rows_by_index(index, entries):
+    """The order that sorts rows by their index, and how many rows pick each entry.
+
+    A compiled graph cannot have sizes that data decide: there the numbers stay a tensor.
+    """
+    counts = torch.zeros(entries, dtype=index.dtype, device=index.device)
+    counts = counts.index_add(0, index, torch.ones_like(index))
+    return index.argsort(stable=True), counts if torch.compiler.is_compiling() else counts.tolist()
+''',
     "softmax": '''
 def softmax(x, dim):
     """Softmax that gives zeros, and no gradient, for a row that is -inf throughout."""

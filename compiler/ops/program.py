@@ -49,6 +49,7 @@ FUSED: dict[str, str] = {
     "pointwise": "a region of pointwise and structural ops, with row reductions inside",
     "linear": "one contraction with what is computed on its operands and its result (`strategy`)",
     "attend": "scores, softmax and the product with the values, tile by tile, no scores stored",
+    "grouped": "rows times the matrix that each row's index picks, sorted by index",
     "derived": "a parameter computed from weights when they are loaded",
 }
 for _name, _doc in FUSED.items():

@@ -22,6 +22,7 @@ from .explain import explain_text
 from .fuse_linear import FUSE_LINEAR
 from .fuse_norm_linear import FUSE_NORM_LINEAR
 from .fuse_pointwise import FUSE_POINTWISE
+from .group_experts import GROUP_EXPERTS
 from .pack_projections import PACK_PROJECTIONS
 from .parameters import DERIVE_PARAMETERS
 from .sink_merges import SINK_MERGES
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 PIPELINE: tuple[Pass, ...] = (
     CANONICALIZE,
     SINK_MERGES,
+    GROUP_EXPERTS,
     TILE_ATTENTION,
     PACK_PROJECTIONS,
     FUSE_NORM_LINEAR,
