@@ -759,7 +759,6 @@ PHI3: Rows = {
 }
 
 
-<<<<<<< HEAD
 def _mamba(d: int, layers: int) -> Config:
     return {
         "architectures": ["MambaForCausalLM"],
@@ -808,9 +807,7 @@ MAMBA: Rows = {
     ("mamba", "mamba_2_8b"): _mamba(2560, 64),
 }
 
-DECODERS: Rows = LLAMA | GPT | FALCON | MISTRAL | GEMMA | QWEN2 | PHI3 | MAMBA
-CONFIGS: Rows = DECODERS | BERT | VIT | T5 | SEQ2SEQ
-=======
+
 def _switch(experts: int, d: int = 768, layers: int = 12, **others: Any) -> Config:
     return {
         "add_router_probs": False,
@@ -950,5 +947,5 @@ CONFIGS: Rows = (
     | GEMMA
     | QWEN2
     | PHI3
+    | MAMBA
 )
->>>>>>> moe
