@@ -19,7 +19,7 @@ from .ir.graph import Axis, Function, Node, Parameter, Program, callees, operand
 from .ir.walk import join
 from .ops import FUSED, OPS
 from .passes.properties import ELEMENT_BYTES
-from .reads import Picks, pattern, reads
+from .reads import Picks, bank_reads, pattern, reads
 from .state import state_of
 from .unknowns import Unknown, depth_of, of_bank
 
@@ -47,7 +47,7 @@ def cost(program: Program, at: Mapping[str, int] | None = None) -> CostReport:
         (*_depths(program), *banks),
         _is_masked(program),
         sizes,
-        None if missing else _Peak(program, sizes).of(program.main),
+        None if missing else _Peak(program, sizes, bank_reads(program)).of(program.main),
     )
 
 
@@ -271,17 +271,22 @@ def elements(axes: tuple[Axis, ...]) -> Dim:
 
 @dataclass(frozen=True, slots=True)
 class _Peak:
-    """The most bytes alive at once when each op stores its result and views share memory."""
+    """The most bytes alive at once when each op stores its result and views share memory.
+
+    Instances of a bank are read where they are stored, as any weight is.
+    """
 
     program: Program
     at: Mapping[str, int]
+    banks: frozenset[tuple[str, int]]
 
     def of(self, function: Function) -> int:
         last = self._last_uses(function)
         alive: dict[int, int] = {}
         peak = 0
         for position, node in enumerate(function.nodes):
-            alive[node.id] = self._stored(node)
+            picked = (function.name, node.id) in self.banks
+            alive[node.id] = 0 if picked else self._stored(node)
             peak = max(peak, sum(alive.values()) + self._inside(node))
             alive = {i: size for i, size in alive.items() if last[i] > position}
         return peak

@@ -145,6 +145,7 @@ class CostReport:
         return {
             "kind": state.kind,
             "place": state.place,
+            "function": state.function,
             "axes": [axis.name for axis in state.type.axes],
             "dtype": state.type.dtype,
             "count": state.count.constant,
@@ -179,7 +180,7 @@ class CostReport:
         lines += [f"    {name or '(top)':<32} {self._shown(w.flops)}" for name, w in self.regions]
         if self.states:
             lines += ["", "  state"]
-            lines += [f"    {self._state_row(state)}" for state in self.states]
+            lines += [f"    {row:<92} {line}".rstrip() for row, line in self._state_rows()]
         if self.unknowns:
             lines += ["", "  decided by data"]
             lines += [f"    {self._unknown_row(unknown)}" for unknown in self.unknowns]
@@ -205,17 +206,22 @@ class CostReport:
         if self.peak_bytes is not None:
             yield f"  peak activations     {self.peak_bytes:,} bytes, op by op"
 
-    def _state_row(self, state: State) -> str:
-        axes = ", ".join(axis.name for axis in state.type.axes)
-        size = f"{_count(state.count)} x {_count(state.bytes)} bytes"
-        held = _count(state.capacity) if state.capacity is not None else ""
-        per = {
-            "append": "per token",
-            "ring": f"per token, the last {held}",
-            "last": f"for each of the last {held} inputs",
-        }.get(state.kind, "per row")
-        what = f"{state.place or '(top)'} [{axes}]"
-        return f"{state.kind:<9} {what:<44} {size} {per}  {_line(state)}".rstrip()
+    def _state_rows(self) -> Iterator[tuple[str, str]]:
+        """A row for each kind of state and place; layer kinds that keep the same share one."""
+        counts: dict[tuple[str, str, str, str], Dim] = {}
+        for state in self.states:
+            held = _count(state.capacity) if state.capacity is not None else ""
+            per = {
+                "append": "per token",
+                "ring": f"per token, the last {held}",
+                "last": f"for each of the last {held} inputs",
+            }.get(state.kind, "per row")
+            size = f"{_count(state.bytes)} bytes {per}"
+            axes = ", ".join(axis.name for axis in state.features)
+            key = (state.kind, f"{state.place or '(top)'} [{axes}]", size, _line(state))
+            counts[key] = counts.get(key, ZERO) + state.count
+        for (kind, place, size, line), count in counts.items():
+            yield f"{kind:<9} {place:<44} {_count(count):>5} x {size}", line
 
     def _unknown_row(self, unknown: Unknown) -> str:
         _, _, mean = between(unknown.symbol, {unknown.name: unknown}, self.at)

@@ -59,6 +59,21 @@ def reads(program: Program) -> dict[str, Picks | None]:
     }
 
 
+def bank_reads(program: Program) -> frozenset[tuple[str, int]]:
+    """The takes, by function and node, that pick instances of a bank: weights, no activations."""
+    banks = {p.path for p in program.parameters if p.banks}
+    found: set[tuple[str, int]] = set()
+    for path, function in calls(program):
+        for node in function.nodes:
+            if node.op == "weight":
+                picked = join(path, node.attrs.string("path")) in banks
+            else:
+                first = (function.name, node.inputs[0]) if node.inputs else ("", 0)
+                picked = node.op in PASSED_ON | {"take"} and first in found
+            found |= {(function.name, node.id)} if picked else set()
+    return frozenset(found)
+
+
 def pattern(path: str) -> str:
     """A path as the text has it: `layers[].ffn` for `layers[3].ffn`."""
     return re.sub(r"\[\d+\]", "[]", path)

@@ -53,12 +53,13 @@ class State:
     `append` grows by `bytes` with each token; `ring` does up to the last `capacity` tokens; `last` is
     `bytes` for each of the last `capacity` inputs; `constant` and `recurrent` are `bytes` for a row
     of the batch. `node` is its id in `function` of the canonical program, `place` the projection or
-    the region that it comes from.
+    the region that it comes from, `features` its axes but for time and the rows of the batch.
     """
 
     kind: Kind
     place: str
     type: TensorType
+    features: tuple[Axis, ...]
     bytes: Dim
     capacity: Reach = None
     count: Dim = ONE
@@ -212,10 +213,13 @@ class _Frame:
     def times(self, kind: TensorType) -> list[Axis]:
         return [a for a in kind.axes if self.decode in (a.name, a.time)]
 
-    def bytes(self, kind: TensorType) -> Dim:
-        """Of one position, or of one row of the batch."""
+    def features(self, kind: TensorType) -> tuple[Axis, ...]:
+        """The axes that one position has, or one row of the batch."""
         skipped = {*self.rows, *self.times(kind)}
-        held = product([a.size for a in kind.axes if a not in skipped])
+        return tuple(a for a in kind.axes if a not in skipped)
+
+    def bytes(self, kind: TensorType) -> Dim:
+        held = product([a.size for a in self.features(kind)])
         return held.substitute(self.sizes) * ELEMENT_BYTES[kind.dtype]
 
     def is_fixed(self, axis: Axis) -> bool:
@@ -525,6 +529,7 @@ class _Values:
             kind,
             self.place(node),
             held,
+            self.frame.features(held),
             self.frame.bytes(held),
             reach.substitute(self.frame.sizes) if reach is not None else None,
             span=node.spans[-1] if node.spans else None,
