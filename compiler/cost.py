@@ -109,12 +109,12 @@ def _alike(
 
 def _runs_of(program: Program, paths: Sequence[str]) -> Dim:
     """How many of the weights at `paths` a call reads: fewer where a repeat is left early."""
-    loops = {n.attrs.string("path"): n for n in program.main.nodes if n.op == "repeat"}
+    loops = {n.attrs.string("path"): n for n in program.main.nodes if "exit" in n.attrs}
     runs: Counter[tuple[str, int]] = Counter()
     total = ZERO
     for path in paths:
         match = re.match(r"(.*?)\[(\d+)\]", path)
-        if match is None or "exit" not in loops[match[1]].attrs:
+        if match is None or match[1] not in loops:
             total = total + 1
         else:
             runs[match[1], int(match[2])] += 1
