@@ -277,10 +277,10 @@ def test_instances_are_weights_and_no_activations() -> None:
 
 
 def test_a_table_is_read_by_the_rows_that_a_call_can_look_up() -> None:
-    body = "shared e = embedding(n: 8, d)\noutput y = e(ids)"
+    body = "shared e = embedding(8, d)\noutput y = e(ids)"
     report = cost(program(model(body)), {"b": 1, "s": 3})
     assert report.to_json()["weight_bytes_read"]["value"] == 3 * 8 * 2
-    tied = body + "\noutput z[b, s, n] = x |> unembed(e.w)"
+    tied = body + "\noutput z[b, s, rows] = x |> unembed(e.w)"
     assert cost(program(model(tied))).weight_bytes == Dim.of(8 * 8 * 2)
 
 
