@@ -4,7 +4,7 @@ A position is decoded by running the graph on its row alone. What the row reads 
 must have been kept, or be made again from what was kept; so the state is a set of values that
 separates the inputs from every place where positions meet, and of all such sets the one of fewest
 bytes. Positions meet where a value renamed along the decoded axis is used with another axis of that
-timeline or is summed over. Values that do not have the axis, such as an encoder's, are kept the same way,
+timeline or is summed over. Values without the axis, such as an encoder's, are kept the same way,
 once for a row of the batch. Facts of time (masks, slots, segments, token ids) are given, not kept.
 
 A value is made again for all earlier positions in every step, so only what is cheap may be:
@@ -231,7 +231,7 @@ class _Frame:
 
 
 class _Values:
-    """One function: which of its values may be kept, which can be made again, and where positions meet."""
+    """One function: what may be kept, what can be made again, and where positions meet."""
 
     def __init__(self, program: Program, function: Function, given: tuple[_Given, ...]) -> None:
         self.program = program
@@ -259,10 +259,10 @@ class _Values:
         return frozenset(found)
 
     def is_lookup(self, node: Node) -> bool:
-        """Whether rows of a table are picked by something that a call gives."""
-        if node.op != "take" or node.type.dtype in ("int", "bool"):
+        """Whether what a call gives picks rows of a table, or is multiplied with weights as a vector."""
+        if node.op not in ("take", "dot") or node.type.dtype in ("int", "bool"):
             return False
-        todo, seen = [node.inputs[1]], {node.inputs[1]}
+        todo, seen = list(node.inputs), set(node.inputs)
         while todo:
             above = self.function[todo.pop()]
             if above.op == "input":
@@ -278,7 +278,7 @@ class _Values:
         return times[0] if renamed else None
 
     @cached_property
-    def kept_once(self) -> frozenset[int]:
+    def keepable(self) -> frozenset[int]:
         """Values that could be kept: of one position, or of none."""
         return frozenset(
             n.id
@@ -292,7 +292,7 @@ class _Values:
         return [
             i
             for i in dict.fromkeys(node.inputs)
-            if i in self.kept_once and bool(self.frame.times(self.function[i].type)) == timed
+            if i in self.keepable and bool(self.frame.times(self.function[i].type)) == timed
         ]
 
     # ------------------------------------------------------------------ what can be made again
@@ -329,7 +329,7 @@ class _Values:
         return found
 
     def widens_a_latent(self, node: Node) -> bool:
-        """A product with weights whose operand was narrowed, is narrower, and can wait for the product."""
+        """A product with weights of a narrower value that was narrowed, which can wait for the use."""
         latent = self.weighted(node)
         if latent is None:
             return False
@@ -354,7 +354,13 @@ class _Values:
         return True
 
     def is_linear(self, node: Node, operand: Node) -> bool:
+        """Whether a node is linear in an operand, alike at all positions."""
         if node.op in ("mul", "div"):
+            if node.inputs.count(operand.id) > 1 or (node.op, node.inputs[-1]) == (
+                "div",
+                operand.id,
+            ):
+                return False
             others = [self.function[i] for i in node.inputs if i != operand.id]
             return all(o.id not in self.data and not self.frame.times(o.type) for o in others)
         return node.op in LINEAR
@@ -363,7 +369,7 @@ class _Values:
 
     def meets(self, node: Node, user: Node) -> bool:
         """Whether `user` needs all of a value that was kept: it has other positions, or sums them."""
-        if user.op == "repeat" or node.id not in self.kept_once:
+        if user.op == "repeat" or node.id not in self.keepable:
             return False
         if self.behind(user, node) is not None:
             return False
@@ -390,7 +396,7 @@ class _Values:
         for node in reversed(self.function.nodes):
             users = [self.function[i] for i in self.users[node.id]]
             meeting = [u.id for u in users if self.meets(node, u)]
-            if node.id in self.kept_once and (meeting or any(u.id in found for u in users)):
+            if node.id in self.keepable and (meeting or any(u.id in found for u in users)):
                 found |= {node.id, *meeting}
         return frozenset(found)
 
@@ -435,7 +441,7 @@ class _Values:
 
     def chosen(self, demand: Mapping[int, Reach]) -> dict[int, Reach]:
         """The values to keep, with how much of each is read."""
-        wanted = demand.keys() & self.kept_once
+        wanted = demand.keys() & self.keepable
         needed: set[int] = set()
         todo = list(wanted)
         while todo:

@@ -45,13 +45,23 @@ def test_attention_keeps_keys_and_values(arguments: str, each: int) -> None:
 
 
 def test_the_first_layer_keeps_no_ids_in_their_stead() -> None:
-    body = "decode s\nx += embedding(d, d)(ids)\ny = x |> attention(2, mask = causal) as mix\n"
-    found = states(
-        body.replace("embedding(d, d)(ids)", "ids |> embedding(d, d) as e") + "output y = y"
+    body = (
+        "decode s\nx = ids |> embedding(8, d) as e\ny = x |> attention(2, mask = causal) as mix\n"
     )
+    found = states(body + "output z[b, s, d] = y")
     assert [state.place for state in found] == ["mix.k", "mix.v"]
     position = model("decode s\noutput y = x |> learned_positions(9) as p")
     assert state_of(program(position)) == ()
+
+
+def test_a_product_with_one_hot_ids_is_a_lookup() -> None:
+    found = states("""decode s
+      weight e[rows: 8, d] = normal
+      hot[b, s, rows] = where(ids == index(rows), 1.0, 0.0)
+      h[b, s, d] = dot(hot, e, rows)
+      y = h |> attention(2, mask = causal) as mix
+      output z[b, s, d] = y""")
+    assert [state.place for state in found] == ["mix.k", "mix.v"]
 
 
 def test_without_decode_nothing_is_kept() -> None:
@@ -132,6 +142,15 @@ def test_a_latent_is_kept_instead_of_what_is_made_of_it() -> None:
 def test_what_is_as_wide_as_its_source_is_no_latent() -> None:
     found = states("decode s\noutput y = x |> latent(8) as mix", LATENT)
     assert [state.place for state in found] == ["mix.k", "mix.v"]
+
+
+@pytest.mark.parametrize(
+    "act", ["(a[...]) -> a * a", "(a[...]) -> 1 / a", "(a[...]) -> 2 - 3 * a / 4"]
+)
+def test_what_is_linear_can_wait(act: str) -> None:
+    found = states(f"decode s\nbent = {act}\noutput y = x |> latent(3, act = bent) as mix", LATENT)
+    linear = "2 -" in act
+    assert [state.place for state in found] == (["mix.down"] if linear else ["mix.down", "mix.k"])
 
 
 def test_an_activation_between_latent_and_product_cannot_wait() -> None:
