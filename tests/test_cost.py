@@ -356,9 +356,9 @@ def test_numbers_at_given_sizes() -> None:
 
 def test_cost_does_not_grow_with_depth() -> None:
     program = example("llama", "llama31_405b")
-    start = time.perf_counter()
+    start = time.process_time()
     cost(program)
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < 0.2
 
 
 def test_cost_needs_no_torch() -> None:
