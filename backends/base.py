@@ -43,7 +43,7 @@ class Backend(ABC):
     name: ClassVar[str]
 
     def unwanted_passes(self, dtype: ModelDType) -> tuple[str, ...]:
-        """Passes that would make this backend slower at a dtype."""
+        """Passes whose results this backend cannot run at a dtype, or runs slower."""
         return ()
 
     @abstractmethod

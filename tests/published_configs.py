@@ -14,6 +14,7 @@ Rows = dict[tuple[str, str], Config]
 # Rows of the table that no Hugging Face directory was published for.
 PAPER = "described in a paper; its weights were never published"
 UNPUBLISHED = {
+    ("mamba2", "mamba2_2_7b"): "published in the format of its own package",
     ("gpt3", "gpt3_175b"): PAPER,
     ("palm", "palm_8b"): PAPER,
     ("palm", "palm_62b"): PAPER,

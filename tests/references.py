@@ -128,6 +128,20 @@ MAMBA = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+MAMBA2 = {
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_heads": 6,
+    "head_dim": 16,
+    "n_groups": 2,
+    "state_size": 6,
+    "chunk_size": 5,
+    "layer_norm_epsilon": EPSILON,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 T5 = {
     "vocab_size": VOCAB,
     "d_model": 64,
@@ -427,6 +441,14 @@ REFERENCES: dict[str, Reference] = {
         MAMBA
         | {"use_bias": True, "use_conv_bias": False, "hidden_act": "gelu", "conv_kernel": 3}
         | {"tie_word_embeddings": False, "residual_in_fp32": False, "time_step_rank": "auto"},
+    ),
+    "mamba2": Reference("mamba2", "Mamba2ForCausalLM", MAMBA2),
+    "mamba2-biased": Reference(
+        "mamba2",
+        "Mamba2ForCausalLM",
+        MAMBA2
+        | {"use_bias": True, "use_conv_bias": False, "conv_kernel": 3, "residual_in_fp32": False}
+        | {"tie_word_embeddings": True, "n_groups": 3, "time_step_limit": [0.4, 1.1]},
     ),
     "t5": Reference("t5", "T5ForConditionalGeneration", T5),
     "t5-gated": Reference(

@@ -62,6 +62,12 @@ def test_values(expression, expected):
     assert values(f"{every}; heads = {expression}", **config)["heads"] == expected
 
 
+def test_infinities_as_transformers_writes_them():
+    limits = [0.0, {"__float__": "Infinity"}, {"__float__": "-Infinity"}]
+    found = values("theta = config.limits[1]; scaling = -config.limits[2]", limits=limits)
+    assert found == {"theta": float("inf"), "scaling": float("inf")}
+
+
 def test_names_of_definitions_stay_syntax():
     act = values(
         'act = {"silu": silu, "gelu_new": gelu_tanh}[config.hidden_act]', hidden_act="silu"

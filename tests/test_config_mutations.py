@@ -34,6 +34,7 @@ DEFECTS = {
         "output_attentions",
     ): "there it adds a mask of booleans to the scores, so hides nothing",
     ("mamba", "rescale_prenorm_residual"): "there reading a checkpoint rescales its weights again",
+    ("mamba2", "rescale_prenorm_residual"): "there reading a checkpoint rescales its weights again",
 }
 FIRST = {r.example: name for name, r in reversed(REFERENCES.items())}
 

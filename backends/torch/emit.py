@@ -55,6 +55,16 @@ def rows_by_index(index, entries):
     counts = counts.index_add(0, index, torch.ones_like(index))
     return index.argsort(stable=True), counts if torch.compiler.is_compiling() else counts.tolist()
 ''',
+    "convolve": '''
+def convolve(x, kernel, dim):
+    """y[s] = sum over t <= s of kernel[s - t] x[t] along `dim`: transforms that do not wrap."""
+    dtype, length = x.dtype, x.shape[dim]
+    if dtype in (torch.bfloat16, torch.float16):
+        x, kernel = x.float(), kernel.float()
+    size = max(2 * length, 1)
+    spectrum = torch.fft.rfft(x, size, dim) * torch.fft.rfft(kernel, size, dim)
+    return torch.fft.irfft(spectrum, size, dim).narrow(dim, 0, length).to(dtype)
+''',
     "softmax": '''
 def softmax(x, dim):
     """Softmax that gives zeros, and no gradient, for a row that is -inf throughout."""

@@ -23,6 +23,10 @@ from ..base import Backend, Executable, ValueKey, bind_inputs
 class TritonBackend(Backend):
     name: ClassVar[str] = "triton"
 
+    def unwanted_passes(self, dtype: ModelDType) -> tuple[str, ...]:
+        """There is no Fourier transform in a kernel: the product with the matrix runs as it is."""
+        return ("fft-convolution",)
+
     def emit(self, program: Program, **options: Any) -> dict[str, str]:
         """`kernels.py` and `model.py`. Raises NoLowering."""
         from .source import sources

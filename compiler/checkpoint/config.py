@@ -223,6 +223,7 @@ def read_config(
     tensors: Collection[str] | None = None,
 ) -> ConfigReading:
     """What the config lines of `checkpoint` make of `config`, mistakes included."""
+    config = _numbers(config)
     reading = ConfigReading(config, tuple(hypers), tensors)
     lines = tuple(config_lines(checkpoint.lines))
     for line in lines:
@@ -296,6 +297,17 @@ def _refused(line: syn.RequireLine, reading: ConfigReading) -> ConfigRefused:
     values = [f"`{n}` = {show(v)}" for n, v in found.items() if not isinstance(v, dict | None)]
     said = ", ".join(values) or f"nothing of {', '.join(f'`{n}`' for n in found)}"
     return ConfigRefused(span=line.span, condition=line.condition.span.text, values=said)
+
+
+def _numbers(value: Any) -> Any:
+    """A config with its infinities, which `transformers` writes as `{"__float__": "Infinity"}`."""
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    if value.keys() == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity"):
+        return float(value["__float__"])
+    return {name: _numbers(item) for name, item in value.items()}
 
 
 def _lookup(config: Any, path: Path) -> Any:

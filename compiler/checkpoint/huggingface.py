@@ -26,7 +26,6 @@ from .reader import Checkpoint, TensorStore, map_file, unreadable
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-SPECIAL, SPECIAL_VALUES = "__float__", ("Infinity", "-Infinity")
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
@@ -141,17 +140,11 @@ def _tensor(file: mmap.mmap, start: int, info: dict[str, Any]) -> _Tensor:
     return _Tensor(file, info["dtype"], tuple(info["shape"]), first, end)
 
 
-def _special(group: dict[str, Any]) -> Any:
-    """What JSON has no number for is written as `{"__float__": "Infinity"}` by transformers."""
-    value = group.get(SPECIAL)
-    return float(value) if len(group) == 1 and value in SPECIAL_VALUES else group
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise NotACheckpoint(path=str(path.parent), reason=f"it has no {path.name}")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), object_hook=_special)
+        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise unreadable(path, problem) from None
     except (ValueError, RecursionError) as problem:

@@ -19,6 +19,7 @@ from ..ir.text import show
 from ..rewrite import Pass, Session, Site, ValueMap, run_pass
 from .canonicalize import CANONICALIZE
 from .explain import explain_text
+from .fft_convolution import FFT_CONVOLUTION
 from .fuse_linear import FUSE_LINEAR
 from .fuse_norm_linear import FUSE_NORM_LINEAR
 from .fuse_pointwise import FUSE_POINTWISE
@@ -35,6 +36,7 @@ PIPELINE: tuple[Pass, ...] = (
     CANONICALIZE,
     SINK_MERGES,
     GROUP_EXPERTS,
+    FFT_CONVOLUTION,
     TILE_ATTENTION,
     PACK_PROJECTIONS,
     FUSE_NORM_LINEAR,
