@@ -196,6 +196,11 @@ def test_a_convolution_keeps_its_last_inputs_and_a_scan_its_state() -> None:
     ]
 
 
+def test_a_long_convolution_keeps_its_inputs() -> None:
+    found = state_of(example("hyena", "tiny"))
+    assert [(s.kind, s.capacity) for s in found] == [("last", Dim.of(2)), ("append", None)]
+
+
 # ------------------------------------------------------------------------ reads of earlier slots
 
 
