@@ -17,7 +17,7 @@ from ..dsl.errors import ExitInDecode, LooksAhead
 from ..dsl.syntax import ModelDef
 from .elaborate import Module, Request, elaborate
 from .ir.graph import Axis, Function, Node, Program
-from .passes.bounds import EVERYWHERE, ONE, Interval, Visibility
+from .passes.bounds import ONE, Visibility
 from .passes.canonicalize import CANONICALIZE
 from .passes.properties import VIEWS, constant
 from .rewrite import Edit, Session, run_pass
@@ -164,7 +164,7 @@ class _Proof:
         if not queries:
             return Reach(kept, ALL, joined.cause)
         for query in queries:
-            ahead = self.number(self.support(node, key, query).upper) + read
+            ahead = self.number(Visibility(self.edit, key, query).support(node).upper) + read
             kept[query] = max(kept.get(query, NOTHING), ahead)
         return Reach(kept, joined.anywhere, joined.cause)
 
@@ -172,33 +172,6 @@ class _Proof:
         """A bound in positions. One that depends on a run-time size proves nothing."""
         value = bound.substitute(self.program.sizes).constant if bound is not None else None
         return ALL if value is None else float(value)
-
-    def support(self, node: Node, key: Axis, query: Axis) -> Interval:
-        """Where on the key axis what a reduction reads is not neutral."""
-        sight = Visibility(self.edit, key, query)
-        if node.op in ("softmax", "amax", "topk"):
-            return sight.seen(node.inputs[0])
-        found = EVERYWHERE
-        for operand in node.inputs:
-            found = found.meet(self.nonzero(sight, operand))
-        return found
-
-    def nonzero(self, sight: Visibility, node_id: int) -> Interval:
-        """Where a value may differ from zero."""
-        node = self.edit[node_id]
-        if node.op == "softmax" and node.attrs.axis("axis") == sight.key:
-            return sight.seen(node.inputs[0])
-        if node.type.dtype == "bool":
-            return sight.when(node_id, True)
-        if node.op in VIEWS | {"cast", "to_float", "stop_gradient", "div"}:
-            return self.nonzero(sight, node.inputs[0])
-        if node.op == "mul":
-            a, b = node.inputs
-            return self.nonzero(sight, a).meet(self.nonzero(sight, b))
-        if node.op == "where" and constant(self.edit[node.inputs[2]]) == 0:
-            inner = self.nonzero(sight, node.inputs[1])
-            return sight.when(node.inputs[0], True).meet(inner)
-        return EVERYWHERE
 
     # ----------------------------------------------------------------- views and indices
 

@@ -10,175 +10,118 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from ..dsl.dims import Dim, product
-from .ir.graph import Axis, Function, Node, Program, TensorType, callees, operand_types
+from ..dsl.dims import Dim, minimum, product
+from .cost_report import CostReport, WeightRow, Work
+from .ir.graph import Axis, Function, Node, Parameter, Program, callees, operand_types
 from .ir.walk import join
 from .ops import FUSED, OPS
+from .passes.properties import ELEMENT_BYTES
+from .reads import Picks, bank_reads, pattern, reads
+from .state import state_of
+from .unknowns import Unknown, depth_of, of_bank
 
-# Bytes of an element where `float` is stored in 2.
-WIDTH = {"float": 2, "f32": 4, "f64": 8, "int": 8, "bool": 1}
 VIEWS = frozenset({"rename", "split", "merge", "slice", "pick", "transpose", "broadcast", "result"})
 ZERO, ONE = Dim(), Dim.of(1)
 AT_LOAD = frozenset({"weight", "table", "derived", "const"})
 LOOPS = frozenset({"repeat", "scan"})  # what they run is counted where it stands
 
 
-@dataclass(frozen=True, slots=True)
-class WeightRow:
-    """Weights of one place in the text: `path` has `[]` where layers differ. Buffers are not trained."""
-
-    path: str
-    count: int
-    size: int
-    trained: bool = True
-
-    @property
-    def total(self) -> int:
-        return self.count * self.size
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Operations of one forward pass: flops of contractions, other scalar operations."""
-
-    flops: Dim = ZERO
-    elementwise: Dim = ZERO
-
-    def __add__(self, other: Work) -> Work:
-        return Work(self.flops + other.flops, self.elementwise + other.elementwise)
-
-    def times(self, count: Dim) -> Work:
-        return Work(self.flops * count, self.elementwise * count)
-
-
-@dataclass(frozen=True, slots=True)
-class CostReport:
-    """`work` and the bytes are forms in the run-time sizes; `at` gives sizes for numbers.
-
-    `state_bytes` are kept for each token, `recurrent_bytes` once for a row of the batch.
-    """
-
-    name: str
-    weights: tuple[WeightRow, ...]
-    embedding: int
-    work: Work
-    regions: tuple[tuple[str, Work], ...]
-    state_bytes: Dim
-    recurrent_bytes: Dim = ZERO
-    at: Mapping[str, int] = field(default_factory=dict)
-    peak_bytes: int | None = None
-
-    @property
-    def parameters(self) -> int:
-        return sum(row.total for row in self.weights if row.trained)
-
-    @property
-    def buffers(self) -> int:
-        """Elements that a checkpoint stores and no training changes."""
-        return sum(row.total for row in self.weights if not row.trained)
-
-    @property
-    def non_embedding(self) -> int:
-        """Without the token embedding; an untied head stays in."""
-        return self.parameters - self.embedding
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model": self.name,
-            "parameters": self.parameters,
-            "non_embedding_parameters": self.non_embedding,
-            "buffers": self.buffers,
-            "weights": [asdict(r) | {"total": r.total} for r in self.weights],
-            "flops": self._form(self.work.flops),
-            "elementwise_operations": self._form(self.work.elementwise),
-            "regions": {name: self._form(work.flops) for name, work in self.regions},
-            "state_bytes_per_token": self._form(self.state_bytes),
-            "recurrent_state_bytes": self._form(self.recurrent_bytes),
-            "sizes": dict(self.at),
-            "peak_activation_bytes": self.peak_bytes,
-        }
-
-    def _form(self, size: Dim) -> dict[str, Any]:
-        return {"formula": str(size), "value": size.substitute(self.at).constant}
-
-    def to_text(self) -> str:
-        """Totals first, then a row per weight and per region."""
-        lines = [
-            self.name,
-            f"  parameters           {self.parameters:>20,}",
-            f"    without embedding  {self.non_embedding:>20,}",
-            *(
-                [f"    with buffers       {self.parameters + self.buffers:>20,}"]
-                * (self.buffers > 0)
-            ),
-            f"  flops, forward       {self._shown(self.work.flops)}",
-            f"  other operations     {self._shown(self.work.elementwise)}",
-        ]
-        if self.state_bytes != Dim():
-            lines.append(f"  keys and values      {self._shown(self.state_bytes)} bytes per token")
-        if self.recurrent_bytes != Dim():
-            lines.append(
-                f"  recurrent state      {self._shown(self.recurrent_bytes)} bytes per row"
-            )
-        if self.peak_bytes is not None:
-            lines.append(f"  peak activations     {_count(self.peak_bytes)} bytes, op by op")
-        lines += ["", "  weights"]
-        lines += [
-            f"    {r.path:<32} {r.count:>5} x {r.size:>14,} = {r.total:>16,}"
-            + ("" if r.trained else "  buffer")
-            for r in self.weights
-        ]
-        lines += ["", "  flops by region"]
-        lines += [f"    {name or '(top)':<32} {self._shown(w.flops)}" for name, w in self.regions]
-        return "\n".join(lines)
-
-    def _shown(self, size: Dim) -> str:
-        value = size.substitute(self.at).constant
-        if value is None or size.constant is not None:
-            return _count(size.constant) if size.constant is not None else str(size)
-        where = ", ".join(f"{name} = {n}" for name, n in sorted(self.at.items()))
-        return f"{size}  ({_count(value)} at {where})"
-
-
-def _count(value: int | None) -> str:
-    return f"{value:,}" if value is not None else "?"
-
-
 def cost(program: Program, at: Mapping[str, int] | None = None) -> CostReport:
     """The report of a program as elaborated. `at` gives run-time sizes to evaluate the forms at."""
-    weights = _weights(program)
+    picked = reads(program)
     regions = _regions(program)
-    total = sum(regions.values(), Work())
     sizes = dict(at or {})
     missing = run_time_symbols(program) - sizes.keys()
-    peak = None if missing else _Peak(program, sizes).of(program.main)
+    weight_bytes, banks = _weight_bytes(program, picked)
     return CostReport(
         program.name,
-        weights,
+        _weights(program, picked),
         _embedding(program),
-        total,
+        sum(regions.values(), Work()),
         tuple(sorted(regions.items())),
-        _state_bytes(program),
-        _recurrent_bytes(program),
+        state_of(program),
+        weight_bytes,
+        (*_depths(program), *banks),
+        _is_masked(program),
         sizes,
-        peak,
+        None if missing else _Peak(program, sizes, bank_reads(program)).of(program.main),
     )
 
 
-def _weights(program: Program) -> tuple[WeightRow, ...]:
+def _weights(program: Program, picked: Mapping[str, Picks | None]) -> tuple[WeightRow, ...]:
     """Rows in the order of the text; layers of one repeat share a row where sizes agree."""
-    counts: Counter[tuple[str, int, bool]] = Counter()
+    counts: Counter[tuple[str, int, bool, int]] = Counter()
     sizes: dict[tuple[Axis, ...], int] = {}
     for parameter in program.parameters:
         if parameter.axes not in sizes:
             sizes[parameter.axes] = parameter.size(program.sizes)
-        place = re.sub(r"\[\d+\]", "[]", parameter.path)
-        counts[place, sizes[parameter.axes], parameter.trained] += 1
-    return tuple(WeightRow(path, n, size, trained) for (path, size, trained), n in counts.items())
+        size, picks = sizes[parameter.axes], picked.get(parameter.path)
+        active = size // picks.of * picks.entries if picks is not None and picks.bank else size
+        counts[pattern(parameter.path), size, parameter.trained, active] += 1
+    return tuple(
+        WeightRow(path, n, size, trained, active)
+        for (path, size, trained, active), n in counts.items()
+    )
+
+
+# ------------------------------------------------------------------------ weights in a call
+
+
+def _weight_bytes(
+    program: Program, picked: Mapping[str, Picks | None]
+) -> tuple[Dim, tuple[Unknown, ...]]:
+    """Bytes of the weights that a call reads, each once, and the unknowns of its banks.
+
+    A table is read by as many rows as the call may look up, a bank by the entries it touches.
+    """
+    known = {p.path: p for p in program.parameters}
+    total, unknowns = ZERO, dict[str, Unknown]()
+    for (_, size, picks), paths in _alike(program, picked, known).items():
+        runs = _runs_of(program, paths)
+        if picks is None:
+            total = total + runs * size * ELEMENT_BYTES["float"]
+            continue
+        entries = picks.most
+        if picks.bank:
+            made = tuple(of_bank(picks))
+            unknowns |= {unknown.name: unknown for unknown in made}
+            entries = made[0].symbol
+        total = total + runs * entries * (size // picks.of * ELEMENT_BYTES["float"])
+    return total, tuple(unknowns.values())
+
+
+def _alike(
+    program: Program, picked: Mapping[str, Picks | None], known: Mapping[str, Parameter]
+) -> dict[tuple[str, int, Picks | None], list[str]]:
+    """The paths of weights by place, size and how they are read."""
+    found: dict[tuple[str, int, Picks | None], list[str]] = {}
+    sizes: dict[tuple[Axis, ...], int] = {}
+    for path, picks in picked.items():
+        axes = known[path].axes
+        if axes not in sizes:
+            sizes[axes] = known[path].size(program.sizes)
+        found.setdefault((pattern(path), sizes[axes], picks), []).append(path)
+    return found
+
+
+def _runs_of(program: Program, paths: Sequence[str]) -> Dim:
+    """How many of the weights at `paths` a call reads: fewer where a repeat is left early."""
+    loops = {n.attrs.string("path"): n for n in program.main.nodes if "exit" in n.attrs}
+    runs: Counter[tuple[str, int]] = Counter()
+    total = ZERO
+    for path in paths:
+        match = re.match(r"(.*?)\[(\d+)\]", path)
+        if match is None or match[1] not in loops:
+            total = total + 1
+        else:
+            runs[match[1], int(match[2])] += 1
+    for loop in {name for name, _ in runs}:
+        known = [runs[loop, i] for i in range(len(_kinds(loops[loop])))]
+        total = total + _left_early(depth_of(loop, len(known)).symbol, known)
+    return total
 
 
 def run_time_symbols(program: Program) -> set[str]:
@@ -214,14 +157,53 @@ def kinds(
         if node.op == "repeat":
             inner = join(path, f"{node.attrs.string('path')}[]")
             for kind in callees(node):
-                times = count * _iterations(node, kind)
+                times = count * _iterations(path, node, kind)
                 yield from kinds(program, program.function(kind), inner, times)
 
 
-def _iterations(node: Node, kind: str) -> int:
-    names = node.attrs["kinds"]
-    assert isinstance(names, tuple)
-    return names.count(kind)
+def _kinds(loop: Node) -> tuple[str, ...]:
+    """The function that each iteration runs."""
+    kinds = loop.attrs["kinds"]
+    assert isinstance(kinds, tuple)
+    return tuple(str(kind) for kind in kinds)
+
+
+def _iterations(path: str, loop: Node, kind: str) -> Dim:
+    """How many iterations run a kind: a form in the depth where the repeat is left early."""
+    counts = [int(k == kind) for k in _kinds(loop)]
+    if "exit" not in loop.attrs:
+        return Dim.of(sum(counts))
+    return _left_early(_depth(path, loop).symbol, counts)
+
+
+def _left_early(depth: Dim, counts: Sequence[int]) -> Dim:
+    """The sum of the counts of the first `depth` iterations, of which at least one runs."""
+    ends = [ZERO, ONE, *(minimum(depth, i) for i in range(2, len(counts))), depth]
+    ends = ends if len(counts) > 1 else [ZERO, ONE]
+    return sum((n * (b - a) for n, a, b in zip(counts, ends, ends[1:], strict=False)), ZERO)
+
+
+def _depth(path: str, loop: Node) -> Unknown:
+    return depth_of(join(path, loop.attrs.string("path")), len(_kinds(loop)))
+
+
+def _depths(program: Program) -> tuple[Unknown, ...]:
+    """How far repeats run that are left early."""
+    loops = ((path, n) for path, function, _ in kinds(program) for n in function.nodes)
+    found = [_depth(path, n) for path, n in loops if n.op == "repeat" and "exit" in n.attrs]
+    return tuple({unknown.name: unknown for unknown in found}.values())
+
+
+def _is_masked(program: Program) -> bool:
+    """Whether a condition on two positions of one sequence hides some of what is computed."""
+    conditions = (
+        function[node.inputs[0]]
+        for _, function, _ in kinds(program)
+        for node in function.nodes
+        if node.op == "where"
+    )
+    clocks = ([a.time for a in c.axes if a.time is not None] for c in conditions)
+    return any(len(found) > len(set(found)) for found in clocks)
 
 
 def _region(path: str, node: Node) -> str:
@@ -252,15 +234,16 @@ def _embedding(program: Program) -> int:
 
 
 def _lookups(program: Program) -> Iterator[Node]:
-    """The weights of main that are indexed by an expression of token ids."""
+    """The tables of main that are indexed by an expression of token ids; a bank is none."""
     main = program.main
+    banks = {p.path for p in program.parameters if p.banks}
     ids = {i for i in main.inputs if main[i].attrs.get("kind") == "ids"}
     for node in main.nodes:
         if node.op == "take" and not ids.isdisjoint(_above(main, node.inputs[1])):
             source = main[node.inputs[0]]
             while source.op in VIEWS:
                 source = main[source.inputs[0]]
-            if source.op == "weight":
+            if source.op == "weight" and source.attrs["path"] not in banks:
                 yield source
 
 
@@ -286,60 +269,24 @@ def elements(axes: tuple[Axis, ...]) -> Dim:
 # --------------------------------------------------------------------------- bytes
 
 
-def _state_bytes(program: Program) -> Dim:
-    """Bytes per token of the values that later positions read: renamed along the decode axis.
-
-    A rename from the decode axis is where positions start to see each other; what is renamed must
-    be kept. Truth values and integers (masks, positions) are counters, not state.
-    """
-    total = Dim()
-    for _, function, count in kinds(program):
-        for node in function.nodes:
-            if _sees_past(program, node):
-                total = total + _row_bytes(program, node.type) * count
-    return total
-
-
-def _row_bytes(program: Program, kind: TensorType) -> Dim:
-    """Bytes of a value without its axes of run-time size."""
-    features = tuple(a for a in kind.axes if a.size.symbols() <= program.sizes.keys())
-    return elements(features).substitute(program.sizes) * WIDTH[kind.dtype]
-
-
-def _recurrent_bytes(program: Program) -> Dim:
-    """Bytes of the states of scans along the decode axis, however many tokens they have seen."""
-    total = Dim()
-    for _, function, count in kinds(program):
-        for node in function.nodes:
-            if (
-                node.op == "scan"
-                and program.decode
-                and node.attrs.axis("axis").time == program.decode
-            ):
-                states = node.types[-node.attrs.integer("states") :]
-                total = total + sum((_row_bytes(program, t) for t in states), Dim()) * count
-    return total
-
-
-def _sees_past(program: Program, node: Node) -> bool:
-    if node.op != "rename" or node.type.dtype in ("bool", "int") or not program.decode:
-        return False
-    return any(old.name == program.decode for old, _ in node.attrs.pairs("pairs"))
-
-
 @dataclass(frozen=True, slots=True)
 class _Peak:
-    """The most bytes alive at once when each op stores its result and views share memory."""
+    """The most bytes alive at once when each op stores its result and views share memory.
+
+    Instances of a bank are read where they are stored, as any weight is.
+    """
 
     program: Program
     at: Mapping[str, int]
+    banks: frozenset[tuple[str, int]]
 
     def of(self, function: Function) -> int:
         last = self._last_uses(function)
         alive: dict[int, int] = {}
         peak = 0
         for position, node in enumerate(function.nodes):
-            alive[node.id] = self._stored(node)
+            picked = (function.name, node.id) in self.banks
+            alive[node.id] = 0 if picked else self._stored(node)
             peak = max(peak, sum(alive.values()) + self._inside(node))
             alive = {i: size for i, size in alive.items() if last[i] > position}
         return peak
@@ -358,7 +305,7 @@ class _Peak:
         if node.op in VIEWS | AT_LOAD | {"index", "size"}:
             return 0
         sizes = {**self.program.sizes, **self.at}
-        return sum(elements(t.axes).evaluate(sizes) * WIDTH[t.dtype] for t in node.types)
+        return sum(elements(t.axes).evaluate(sizes) * ELEMENT_BYTES[t.dtype] for t in node.types)
 
     def _inside(self, node: Node) -> int:
         """A loop needs, beside its operands, what its hungriest function needs."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import snippets
+from small_models import program
 from snippets import FENCE, Snippet
 
 import archc
@@ -19,6 +20,7 @@ from archc.compiler.checkpoint import (
     open_checkpoint,
     save,
 )
+from archc.compiler.cost import cost
 from archc.compiler.elaborate import Request, builtins, elaborate, hyperparameters
 from archc.compiler.elaborate.module import standard_library
 from archc.compiler.weights import random_weights
@@ -26,7 +28,8 @@ from archc.dsl.syntax import CallableDef
 
 ROOT = Path(__file__).parent.parent
 LANGUAGE = ROOT / "docs" / "language.md"
-PAGES = [LANGUAGE, ROOT / "docs" / "porting.md", ROOT / "README.md"]
+COST = ROOT / "docs" / "cost.md"
+PAGES = [LANGUAGE, ROOT / "docs" / "porting.md", COST, ROOT / "README.md"]
 SNIPPETS = [snippet for page in PAGES for snippet in snippets.snippets(page)]
 RIGHT = [s for s in SNIPPETS if not s.error]
 WRONG = [s for s in SNIPPETS if s.error]
@@ -120,6 +123,16 @@ def test_the_table_of_the_standard_library_is_fresh(accept: bool) -> None:
         LANGUAGE.write_text(head + mark + std_table() + tail, encoding="utf-8")
     else:
         assert between(page, "std") == std_table()
+
+
+def test_the_cost_report_on_its_page_is_fresh(accept: bool) -> None:
+    (snippet,) = (s for s in SNIPPETS if s.fence.page == COST)
+    assert snippet.shown is not None
+    found = cost(program(snippet.source.text), {"b": 1, "s": 64}).to_text() + "\n"
+    if accept:
+        snippets.rewrite(snippet.shown, found)
+    else:
+        assert snippet.shown.text == found
 
 
 def test_every_built_in_function_is_in_its_table() -> None:

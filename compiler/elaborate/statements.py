@@ -289,6 +289,7 @@ def _make_weight(
         grouping=tuple(tuple(islice(axes, n)) for n in lengths),
         init=_initial(statement),
         trained=statement.trained,
+        banks=len(body.place.chosen),
         declared=tuple(label.name for label, _ in flat),
         span=statement.span,
     )

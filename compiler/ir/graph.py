@@ -202,7 +202,8 @@ class Parameter:
 
     `path` is complete (`layers[3].attention.q.w`). `init` is the initialiser as written; `declared`
     gives, for each axis, the name its block declared it by (`out`, `in`). One that is not `trained`
-    is a buffer.
+    is a buffer. The first `banks` axes are those of banks that tensors index: for each entry along
+    them there is a weight.
     """
 
     path: str
@@ -211,6 +212,7 @@ class Parameter:
     init: str = ""
     declared: tuple[str, ...] = ()
     trained: bool = True
+    banks: int = 0
     span: Span | None = field(default=None, compare=False)
 
     def below(self, prefix: str) -> Parameter:
@@ -222,6 +224,7 @@ class Parameter:
             self.init,
             self.declared,
             self.trained,
+            self.banks,
             self.span,
         )
 

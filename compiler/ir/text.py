@@ -135,7 +135,9 @@ def _show_axis(axis: Axis) -> str:
 
 
 def _show_parameter(parameter: Parameter) -> str:
-    groups = ", ".join(f"[{', '.join(_name(a.name) for a in g)}]" for g in parameter.grouping)
+    shown = [f"[{', '.join(_name(a.name) for a in g)}]" for g in parameter.grouping]
+    banks = [f"bank {group}" for group in shown[: parameter.banks]]
+    groups = ", ".join([*banks, *shown[parameter.banks :]])
     word = "parameter" if parameter.trained else "buffer"
     text = f"{word} {_name(parameter.path)}: {groups}"
     if parameter.declared:
@@ -388,7 +390,11 @@ class _Reader:
         path = self.name()
         self.expect(":")
         grouping: list[tuple[Axis, ...]] = []
-        while self.has("["):
+        banks = 0
+        while (bank := self.has("bank")) or self.has("["):
+            if bank:
+                self.expect("[")
+                banks += 1
             grouping.append(self.list_of(self.axis, "]"))
             self.has(",")
         axes = tuple(axis for group in grouping for axis in group)
@@ -397,7 +403,7 @@ class _Reader:
             self.expect("(")
             declared = self.list_of(self.name, ")")
         init = self.string() if self.has("=") else ""
-        return Parameter(path, axes, tuple(grouping), init, declared, trained)
+        return Parameter(path, axes, tuple(grouping), init, declared, trained, banks)
 
     def constraint(self) -> Constraint:
         left, equal = self.size(), self.has("==")

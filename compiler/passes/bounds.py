@@ -81,6 +81,32 @@ class Visibility:
             return self.seen(node.inputs[0])
         return rule(self, node) if rule else EVERYWHERE
 
+    def support(self, node: Node) -> Interval:
+        """Where what a reduction along `key` reads is not neutral."""
+        if node.op in ("softmax", "amax", "topk"):
+            return self.seen(node.inputs[0])
+        found = EVERYWHERE
+        for operand in node.inputs:
+            found = found.meet(self.nonzero(operand))
+        return found
+
+    def nonzero(self, node_id: int) -> Interval:
+        """Where a value may differ from zero."""
+        node = self.edit[node_id]
+        if node.op == "softmax" and node.attrs.axis("axis") == self.key:
+            return self.seen(node.inputs[0])
+        if node.type.dtype == "bool":
+            return self.when(node_id, True)
+        if node.op in VIEWS | {"cast", "to_float", "stop_gradient", "div"}:
+            return self.nonzero(node.inputs[0])
+        if node.op == "mul":
+            a, b = node.inputs
+            return self.nonzero(a).meet(self.nonzero(b))
+        if node.op == "where" and constant(self.edit[node.inputs[2]]) == 0:
+            inner = self.nonzero(node.inputs[1])
+            return self.when(node.inputs[0], True).meet(inner)
+        return EVERYWHERE
+
     def when(self, node_id: int, truth: bool) -> Interval:
         """Where a bool may be `truth`."""
         node = self.edit[node_id]
