@@ -21,7 +21,7 @@ from .compiler.checkpoint.fold import Value, show
 from .compiler.elaborate import Request, elaborate, hyperparameters, module_of, the_model
 from .dsl import syntax as syn
 from .dsl.diagnostics import ArchError, Diagnostics
-from .dsl.errors import NoExample
+from .dsl.errors import NoExample, UnnamedClass
 from .dsl.format import format_file
 from .dsl.parse import parse
 from .dsl.span import Source
@@ -57,13 +57,13 @@ class Imported:
         }
 
 
-def import_directory(path: str | Path) -> str:
+def import_directory(path: str | Path, class_name: str = "") -> str:
     """The text of an `.arch` file for the checkpoint at `path`: an example, with one preset more.
 
-    Raises `NoExample` when no bundled example reads checkpoints of this class, and what is wrong
-    with the checkpoint.
+    `class_name` overrides the class that the checkpoint names. Raises `NoExample` when no bundled
+    example reads checkpoints of this class, and what is wrong with the checkpoint.
     """
-    imported = read_directory(path)
+    imported = read_directory(path, class_name)
     if len(imported.errors) > 1:
         raise Diagnostics(imported.errors)
     for error in imported.errors:
@@ -71,13 +71,16 @@ def import_directory(path: str | Path) -> str:
     return imported.text
 
 
-def read_directory(path: str | Path) -> Imported:
+def read_directory(path: str | Path, class_name: str = "") -> Imported:
     """As `import_directory`, with an account of the checkpoint; what is refused is in its `errors`.
 
-    A config is enough: then there are no tensors to account for. Raises `NoExample`, and what
-    `open_checkpoint` raises.
+    A config is enough: then there are no tensors to account for. Raises `NoExample`, `UnnamedClass`
+    and what `open_checkpoint` raises.
     """
     opened = open_checkpoint(path)
+    opened = replace(opened, class_name=class_name or opened.class_name)
+    if not opened.class_name:
+        raise UnnamedClass(path=str(path))
     file, block = _example(opened)
     module = module_of(file)
     model = the_model(module, block.model)

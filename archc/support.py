@@ -123,6 +123,11 @@ LAYERS = {
     "norm before `linear`": "output @[b, s, d] = x |> rmsnorm as @n |> linear(d) as @l",
     "`l2_normalise`": "output @[b, s, d] = x |> l2_normalise",
     "`lstm`": "output @[b, s, d] = x |> lstm(d) as @",
+    "`causal_conv`": "output @[b, s, d] = x |> causal_conv(3) as @",
+    "`long_convolution`": (
+        "weight @w[d] = ones; @k[s, d] = exp(-slot(s)) * @w;"
+        " output @[b, s, d] = x |> long_convolution(@k)"
+    ),
 }
 POSITIONS = {
     "learned": "output @[b, s, d] = x |> learned_positions(16) as @",
@@ -276,7 +281,8 @@ def status(construct: Construct, backend_name: str) -> str:
     try:
         model = model_of([construct])
         runner = backend(backend_name)
-        runner.emit(optimise(model.program).program)
+        unwanted = runner.unwanted_passes(construct.dtype)
+        runner.emit(optimise(model.program, disable=unwanted).program)
         if construct.group == "dtypes":  # which only loading refuses
             model.with_random_weights(0).compile(backend_name, dtype=construct.dtype)
     except ArchError as error:

@@ -43,7 +43,7 @@ class Backend(ABC):
     name: ClassVar[str]
 
     def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
-        """Passes that would make this backend slower at a dtype, loaded with these options."""
+        """Passes whose results this backend cannot run, or runs slower, at a dtype with these options."""
         return ()
 
     @abstractmethod

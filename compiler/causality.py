@@ -216,13 +216,13 @@ class _Proof:
     def taken(self, node: Node, operands: list[Reach], joined: Reach) -> Reach:
         """Reading at slot i + c reads c ahead; reading where data says is not bounded."""
         axis = node.attrs.axis("axis")
-        if axis.time != self.program.decode:
-            return joined
         source, index = operands
+        if axis.time != self.program.decode or axis not in source.along:
+            return joined
         along = {a: r for a, r in joined.along.items() if a != axis}
         for query in [a for a in node.axes if a.time == self.program.decode]:
             ahead = self.ahead(Visibility(self.edit, axis, query), node.inputs[1])
-            along[query] = max(along.get(query, NOTHING), source.along.get(axis, 0.0) + ahead)
+            along[query] = max(along.get(query, NOTHING), source.along[axis] + ahead)
         anywhere = joined.anywhere if along else ALL
         return Reach(along, anywhere, source.cause or index.cause)
 

@@ -169,6 +169,8 @@ BART = {
     "decoder_start_token_id": 2,
     "forced_eos_token_id": None,
 }
+DPR = BERT | {"model_type": "dpr", "hidden_size": 48, "num_hidden_layers": 2, "projection_dim": 40}
+RAG = {"n_docs": 3, "question_encoder": DPR, "generator": BART | {"model_type": "bart"}}
 MARIAN = BART | {"decoder_vocab_size": VOCAB, "eos_token_id": 2}
 ENCODER_DECODERS = ("t5", "bart", "nllb", "transformer")
 GEMMA3_ROPE = {
@@ -219,12 +221,25 @@ class Reference:
             kind = next(model.parameters()).dtype
             given = {k: torch.from_numpy(v) for k, v in inputs.items()}
             given = {k: v.to(kind) if v.is_floating_point() else v for k, v in given.items()}
+            if self.example == "rag":
+                return self.run_rag(model, given)
             result = model(**given)
         if self.output in EMBEDDINGS:
             pooled = EMBEDDINGS[self.output](result["last_hidden_state"], given["attention_mask"])
             return torch.nn.functional.normalize(pooled, dim=-1).numpy()
         names = {"hidden": "last_hidden_state", "pooled": "pooler_output"}
         return result[names.get(self.output, self.output)].numpy()
+
+    def run_rag(self, model: torch.nn.Module, given: dict[str, torch.Tensor]) -> np.ndarray:
+        """The class embeds no question but to retrieve, and marginalises where it is asked to."""
+        of_question = {k.removeprefix("question_"): v for k, v in given.items() if "question" in k}
+        if self.output == "question_embedding":
+            of_question["input_ids"] = of_question.pop("ids")
+            return model.rag.question_encoder(**of_question)[0].numpy()
+        others = {k: v for k, v in given.items() if "question" not in k}
+        marginalised = self.class_name == "RagTokenForGeneration"
+        others |= {"do_marginalize": True} if marginalised else {}
+        return model(**others)["logits"].numpy()
 
 
 REFERENCES: dict[str, Reference] = {
@@ -437,6 +452,15 @@ REFERENCES: dict[str, Reference] = {
         BART | {"scale_embedding": True, "activation_function": "gelu_new"},
         "hidden",
     ),
+    "rag-token": Reference("rag", "RagTokenForGeneration", RAG),
+    "rag-sequence": Reference(
+        "rag",
+        "RagSequenceForGeneration",
+        RAG
+        | {"question_encoder": DPR | {"projection_dim": 0}}
+        | {"generator": RAG["generator"] | {"scale_embedding": True}},
+    ),
+    "rag-question": Reference("rag", "RagTokenForGeneration", RAG, "question_embedding"),
     "nllb": Reference("nllb", "M2M100ForConditionalGeneration", BART),
     "nllb-unscaled": Reference(
         "nllb",
@@ -478,6 +502,8 @@ def batch(example: str, tokens: int = 12, padding: int = 3, seed: int = 1) -> di
     }
     if example == "vit":
         return {"pixel_values": generator.standard_normal((2, 2, 24, 24)).astype(np.float32)}
+    if example == "rag":
+        return documents(generator)
     if example == "roberta":  # the padding token decides the positions
         inputs["input_ids"] = np.where(mask == 1, inputs["input_ids"].clip(2), 1)
     if example in ENCODER_DECODERS:
@@ -489,6 +515,19 @@ def batch(example: str, tokens: int = 12, padding: int = 3, seed: int = 1) -> di
         inputs["decoder_input_ids"][:, [0, 3]] = [1, 1]
         mask[0, 0] = inputs["decoder_attention_mask"][0, 5] = 0
     return inputs
+
+
+def documents(generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """Two questions with three documents each, of several lengths."""
+    lengths, asked = np.array([11, 7, 10, 11, 4, 9]), np.array([6, 8])
+    return {
+        "question_ids": generator.integers(0, VOCAB, (2, 8)),
+        "question_attention_mask": np.int64(np.arange(8) < asked[:, None]),
+        "context_input_ids": generator.integers(0, VOCAB, (6, 11)),
+        "context_attention_mask": np.int64(np.arange(11) < lengths[:, None]),
+        "decoder_input_ids": generator.integers(0, VOCAB, (2, 9)),
+        "doc_scores": generator.standard_normal((2, 3)),
+    }
 
 
 def seen(inputs: dict[str, np.ndarray]) -> np.ndarray | None:

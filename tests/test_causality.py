@@ -61,6 +61,13 @@ CAUSAL = {
         "y = x |> attention(heads, mask = causal, score = bend)"
     ),
     "a shift by slot": "y = x[s: max(slot(s) - 2, 0)]",
+    "a convolution": "time s: valid = keep\ny = where(keep, x |> causal_conv(3) as conv, 0)",
+    "a kernel as long as the sequence": (
+        "weight w[d]\nkernel[s, d] = exp(-slot(s)) * w\ny = x |> long_convolution(kernel)"
+    ),
+    "an index less an index": (
+        "weight w[k: 3, d]\ny[b, s, d] = dot(x[s: max(slot(s) - index(k), 0)], w, k)"
+    ),
     "half the pace": "y = x[s: slot(s) // 2]",
     "an earlier one or data's": "y = x[s: min(slot(s), ids)]",
     "a maximum over what is visible": (
@@ -107,6 +114,18 @@ LOOKS_AHEAD = {
     "a softmax over time": "y = softmax(x, s)",
     "the length": "y = x / size(s)",
     "the length as an index": "weight w[rows: 16, d]\ny = x + w[rows: s - 1]",
+    "a convolution that ends too late": (
+        "weight w[d, tap: 3]\nplace[s, tap] = slot(s) + index(tap) - 1\n"
+        "y = dot(x[s: max(place, 0)], w, tap)"
+    ),
+    "an index plus one": "weight w[tap: 2, d]\ny = sum(x[s: slot(s) + index(tap)] * w, tap)",
+    "a kernel of a sum": (
+        "kernel[s, d] = exp(-slot(s)) * sum(x, b, s)\ny = x |> long_convolution(kernel)"
+    ),
+    "a product with a kernel above the diagonal": (
+        "k[s, d] = exp(-slot(s)) * sum(m, t, b)\npast = x[s -> u]\n"
+        "y[b, s, d] = dot(k[s: max(slot(u) - slot(s), 0)], past, u)"
+    ),
     "the last entry": "y = x + x[s: -1]",
     "the next entry": "y = x[s: min(index(s) + 1, 8)]",
     "an index from data": "y = x[s: ids]",

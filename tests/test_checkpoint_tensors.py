@@ -98,6 +98,17 @@ def test_a_plain_line_reads_the_declared_grouping(directory):
     assert np.array_equal(weights["q.w"].reshape(24, 5), file)
 
 
+def test_a_file_may_count_in_its_own_way(directory):
+    layers = [parameter(f"layers[{i}].w", "d") for i in range(2)]
+    lines = 'layers[i] at "{2 * i + 1}." { "w" = w }\n"{g + 2}.w" = last.w'
+    path = directory(**{name: numbered(5, start=n) for n, name in enumerate(("1.w", "3.w", "4.w"))})
+    weights = load(lines, program(*layers, parameter("last.w", "d")), path)
+    assert [weights[p][0] for p in ("layers[0].w", "layers[1].w", "last.w")] == [0, 1, 2]
+    assert refusal('"{missing + 1}.w" = last.w', program(parameter("last.w", "d")), path) == [
+        "unknown-name"
+    ]
+
+
 def test_a_plain_line_copies_nothing(directory):
     weights = load(
         '"w"[d, rows] = q.w[(g, r, e) -> rows]',

@@ -90,7 +90,7 @@ class Ours:
         changed = archc.api.Model(model.module, model.definition, values, weights)
         inputs = self.reference.inputs()
         try:
-            return changed.compile("torch")(**inputs)[self.reference.output]
+            return changed.compile("torch", inputs=inputs)(**inputs)[self.reference.output]
         except ArchError:
             return None  # such as ids beyond a smaller vocabulary
 

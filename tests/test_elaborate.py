@@ -372,6 +372,55 @@ def test_a_concatenation_is_valid_where_its_parts_are() -> None:
     assert np.allclose(found["again"], total + values["front"].sum(1), **EXACT)
 
 
+MERGES = """use std
+model M {
+  d = 4
+  input x: float[b, p, t, d]
+  input keep: bool[b, p, t] = true
+  input here: bool[b, p] = true
+  time t: valid = keep
+  FACTS
+  output y[b, d] = mean(x[ORDER -> u], u)
+}
+"""
+
+
+@pytest.mark.parametrize("order", ["(p, t)", "(t, p)"])
+@pytest.mark.parametrize("both", [False, True])
+def test_merged_axes_are_valid_where_each_is(order: str, both: bool) -> None:
+    """Nothing but valid entries is read, whatever stands at the others."""
+    text = MERGES.replace("ORDER", order).replace("FACTS", "time p: valid = here" if both else "")
+    generator = np.random.default_rng(3)
+    x, keep = generator.standard_normal((2, 3, 4, 4)), generator.random((2, 3, 4)) < 0.6
+    here = np.array([[1, 0, 1], [1, 1, 0]], bool)
+    seen = keep & here[..., None] if both else keep
+    given = {"x": np.where(seen[..., None], x, 1e3), "keep": keep} | (
+        {"here": here} if both else {}
+    )
+    expected = (x * seen[..., None]).sum((1, 2)) / seen.sum((1, 2))[:, None]
+    assert np.allclose(run(text, given)[0]["y"], expected, **EXACT)
+
+
+@pytest.mark.parametrize("order", ["(p, t)", "(t, p)"])
+def test_merged_axes_with_positions_have_no_common_meaning(order: str) -> None:
+    text = MERGES.replace("ORDER", order).replace(
+        "FACTS", "time t: position = cumsum(int(keep), t)"
+    )
+    assert ids(text) == ["unsupported"]
+
+
+def test_a_list_of_conditions_is_one() -> None:
+    text = model(
+        """repeat layers[i: 4] { if any([l == i for l in [0, 2]]) { x = 2 * x } else { x = x + 1 } }
+        output y = x
+        output z = x if any([false, heads == 3]) else -x"""
+    )
+    found = run(text, inputs())[0]
+    assert np.allclose(found["y"], 2 * (2 * inputs()["x"] + 1) + 1, **EXACT)
+    assert np.allclose(found["z"], -found["y"], **EXACT)
+    assert ids(model("output y = any(keep)")) == ["argument-count"]
+
+
 @pytest.mark.parametrize("fact", ["position", "segment"])
 def test_positions_of_a_concatenation_have_no_common_meaning(fact: str) -> None:
     body = f"""time s: valid = keep, {fact} = ids

@@ -123,5 +123,18 @@ def test_a_config_alone_is_enough(gpt2: Path) -> None:
         model.compile()
 
 
+def test_a_config_of_no_class_is_read_by_the_class_that_is_given(
+    gpt2: Path, tmp_path: Path
+) -> None:
+    named = read_directory(gpt2)
+    change(gpt2, architectures=None)
+    assert "error[unnamed-class]" in run(gpt2).stderr
+    result = run(gpt2, "--class", "GPT2LMHeadModel", "-o", tmp_path / "m.arch")
+    assert result.exit_code == 0
+    assert (tmp_path / "m.arch").read_text() == named.text
+    loaded = archc.load(tmp_path / "m.arch", weights=gpt2)  # the file has one block to read it by
+    assert loaded.parameter_count() == named.parameters
+
+
 def test_examples_are_found() -> None:
     assert {file.span.source.name for file in examples()} == {p.name for p in FOLDER.glob("*.arch")}

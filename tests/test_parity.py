@@ -38,7 +38,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def output_of(case: SimpleNamespace, backend: str, **options: object) -> np.ndarray:
-    compiled = case.model.compile(backend, **options)
+    compiled = case.model.compile(backend, inputs=case.inputs, **options)
     return compiled(**case.inputs)[case.reference.output]
 
 

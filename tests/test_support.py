@@ -22,6 +22,7 @@ from archc import support
 from archc.compiler.checkpoint import save
 from archc.compiler.ir.graph import Program
 from archc.compiler.ops import FUSED, OPS
+from archc.compiler.passes import optimise
 from archc.diff.inputs import random_cases
 from archc.dsl.diagnostics import ArchError, Diagnostics
 from archc.support import CONSTRUCTS, RUNS, Construct
@@ -183,7 +184,8 @@ def test_every_op_is_used_by_some_construct() -> None:
     used: set[str] = set()
     for construct in CONSTRUCTS:
         if support.status(construct, "numpy") == RUNS:
-            functions = support.model_of([construct]).program.functions
+            program = support.model_of([construct]).program
+            functions = (*program.functions, *optimise(program).program.functions)
             used |= {node.op for function in functions for node in function.nodes}
     assert set(OPS) - set(FUSED) - used == set()
 

@@ -59,11 +59,13 @@ def command(
     The numpy backend runs the graph itself, so its source is the graph. A checkpoint given by
     --weights sets the sizes. Kernels are compiled for each target, which needs no GPU.
     """
+    from ..api import backend as backend_called
     from ..compiler.passes import optimise
 
     targets = _targets(backend, target)
     program = open_model(file, preset, settings, model, weights).program
-    optimised = optimise(program, verify=_evaluate if verify else None)
+    unwanted = backend_called(backend).unwanted_passes("f32")
+    optimised = optimise(program, disable=unwanted, verify=_evaluate if verify else None)
     report = ""
     with new_directory(output) as folder:
         for name, text in _texts(backend, emit, program, optimised).items():

@@ -26,8 +26,15 @@ WIDE = 140  # columns of a table that goes to no terminal
 @click.option(
     "-o", "output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write."
 )
+@click.option(
+    "--class",
+    "class_name",
+    metavar="NAME",
+    default="",
+    help="Its class, where config.json names none.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the tables as one JSON object.")
-def command(checkpoint: Path, output: Path | None, as_json: bool) -> None:
+def command(checkpoint: Path, output: Path | None, class_name: str, as_json: bool) -> None:
     """Write the bundled example that reads the checkpoint in DIR, with its sizes filled in.
 
     DIR may hold only a config.json. Tables say of every config field and every tensor what it sets, which
@@ -36,7 +43,7 @@ def command(checkpoint: Path, output: Path | None, as_json: bool) -> None:
     """
     from ..importer import read_directory
 
-    imported = read_directory(checkpoint)
+    imported = read_directory(checkpoint, class_name)
     if as_json:
         click.echo(json.dumps(imported.to_json(), indent=2))
     else:

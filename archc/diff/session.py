@@ -79,20 +79,26 @@ class Session:
 
     def __init__(self, program: Program, weights: Mapping[str, Array]) -> None:
         self.program, self.weights = program, weights
-        self._stages: dict[tuple[int, ModelDType], Stage] = {}
+        self._stages: dict[tuple[int, ModelDType, tuple[str, ...]], Stage] = {}
         self._loaded: dict[Candidate, Executable] = {}
 
-    def stage(self, level: int, dtype: ModelDType) -> Stage:
-        """The optimised program and its reference in `dtype`, made once."""
-        if (level, dtype) not in self._stages:
-            optimised = optimise(self.program, level=level)
+    def stage(self, level: int, dtype: ModelDType, unwanted: tuple[str, ...] = ()) -> Stage:
+        """The program, optimised without `unwanted`, and its reference in `dtype`, made once."""
+        key = (level, dtype, unwanted if level else ())
+        if key not in self._stages:
+            optimised = optimise(self.program, level=level, disable=unwanted)
             reference = Reference(optimised.program, self.weights, dtype)
-            self._stages[level, dtype] = Stage(optimised, reference)
-        return self._stages[level, dtype]
+            self._stages[key] = Stage(optimised, reference)
+        return self._stages[key]
+
+    def stage_of(self, candidate: Candidate) -> Stage:
+        """What a candidate runs."""
+        unwanted = api.backend(candidate.backend).unwanted_passes(candidate.dtype)
+        return self.stage(candidate.level, candidate.dtype, unwanted)
 
     def trial(self, candidate: Candidate, case: Case, every: bool) -> Trial:
         """Runs a candidate. Nodes run alone where something breaks the rule, or all if `every`."""
-        stage = self.stage(candidate.level, candidate.dtype)
+        stage = self.stage_of(candidate)
         localiser = self._localiser(stage, candidate, case)
         try:
             traced, whole = self._whole_run(candidate, case)
@@ -110,7 +116,7 @@ class Session:
 
     def _whole_run(self, candidate: Candidate, case: Case) -> tuple[Traced, Outputs]:
         """How values and outputs compare. Raises CandidateFailed."""
-        stage = self.stage(candidate.level, candidate.dtype)
+        stage = self.stage_of(candidate)
         inputs = stage.reference.rounded(case.inputs)
         with failing():
             outputs, values = self._executable(candidate).trace(inputs)
@@ -121,7 +127,7 @@ class Session:
         self, candidate: Candidate, localiser: Localiser, case: Case, failure: CandidateFailed
     ) -> Trial:
         """The trial of a program that does not run: which node does not run on its own?"""
-        stage = self.stage(candidate.level, candidate.dtype)
+        stage = self.stage_of(candidate)
         alone = localiser.introduced(stage.values.order)
         fault = localiser.fault({}, alone)
         if fault is None:
@@ -131,7 +137,7 @@ class Session:
 
     def _executable(self, candidate: Candidate) -> Executable:
         if candidate not in self._loaded:
-            program = self.stage(candidate.level, candidate.dtype).program
+            program = self.stage_of(candidate).program
             self._loaded[candidate] = self._bench(candidate).load(program)
         return self._loaded[candidate]
 
@@ -155,7 +161,7 @@ class Session:
         self, candidate: Candidate, case: Case, whole: Mapping[str, Comparison]
     ) -> Divergence:
         """An output that is wrong although every traced value is right."""
-        stage = self.stage(candidate.level, candidate.dtype)
+        stage = self.stage_of(candidate)
         name = next(n for n, c in whole.items() if not c.passed)
         key = stage.values.maker(("", dict(stage.program.main.outputs)[name]))
         fault = Fault(key, stage.values.node(key), None, whole[name], introduced=False)

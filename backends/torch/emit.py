@@ -26,6 +26,16 @@ from .source import Method, Statement, expression, identifier, number, plain, st
 __all__ = ["contraction", "emit_model", "lowering", "scans"]
 
 HELPERS = {
+    "convolve": '''
+def convolve(x, kernel, dim):
+    """y[s] = sum over t <= s of kernel[s - t] x[t] along `dim`: transforms that do not wrap."""
+    dtype, length = x.dtype, x.shape[dim]
+    if dtype in (torch.bfloat16, torch.float16):
+        x, kernel = x.float(), kernel.float()
+    size = max(2 * length, 1)
+    spectrum = torch.fft.rfft(x, size, dim) * torch.fft.rfft(kernel, size, dim)
+    return torch.fft.irfft(spectrum, size, dim).narrow(dim, 0, length).to(dtype)
+''',
     "in_chunks": '''
 def in_chunks(chunk, length, reverse, sequences, dims, states, captured):
     """`chunk` on `length` entries of the (sequence, dimension) pairs at a time, states passed on.

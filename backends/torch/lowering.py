@@ -399,6 +399,21 @@ def cumsum(scope: Scope, node: Node, x: Value) -> Value:
     return replace(x, expr=expr, dtype=node.type.dtype)
 
 
+@lowers("convolve")
+def convolve(scope: Scope, node: Node, *operands: Value) -> Value:
+    into = node.attrs.axis("into")
+    named = []
+    for x, name in zip(operands, ("axis", "lag"), strict=True):
+        old = node.attrs.axis(name)
+        x = _over(scope, scope.converted(x, node.type.dtype), (old,))
+        named.append(_substituted(x, old, (into,)))
+    layout = joint([x.layout for x in named], node.axes)
+    x, kernel = (aligned(value, layout, scope.size) for value in named)
+    helper, dim = scope.module.helper("convolve"), number(layout.index((into,)) - len(layout))
+    expr = expression("{f}({0}, {1}, {2})", x, kernel, dim, f=helper)
+    return Value(expr, node.type.dtype, layout)
+
+
 @lowers("softmax")
 def softmax(scope: Scope, node: Node, x: Value) -> Value:
     axis = node.attrs.axis("axis")

@@ -24,8 +24,9 @@ class TritonBackend(Backend):
     name: ClassVar[str] = "triton"
 
     def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
-        """One kernel runs most of a step: there is little to gain from doing part of it at once."""
-        return ("chunk-scan",)
+        """A kernel has no Fourier transform. One kernel runs most of a step of a scan: there is little
+        to gain from doing part of it at once."""
+        return ("fft-convolution", "chunk-scan")
 
     def emit(self, program: Program, **options: Any) -> dict[str, str]:
         """`kernels.py` and `model.py`. Raises NoLowering."""

@@ -68,7 +68,11 @@ def _field(block: syn.CheckpointDef, reading: ConfigReading, path: Path, value: 
             return Row(name, holds, REFUSED, (_target(line),), refusals[id(line)].message)
     if value is not None and lines:
         return Row(name, holds, USED, tuple(map(_target, lines)))
-    reason = "null, as if it were absent" if value is None else why_ignored(path, value, block)
+    reason = (
+        "null, as if it were absent"
+        if value is None
+        else why_ignored(reading.config, path, value, block)
+    )
     if reason is not None:
         return Row(name, holds, IGNORED, (), reason)
     return Row(name, holds, REFUSED, (), "no line reads it")

@@ -232,7 +232,11 @@ def read_config(
     unread = tuple(
         f"{'.'.join(path)} = {show(value)}"
         for path, value in leaves(config)
-        if not (value is None or path in reading.mentions or why_ignored(path, value, checkpoint))
+        if not (
+            value is None
+            or path in reading.mentions
+            or why_ignored(config, path, value, checkpoint)
+        )
     )
     if unread:
         reading.errors.append((None, UnreadConfig(fields=unread)))
@@ -337,19 +341,35 @@ def leaves(config: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path,
             yield (*prefix, name), value
 
 
-def why_ignored(path: Path, value: Any, checkpoint: syn.CheckpointDef) -> str | None:
-    """The reason why a field need not be read; a pattern for a group covers all of its fields."""
-    if path[0] in OFF and value == OFF[path[0]]:
+def why_ignored(
+    config: Mapping[str, Any], path: Path, value: Any, checkpoint: syn.CheckpointDef
+) -> str | None:
+    """The reason why a field need not be read; a pattern for a group covers all of its fields.
+
+    A group that says its `model_type` is the config of a part of the model: what can be ignored in
+    any config can be ignored there.
+    """
+    inner = _within_part(config, path)
+    if inner[0] in OFF and value == OFF[inner[0]]:
         return "switched off"
-    heads = [".".join(path[: n + 1]) for n in range(len(path))]
-    for reason, patterns in _ignores(checkpoint):
-        if any(fnmatchcase(head, pattern) for head in heads for pattern in patterns):
+    for reason, patterns in _listed(checkpoint):
+        if _matches(path, patterns):
             return reason
-    return None
+    return next((why for why, names in STANDARD_IGNORES.items() if _matches(inner, names)), None)
 
 
-def _ignores(checkpoint: syn.CheckpointDef) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _within_part(config: Mapping[str, Any], path: Path) -> Path:
+    """`path` as seen from the innermost group that is the config of a part of the model."""
+    parts = [n for n in range(1, len(path)) if _lookup(config, (*path[:n], "model_type"))]
+    return path[max(parts, default=0) :]
+
+
+def _matches(path: Path, patterns: tuple[str, ...]) -> bool:
+    heads = [".".join(path[: n + 1]) for n in range(len(path))]
+    return any(fnmatchcase(head, pattern) for head in heads for pattern in patterns)
+
+
+def _listed(checkpoint: syn.CheckpointDef) -> Iterator[tuple[str, tuple[str, ...]]]:
     for line in checkpoint.lines:
         if isinstance(line, syn.IgnoreLine) and line.config:
             yield line.reason or "listed by the checkpoint block", line.patterns
-    yield from STANDARD_IGNORES.items()

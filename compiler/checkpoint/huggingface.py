@@ -82,7 +82,9 @@ def open_directory(directory: Path, only: Path | None = None) -> Checkpoint:
     match config.get("architectures"):
         case [str() as class_name, *_]:
             return Checkpoint(directory, "huggingface", class_name, config, store)
-    reason = "its config.json names no class in `architectures`"
+        case None:
+            return Checkpoint(directory, "huggingface", "", config, store)
+    reason = "`architectures` in its config.json is no list of names"
     raise NotACheckpoint(path=str(directory), reason=reason)
 
 

@@ -18,7 +18,8 @@ from .arrangement import Arrangement
 from .fold import Fold, Value
 from .layout import LineReader, Named, WeightTable
 
-_HOLE = re.compile(r"\{(\w+)\}")
+# A hole of a tensor name: an index, or an affine form of it as files count what is several to a layer.
+_HOLE = re.compile(r"\{(?:(?P<times>\d+) ?\* ?)?(?P<index>[^\W\d]\w*)(?: ?\+ ?(?P<plus>\d+))?\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +63,21 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
-    """What leads every weight path and every tensor name, and the indices in reach."""
+    """What leads every weight path and every tensor name, and the numbers in reach: indices, sizes."""
 
     path: str = ""
     file: str = ""
     indices: Mapping[str, Value] = field(default_factory=dict)
 
     def text(self, template: str, line: syn.Node) -> str:
-        """`template` with `{i}` filled in, after the leading part."""
+        """`template` with `{i}` and `{2 * i + 1}` filled in, after the leading part."""
 
         def fill(hole: re.Match[str]) -> str:
-            if hole[1] not in self.indices:
-                raise UnknownName(span=line.span, name=hole[1], known=tuple(self.indices))
-            return str(self.indices[hole[1]])
+            index = self.indices.get(hole["index"])
+            if not isinstance(index, int):
+                known = tuple(self.indices)
+                raise UnknownName(span=line.span, name=hole["index"], known=known)
+            return str(int(hole["times"] or 1) * index + int(hole["plus"] or 0))
 
         return self.file + _HOLE.sub(fill, template)
 
@@ -87,7 +90,8 @@ def expand(
     An optional prefix applies when some tensor starts with it, and always when writing.
     """
     spread = _Spread(WeightTable(program), tensors)
-    found = tuple(spread.lines(checkpoint.lines, _Scope()))
+    outermost = _Scope(indices=program.sizes)
+    found = tuple(spread.lines(checkpoint.lines, outermost))
     entries = tuple(item for item in found if isinstance(item, Entry))
     return Lines(entries, tuple(item for item in found if isinstance(item, Ignored)))
 

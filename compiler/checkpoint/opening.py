@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...dsl import syntax as syn
-from ...dsl.errors import NoCheckpointBlock, NotACheckpoint, PickledCheckpoint
+from ...dsl.errors import NoCheckpointBlock, NotACheckpoint, PickledCheckpoint, UnnamedClass
 from . import gguf_file, huggingface
 from .reader import PICKLES, Checkpoint, refuse_pickles
 
@@ -44,15 +44,23 @@ def _open_directory(path: Path) -> Checkpoint:
 
 
 def checkpoint_block(file: syn.File, name: str, checkpoint: Checkpoint) -> syn.CheckpointDef:
-    """The block of `file` (called `name` in errors) that reads `checkpoint`."""
+    """The block of `file` (called `name` in errors) that reads `checkpoint`.
+
+    A checkpoint that names no class is read by the file's only block of its format.
+    """
     blocks = [item for item in file.items if isinstance(item, syn.CheckpointDef)]
     same = [block for block in blocks if block.format == checkpoint.format]
+    known = tuple(name for block in same for name in block.class_names)
+    if not checkpoint.class_name and same:
+        if len(same) > 1:
+            raise UnnamedClass(path=str(checkpoint.path), file=name, known=known)
+        return same[0]
     for block in same:
         if checkpoint.class_name in block.class_names:
             return block
     raise NoCheckpointBlock(
         file=name,
         format=checkpoint.format,
-        class_name=checkpoint.class_name,
-        known=tuple(name for block in same for name in block.class_names),
+        class_name=checkpoint.class_name or "NAME",
+        known=known,
     )

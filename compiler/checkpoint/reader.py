@@ -35,6 +35,7 @@ class TensorStore(ABC):
 class Checkpoint:
     """An opened checkpoint. `class_name` is `architectures[0]`, for GGUF `general.architecture`.
 
+    It is empty where a config.json has no `architectures`, as other packages than `transformers` write it.
     `tensors` is none where there is only a config, which is enough to count and to import.
     `metadata` is what a GGUF file says outside its architecture (tokenizer, name), else empty.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import reduce
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from ...dsl.dims import Dim, product
 from ...dsl.span import Span
 from ..ir.graph import Axis, Constraint
 from . import expressions, numbers, time
-from .body import Body
+from .body import Body, Timeline
 from .labels import AxisSize, Label
 from .values import PerLayer, SplitIterations, Tensor
 
@@ -110,8 +111,11 @@ def merge(body: Body, value: Tensor, group: syntax.AxisGroup, into: Label) -> Te
     axes = [value.axis(p) for p in parts]
     target = _merged_axis(body, value, parts, into, group.span)
     node = body.emitter.node("merge", (body.emitter.use(value),), axes=tuple(axes), into=target)
-    for axis in axes if len(axes) > 1 else ():
-        time.derive(body, target, axis)
+    if target.time is None or target.time != time.merged_name(body, axes):
+        for axis in axes if len(axes) > 1 else ():
+            time.derive(body, target, axis)
+    elif target.time not in body.session.timelines:
+        _merge_validity(body, parts, axes, (into, target), group.span)
     first = min(value.labels.index(p) for p in parts)
     kept = [(k, a) for k, a in value.axes if k not in parts]
     before = sum(1 for k in value.labels[:first] if k not in parts)
@@ -132,10 +136,36 @@ def _merged_axis(
     used = [a for k, a in value.axes if k not in parts]
     if into.axis is not None and (into.axis.size == size or stated is not None):
         return into.axis if into.axis not in used else body.emitter.alternative(into, into.axis)
-    axis = unused_axis(body, None, into.name, size, used)
+    timeline = time.merged_name(body, [value.axis(p) for p in parts])
+    axis = body.emitter.axes.get(into.name, size, timeline, besides=used)
     into.ambiguous |= into.axis is not None and into.declared_at is None
     into.axis = into.axis or axis
     return axis
+
+
+def _merge_validity(
+    body: Body,
+    parts: Sequence[Label],
+    axes: Sequence[Axis],
+    into: tuple[Label, Axis],
+    span: Span,
+) -> None:
+    """An entry of merged axes is valid where it is along each of them."""
+    known = [time.fact(body, "valid", k, a) for k, a in zip(parts, axes, strict=True)]
+    masks = [valid for valid in known if isinstance(valid, Tensor)]
+    valid = reduce(lambda a, b: body.emitter.pointwise("min", [a, b], span), masks)
+    pairs = [
+        (k, valid.axis(k) if valid.carries(k) else a) for k, a in zip(parts, axes, strict=True)
+    ]
+    lacking = tuple(a for k, a in pairs if not valid.carries(k))
+    node = body.emitter.use(valid)
+    if lacking:
+        node = body.emitter.node("broadcast", (node,), axes=lacking)
+    node = body.emitter.node("merge", (node,), axes=tuple(a for _, a in pairs), into=into[1])
+    rest = tuple((k, a) for k, a in valid.axes if k not in parts)
+    merged = Tensor(node, body.emitter.scope, (*rest, into), "bool")
+    made = body.session.timelines[into[1].time or ""] = Timeline(body.outward(into[0]))
+    made.facts["valid"] = merged.relabelled(body.outward)
 
 
 def split(body: Body, value: Tensor, label: Label, group: syntax.AxisGroup) -> Tensor:

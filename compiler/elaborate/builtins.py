@@ -17,7 +17,7 @@ from ..ops import promote
 from . import brackets, expressions, numbers, time
 from .body import Body, Timeline
 from .labels import AxisSize, Label
-from .values import Builtin, Tensor
+from .values import Builtin, Tensor, each_layer
 
 if TYPE_CHECKING:
     from .calls import Given
@@ -240,6 +240,16 @@ def _prev(body: Body, _: str, given: Given) -> Tensor:
 # ------------------------------------------------------------------------------ reductions
 
 
+def _any(body: Body, name: str, given: Given) -> Any:
+    """`any(x, a, ..)` of a tensor along axes; `any(list)` of truth values at compile time."""
+    if len(given.positional) > 1:
+        return _reduction(body, name, given)
+    values, span = given.positional[0]
+    if not isinstance(values, list):
+        raise errors.ArgumentCount(name=name, expected="2 to 9", got=1, span=given.span)
+    return each_layer(lambda *known: any(numbers.boolean(v, span) for v in known), *values)
+
+
 def _reduction(body: Body, name: str, given: Given) -> Tensor:
     value = _tensor(body, given)
     labels = _labels(given, 1, value)
@@ -419,7 +429,8 @@ TABLE: dict[str, Meaning] = {
     **dict.fromkeys(("f32", "f64", "float"), _convert),
     **dict.fromkeys(("ceil", "log2"), _number_only),
     **dict.fromkeys(("position", "valid", "segment"), _time_fact),
-    **dict.fromkeys(("sum", "amax", "any"), _reduction),
+    **dict.fromkeys(("sum", "amax"), _reduction),
+    "any": _any,
     "divide": _divide,
     "int": _to_int,
     "cast": _cast,
@@ -441,7 +452,8 @@ TABLE: dict[str, Meaning] = {
 }
 ARITY: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("min", "max", "divide"), (2, 2)),
-    **dict.fromkeys(("sum", "amax", "any"), (2, 9)),
+    **dict.fromkeys(("sum", "amax"), (2, 9)),
+    "any": (1, 9),
     **dict.fromkeys(("cast", "round_to", "softmax", "cumsum"), (2, 2)),
     "topk": (2, 3),  # a count without an axis gets its own words
     "where": (3, 3),

@@ -165,12 +165,15 @@ class _ModelElaborator:
         return self.hypers.get(statement.targets[0].name) is statement
 
     def _main(self) -> Function:
+        """The function, with every input that no output reads optional."""
         function = self.scope.builder.finish(self.outputs)
-        users = function.users()
-        used = set(function.output_ids)
+        read = set(function.output_ids)
+        for node in reversed(function.nodes):
+            if node.id in read:
+                read.update(node.inputs)
         nodes = tuple(
             replace(n, attrs=type(n.attrs)({**n.attrs, "optional": True}))
-            if n.op == "input" and not users[n.id] and n.id not in used
+            if n.op == "input" and n.id not in read
             else n
             for n in function.nodes
         )

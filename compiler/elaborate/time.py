@@ -67,14 +67,18 @@ def _declared(body: Body, name: str, label: Label, axis: Axis) -> Tensor | None:
 
 
 def derive(body: Body, axis: Axis, source: Axis) -> None:
-    """Note that `axis` was cut or joined from one that has a timeline, which it no longer has."""
+    """Note that `axis` was cut or joined from one that has a timeline, which it no longer has.
+
+    Of several, the first of which something is declared.
+    """
     origin = source.time or body.session.derived.get(source)
-    if origin is not None:
+    known = body.session.timelines.get(body.session.derived.get(axis, ""))
+    if origin is not None and (known is None or not known.facts):
         body.session.derived[axis] = origin
 
 
-def joined_name(body: Body, parts: Sequence[Axis]) -> str | None:
-    """What the timeline of a concatenation is called: equal parts in equal order have one.
+def joined_name(body: Body, parts: Sequence[Axis], sign: str = "+") -> str | None:
+    """What the timeline of a concatenation (+) or a merge (*) is called: equal parts make one.
 
     None where no part has a timeline, where one was cut, or where positions or segments are
     declared: those of several parts have no common meaning.
@@ -85,7 +89,19 @@ def joined_name(body: Body, parts: Sequence[Axis]) -> str | None:
     timed = any(part.time is not None for part in parts)
     if not timed or cut or declared - {"valid"}:
         return None
-    return " + ".join(part.time or str(part.size) for part in parts)
+    return f" {sign} ".join(part.time or str(part.size) for part in parts)
+
+
+def merged_name(body: Body, parts: Sequence[Axis]) -> str | None:
+    """What the timeline of a merge is called; none where every entry is valid, or as above.
+
+    A fact must be there for all that follows, and a layer's values are not: there is none in a layer.
+    """
+    timelines = [body.session.timelines.get(part.time) for part in parts if part.time is not None]
+    if len(parts) < 2 or not any(timeline and timeline.facts for timeline in timelines):
+        return None
+    name = joined_name(body, parts, "*")
+    return name if name in body.session.timelines or body.emitter.scope.parent is None else None
 
 
 # ------------------------------------------------------------------------------- padding

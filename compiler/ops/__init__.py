@@ -1,6 +1,6 @@
 """The ops: one stanza each. Importing this package fills `OPS`; `infer` is every shape rule."""
 
-from . import elementwise, program, reduce, structure
+from . import convolve, elementwise, program, reduce, structure
 from .numeric import Array
 from .program import FUSED, SCANS
 from .registry import (
@@ -31,6 +31,7 @@ __all__ = [
     "Precision",
     "Sample",
     "align",
+    "convolve",
     "elementwise",
     "evaluate",
     "infer",

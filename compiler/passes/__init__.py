@@ -20,6 +20,7 @@ from ..rewrite import Pass, Session, Site, ValueMap, run_pass
 from .canonicalize import CANONICALIZE
 from .chunk_scan import CHUNK_PRODUCTS, CHUNK_SCAN
 from .explain import explain_text
+from .fft_convolution import FFT_CONVOLUTION
 from .fuse_linear import FUSE_LINEAR
 from .fuse_norm_linear import FUSE_NORM_LINEAR
 from .fuse_pointwise import FUSE_POINTWISE
@@ -36,6 +37,7 @@ PIPELINE: tuple[Pass, ...] = (
     CHUNK_PRODUCTS,
     CHUNK_SCAN,
     SINK_MERGES,
+    FFT_CONVOLUTION,
     TILE_ATTENTION,
     PACK_PROJECTIONS,
     FUSE_NORM_LINEAR,

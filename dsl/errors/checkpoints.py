@@ -63,6 +63,18 @@ class NoCheckpointBlock(ArchError, id="no-checkpoint-block"):
         return f"it reads checkpoints of {listed(self.known)}"
 
 
+class UnnamedClass(ArchError, id="unnamed-class"):
+    path: str
+    file: str = ""
+    known: tuple[str, ...] = ()
+    title = "the config.json of `{path}` names no class in `architectures`"
+
+    def help_text(self) -> str:
+        if self.known:
+            return f"{self.file} reads checkpoints of {listed(self.known)}: name one there"
+        return f"say which it is: `archc import {self.path} --class NAME`"
+
+
 class UnreadConfig(ArchError, id="unread-config"):
     fields: tuple[str, ...]
     title = "no line reads these config fields"
