@@ -399,9 +399,24 @@ def test_the_lstm_is_declined() -> None:
 # ----------------------------------------------------------------------------- torch.compile
 
 
-def test_compiled_steps() -> None:
+@pytest.mark.parametrize("name", AFFINE)
+def test_the_methods_that_are_compiled(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text for torch.compile, run as it is written."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    before = program(model(AFFINE[name]))
+    unwanted = TorchBackend().unwanted_passes("f64", compile=True)
+    for after in (optimise(before, disable=unwanted).program, chunked(name)[1]):
+        loaded = TorchBackend().load(after, weights(before), dtype="f64", compile=True)
+        expected = NumpyBackend().load(before, weights(before), dtype="f64").run(needed(before))
+        got = loaded.run(needed(before))
+        for output, value in expected.items():
+            np.testing.assert_allclose(got[output], value, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["selective, padded", "linear attention, padded"])
+def test_compiled_steps(name: str) -> None:
     """The loop over chunks is not unrolled: lengths differ, and an end is shorter than a chunk."""
-    before = program(model(TIME + SELECTIVE))
+    before = program(model(AFFINE[name]))
     unwanted = TorchBackend().unwanted_passes("f64", compile=True)
     assert unwanted == ("chunk-scan",)
     found = optimise(before, disable=unwanted).program

@@ -13,10 +13,10 @@ from functools import reduce
 from ...compiler.ir.graph import Axis, Node
 from ...compiler.ops.grouped import GroupedPlan, plan_grouped
 from .attention import scaled_dot_product
-from .layout import Group, Value, flat, single, ungrouped
+from .layout import Group, Value, aligned, flat, joint, single, ungrouped
 from .lowering import lowers
 from .scope import Result, Scope
-from .source import expression
+from .source import expression, number
 
 
 @lowers("dot")
@@ -67,9 +67,23 @@ def product_of(scope: Scope, node: Node, a: Value, b: Value, axes: Sequence[Axis
         left = scope.arranged(a, single((*batch, *rows, *summed))).expr
         right = scope.arranged(b, single((*batch, *summed, *columns))).expr
         return Value(expression("{0} @ {1}", left, right), node.type.dtype, layout)
+    wide = a if not columns else b
+    if summed and not (rows and columns) and wide.axes[-1] in batch:
+        # a product of matrices would move what is contiguous; each of its columns is one number
+        return _summed(scope, node, a, b, axes)
     equation = _equation([a.axes, b.axes], flat(layout))
     expr = expression("torch.einsum({0}, {1}, {2})", ast.Constant(equation), a.expr, b.expr)
     return Value(expr, node.type.dtype, layout)
+
+
+def _summed(scope: Scope, node: Node, a: Value, b: Value, axes: Sequence[Axis]) -> Value:
+    """Elementwise products and their sum, as in a depthwise convolution."""
+    layout = joint([a.layout, b.layout], (*node.axes, *axes))
+    left, right = (aligned(x, layout, scope.size) for x in (a, b))
+    dims = [i for i, group in enumerate(layout) if set(group) & set(axes)]
+    dim = number(dims[0]) if len(dims) == 1 else ast.Tuple([number(d) for d in dims])
+    kept = tuple(group for i, group in enumerate(layout) if i not in dims)
+    return Value(expression("({0} * {1}).sum({2})", left, right, dim), node.type.dtype, kept)
 
 
 def _equation(operands: Sequence[Group], result: Group) -> str:

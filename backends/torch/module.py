@@ -91,7 +91,7 @@ class Module:
             method,
             self.inputs,
             next(iter(self.names), ""),
-            extents(self.inputs, set(self.program.sizes), method),
+            extents(self.inputs, set(self.program.sizes), method, self.names.values()),
         )
 
     @property
@@ -260,7 +260,7 @@ class Module:
         stem, method = body.outputs[-1][0].removesuffix(".last"), Method({"self"})
         attribute = self._attribute(f"{stem}_chunk")
         names, inputs = parameters(body, method, ())
-        sizes = extents(inputs, set(self.program.sizes), method)
+        sizes = extents(inputs, set(self.program.sizes), method, names.values())
         scope = Scope(self, body, method, inputs, next(iter(names)), sizes, in_chunk=True)
         for each in body.nodes:
             scope.lower(each)

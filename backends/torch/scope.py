@@ -8,7 +8,7 @@ words for dtypes, and the class that keeps weights, tables and layers. What an o
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence, Set
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -287,14 +287,18 @@ def shape_note(layout: Layout) -> str:
     return f"[{', '.join(groups)}]"
 
 
-def extents(inputs: Sequence[Value], constants: Set[str], method: Method) -> dict[Dim, Extent]:
-    """Every run-time size that is a dimension of a parameter, with a name that is free."""
+def extents(
+    inputs: Sequence[Value], constants: Set[str], method: Method, names: Collection[str]
+) -> dict[Dim, Extent]:
+    """Every run-time size that is a dimension of a parameter, with a name that no parameter has."""
     found: dict[Dim, Extent] = {}
     for value in inputs:
         assert isinstance(value.expr, ast.Name)
         for dim, (axis,) in enumerate(value.layout):
             if axis.size not in found and not axis.size.symbols() <= constants:
-                name = identifier(plain_symbol(axis.size) or axis.name, method.reserved, "n")
+                name = identifier(
+                    plain_symbol(axis.size) or axis.name, method.reserved | {*names}, "n"
+                )
                 found[axis.size] = Extent(name, value.expr.id, dim, len(value.layout))
                 method.reserved.add(name)
     return found
