@@ -14,11 +14,13 @@ from functools import cache
 from pathlib import Path
 
 from .api import BACKENDS, Model, backend
-from .compiler.elaborate import module_of, the_model
+from .compiler.elaborate import module_of, preset_overrides, the_model
 from .compiler.ops import ModelDType
 from .compiler.passes import optimise
 from .dsl import Source, parse
+from .dsl import syntax as syn
 from .dsl.diagnostics import ArchError, Diagnostics
+from .importer import examples
 
 RUNS = "runs"
 
@@ -39,7 +41,7 @@ class Construct:
     """Lines of a model; `@` stands for a name of its own, and the output is called so.
 
     `header` are statements that change the whole model. `block` is a checkpoint block behind the
-    model, for weights stored in the format `stored`.
+    model, for weights stored in the format `stored`. Of a bundled `example` it is the tiny preset.
     """
 
     group: str
@@ -49,6 +51,13 @@ class Construct:
     dtype: ModelDType = "f32"
     block: str = ""
     stored: str = ""
+    example: str = ""
+
+
+@cache
+def bundled() -> dict[str, syn.File]:
+    """The bundled examples by name."""
+    return {Path(file.span.source.name).stem: file for file in examples()}
 
 
 def _group(name: str, rows: dict[str, str], header: str = "") -> tuple[Construct, ...]:
@@ -58,6 +67,11 @@ def _group(name: str, rows: dict[str, str], header: str = "") -> tuple[Construct
 def _attend(**options: str) -> str:
     given = "".join(f", {name} = {value}" for name, value in options.items())
     return f"output @[b, s, d] = x |> attention(heads{given}) as @"
+
+
+def _route(route: str, options: str = "") -> str:
+    given = ", ".join(filter(None, ("heads, gated_ffn(8)", route, options)))
+    return f"output @[b, s, d] = x |> mixture({given}) as @"
 
 
 ELEMENTWISE = {
@@ -169,6 +183,25 @@ ATTENTION = {
     "linear, causal": "output @[b, s, d] = x |> linear_attention(heads, mask = causal) as @",
     "a bidirectional mask, fully hidden rows": _attend(mask="(s, t) -> keep[s -> t]"),
 }  # fmt: skip
+ROUTING = {
+    "softmax over all, the best": _route("softmax_top(2)"),
+    "softmax over all, the best, shares that sum to one": _route(
+        "softmax_top(2, renormalise = true)"
+    ),
+    "softmax over the best": _route("top_softmax(2)"),
+    "one expert": _route("softmax_top(1)"),
+    "sigmoid, a bias for the selection": _route("sigmoid_top(2)"),
+    "the best groups": _route("softmax_top(2, within = best_groups(2, 1))"),
+    "capacity, what comes later is dropped": _route("capped(softmax_top(1), 2)"),
+    "shared experts": _route("softmax_top(2)", "beside = ffn(8)"),
+    "shared experts behind a gate": _route(
+        "softmax_top(2)", "beside = ffn(8), beside_gated = true"
+    ),
+    "losses of a router": (
+        "@v, @i = topk(softmax(x, d), d, k: 2); @p = softmax(x, d);"
+        " output @[b] = load_balance(@p, @i) + squared_load()(@p, @i) + router_z(x)"
+    ),
+}
 TEXT = {
     "`repeat`": "@ = x; repeat @r[i: n] { @ += @ |> rmsnorm |> linear(d) }; output @o[b, s, d] = @",
     "`repeat` with several kinds of layer": (
@@ -244,6 +277,7 @@ CONSTRUCTS: tuple[Construct, ...] = (
     *_group("layers", LAYERS),
     *_group("positions", POSITIONS),
     *_group("attention", ATTENTION),
+    *_group("routing", ROUTING),
     *_group("text", TEXT),
     *_group("time", PADDING, "time s: valid = keep"),
     *_group("time", SEGMENTS, "time s: segment = ids // 4, position = ids"),
@@ -263,6 +297,7 @@ CONSTRUCTS: tuple[Construct, ...] = (
             "GGUF, Q4_1": "gguf Q4_1",
         }.items()
     ),
+    *(Construct("examples", f"`{name}`", "", example=name) for name in bundled()),
 )
 
 
@@ -277,8 +312,13 @@ def source_of(constructs: Iterable[Construct]) -> Source:
 
 
 def model_of(constructs: Iterable[Construct]) -> Model:
-    """The model of `source_of`. Raises `ArchError` or `Diagnostics`."""
-    module = module_of(parse(source_of(constructs)))
+    """The model of `source_of`, or the only example. Raises `ArchError` or `Diagnostics`."""
+    several = list(constructs)
+    if several[0].example:
+        module = module_of(bundled()[several[0].example])
+        name, overrides = preset_overrides(module, "tiny")
+        return Model(module, the_model(module, name), overrides)
+    module = module_of(parse(source_of(several)))
     return Model(module, the_model(module), {})
 
 
