@@ -11,8 +11,10 @@ from archc.backends.triton import TritonBackend
 from archc.compiler.ir.graph import Builder, Program
 from archc.compiler.ops import OPS, Sample
 from archc.compiler.ops.registry import SAMPLE_SIZES
+from archc.dsl.errors import NoLowering
 
 pytest.importorskip("triton")
+REFUSED = {"convolve"}  # which a pass makes, and that pass is not run for triton
 EPS = {"f32": 2.0**-23, "bf16": 2.0**-8, "f16": 2.0**-11}
 
 
@@ -29,7 +31,7 @@ def cases() -> list[tuple[str, int]]:
         (op.name, i)
         for op in OPS.values()
         for i, sample in enumerate(op.samples)
-        if op.name != "result" and "f64" not in dtypes(sample, op.name)
+        if op.name not in REFUSED | {"result"} and "f64" not in dtypes(sample, op.name)
     ]  # fmt: skip
 
 
@@ -86,3 +88,15 @@ def test_op_agrees_with_its_meaning(results, name, index):
     error, allowed = (np.abs(x.astype(np.float64) - gold) for x in (triton, base))
     scale = np.abs(gold).max(initial=1e-30)
     assert error.max(initial=0) <= 3 * allowed.max(initial=0) + 4 * EPS[dtype] * scale
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_op_without_lowering_is_refused_when_sources_are_made(name):
+    sample, made = OPS[name].samples[0], Builder("main")
+    operands = tuple(
+        made.add("input", (), {"name": f"x{i}", "kind": "float"}, (kind,))
+        for i, kind in enumerate(sample.inputs)
+    )
+    program = Program("Refused", (made.finish([("y", made.add(name, operands, sample.attrs))]),))
+    with pytest.raises(NoLowering, match="triton"):
+        TritonBackend().emit(program)
