@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from itertools import combinations
 from pathlib import Path
 
 import goldens
@@ -42,8 +41,9 @@ def altered(tmp_path: Path, *changes: tuple[str, str]) -> tuple[Entry, ...]:
     return contrast(*(archc.load(p, preset="tiny") for p in (LLAMA, path))).entries
 
 
-def test_every_pair_of_examples(tiny: dict[str, archc.Model]) -> None:
-    for before, after in combinations(NAMES, 2):
+def test_pairs_of_examples(tiny: dict[str, archc.Model]) -> None:
+    """Each example with four others, near and far in the alphabet; all pairs take minutes."""
+    for before, after in ((a, NAMES[i - n]) for i, a in enumerate(NAMES) for n in (1, 4, 9, 16)):
         found = contrast(tiny[before], tiny[after])
         assert not found.same, (before, after)
         assert found.to_json()["entries"]

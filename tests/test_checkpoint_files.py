@@ -90,7 +90,6 @@ DAMAGES = {
         lambda p: (p / "config.json").write_text("[" * 100000),
         "damaged-checkpoint",
     ),
-    "config without a class": (lambda p: (p / "config.json").write_text("{}"), "not-a-checkpoint"),
     "config with a number": (
         lambda p: (p / "config.json").write_text('{"architectures": 3}'),
         "not-a-checkpoint",

@@ -311,9 +311,13 @@ class _ModelElaborator:
         return value if isinstance(value, Dim) else Dim.symbol(decl.name)
 
     def _absent_axes(self) -> set[str]:
-        """Axes that only inputs have which are left out: there is nothing along them."""
+        """Axes that only inputs have which are left out: there is nothing along them.
+
+        An input without a default cannot be left out where something reads it.
+        """
         inputs = [s for s in syntax.walk(self.model) if isinstance(s, syntax.InputStmt)]
-        given = {d.name for s in inputs if not self._left_out(s) for d in s.brackets}
+        there = [s for s in inputs if s.default is None or not self._left_out(s)]
+        given = {d.name for s in there for d in s.brackets}
         return {d.name for s in inputs for d in s.brackets} - given
 
     def _input_attrs(
