@@ -137,7 +137,7 @@ def grouped(scope: Scope, node: Node, *operands: Value) -> Value:
     rows = scope.arranged(x, (own if consecutive else plan.rows, plan.inner)).expr
     shared = [scope.size(axis) for axis in plan.rows[len(own) :]] if consecutive else []
     call = expression(
-        "{f}({0}, {1}, {2})",
+        "{f}({0}, {1}, *{2})",
         rows,
         _stacked(scope, w, plan),
         groups,
