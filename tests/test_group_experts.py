@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -87,8 +89,9 @@ def test_the_order_of_rows_is_found_once() -> None:
     """Gate, up and down of one choice share it in the emitted text."""
     text = model("output y = x |> mixture(4, gated_ffn(6), top_softmax(2)) as moe")
     emitted = TorchBackend().emit(optimise(program(text)).program)["model.py"]
-    assert emitted.count("rows_by_index(") == 2  # its definition and one call
-    assert emitted.count("grouped_linear(") == 4
+    forward = emitted[emitted.index("class Model") :]
+    assert forward.count("rows_by_index(") == 1
+    assert forward.count("grouped_linear(") == 3
     host = TritonBackend().emit(optimise(program(text)).program)["model.py"]
     assert host.count("run.group_rows(") == 1
 
@@ -194,22 +197,116 @@ def test_no_rows_at_all() -> None:
     assert TorchBackend().load(made, weights(plain)).run(given)["y"].shape == (2, 0, 8)
 
 
+def module_of(found: Program, plain: Program, dtype: str = "f64", **options: bool) -> Callable:
+    """The emitted module, called with the values of its inputs by name."""
+    loaded = TorchBackend().load(found, weights(plain), dtype=dtype, train=True, **options)
+    names = [str(found.main[i].attrs["name"]) for i in found.main.inputs]
+
+    def call(given: dict[str, torch.Tensor]) -> torch.Tensor:
+        unread = torch.zeros(given["x"].shape[:2])
+        return loaded.module(*(given.get(name, unread) for name in names))["y"]
+
+    call.parameters = dict(loaded.module.named_parameters())
+    return call
+
+
+def gradients(call: Callable, given: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """Of the sum of squares of y, by every weight and by x; and y."""
+    tensors = {name: torch.from_numpy(value).requires_grad_() for name, value in given.items()}
+    found = {**call.parameters, "x": tensors["x"]}
+    y = call(tensors)
+    grads = torch.autograd.grad(y.square().sum(), list(found.values()))
+    return {"y": y.detach(), **dict(zip(found, grads, strict=True))}
+
+
+def assert_close(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.allclose(got[name], value, rtol=1e-10, atol=1e-12), name
+
+
+@pytest.mark.parametrize("tokens", [5, 0])
 @pytest.mark.parametrize("placed", ["once", "in a repeat"])
-def test_gradients_are_those_of_the_plain_form(placed: str) -> None:
-    """Of an expert without rows too, where they are zero."""
+def test_gradients_are_those_of_the_plain_form(placed: str, tokens: int) -> None:
+    """Of an expert without rows too, where they are zero, and where there are no rows at all."""
     plain = routed("few", "gated with biases", placed)
-    given = [torch.from_numpy(v) for v in values("few", "all on one").values()]
+    given = {name: value[:, :tokens] for name, value in values("few", "all on one").items()}
+    expected, got = (
+        gradients(module_of(made, plain), given) for made in (plain, optimise(plain).program)
+    )
+    assert_close(got, expected)
+    assert any((grad[2] == 0).all() for name, grad in got.items() if "gate" in name)
+
+
+def test_second_derivatives_are_those_of_the_plain_form() -> None:
+    plain = routed("few")
     found = []
     for made in (plain, optimise(plain).program):
-        module = TorchBackend().load(made, weights(plain), dtype="f64", train=True).module
-        names = [made.main[i].attrs["name"] for i in made.main.inputs]
-        arguments = dict(zip(("x", "z"), given, strict=True))
-        module(*(arguments.get(str(n)) for n in names))["y"].square().sum().backward()
-        found.append({name: p.grad for name, p in module.named_parameters()})
-    assert found[0].keys() == found[1].keys()
-    for name, grad in found[0].items():
-        assert torch.allclose(found[1][name], grad, rtol=1e-10, atol=1e-12), name
-    assert any((grad[2] == 0).all() for name, grad in found[1].items() if "gate" in name)
+        call = module_of(made, plain)
+        given = {name: torch.from_numpy(v).requires_grad_() for name, v in values("few").items()}
+        leaves = [*call.parameters.values(), given["x"]]
+        first = torch.autograd.grad(call(given).pow(3).sum(), leaves, create_graph=True)
+        total = sum(grad.square().sum() for grad in first)
+        found.append(dict(enumerate(torch.autograd.grad(total, leaves))))
+    assert_close(found[1], found[0])
+
+
+def test_bfloat16_in_torch() -> None:
+    plain, given = routed("few"), values("few")
+    expected, _ = both(plain, given)
+    made = optimise(plain, disable=TorchBackend().unwanted_passes("bf16")).program
+    got = TorchBackend().load(made, weights(plain), dtype="bf16").run(given)["y"]
+    assert distance(got.astype(np.float64), expected) <= 0.05
+
+
+def test_two_texts_under_one_name_both_run() -> None:
+    """Their ops have one name; it is the same text that defines them."""
+    programs = [routed(shape) for shape in ("few", "all experts")]
+    models = []
+    for plain in programs:
+        text = TorchBackend().emit(optimise(plain).program)["model.py"]
+        space = {"__name__": "my-models.mixture"}
+        exec(text, space)
+        model = space["Model"](dtype=torch.float64)
+        for path, module, name in space["weights"](model):
+            getattr(module, name).data = torch.from_numpy(weights(plain)[path])
+        models.append(model)
+    for plain, model, shape in zip(programs, models, ("few", "all experts"), strict=True):
+        given = values(shape)
+        names = [str(plain.main[i].attrs["name"]) for i in plain.main.inputs]
+        tensors = (torch.from_numpy(given[n]) if n in given else None for n in names)
+        got = model(*tensors)["y"].detach().numpy()
+        assert distance(got, both(plain, given)[0]) <= 1e-12
+
+
+def test_a_weight_may_have_the_name_of_a_helper() -> None:
+    text = MIX.replace("y[..., d]", "grouped_linear[..., d]").replace(
+        "return y", "return grouped_linear"
+    )
+    text = text.replace("best, chosen", "best, rows_by_index").replace(
+        "f[chosen]", "f[rows_by_index]"
+    )
+    body = "output y = x |> mix(4, gated_ffn(6), 2, score = z) as OPS"
+    plain = program(model(f"input z: float[b, s, m: 8]\n{body}", text))
+    expected, _ = both(plain, values("few"))
+    got = TorchBackend().load(optimise(plain).program, weights(plain), dtype="f64")
+    assert distance(got.run(values("few"))["y"], expected) <= 1e-12
+
+
+def test_compiled_experts_run_on_their_rows_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph for every length, forward and backward; an expert without rows does nothing."""
+    plain = routed("few", "gated with biases")
+    eager, fast = module_of(plain, plain), module_of(optimise(plain).program, plain, compile=True)
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    for kind, tokens in (("spread", 5), ("ties", 3), ("all on one", 4)):
+        given = {name: value[:, :tokens].copy() for name, value in values("few", kind).items()}
+        assert_close(gradients(fast, given), gradients(eager, given))
+    assert counters["stats"]["unique_graphs"] == 1
+    products, mm = [], torch.mm
+    monkeypatch.setattr(torch, "mm", lambda x, w, out: products.append(len(x)) or mm(x, w, out=out))
+    fast({name: torch.from_numpy(value) for name, value in given.items()})
+    assert products == [8] * 6  # 2 * 4 tokens; gate, up and down of the two experts chosen
 
 
 @pytest.mark.parametrize(("shape", "placed"), [("few", "in a repeat"), ("one token", "in a scan")])

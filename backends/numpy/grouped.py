@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -30,7 +31,6 @@ def grouped(interpreter: Interpreter, body: Function, operands: Sequence[Array])
     def for_each_row(value: Array, axes: Sequence[Axis]) -> Array:
         return np.broadcast_to(align(value, axes, plan.rows), shape(plan.rows)).ravel()
 
-    own = [axis for axis in plan.x.axes if axis not in plan.inner]
     (count,), inner, outer = (shape(a) for a in ((plan.entries,), plan.inner, plan.outer))
     outside = index[(index < 0) | (index >= count)]
     if outside.size:
@@ -38,8 +38,9 @@ def grouped(interpreter: Interpreter, body: Function, operands: Sequence[Array])
         facts = {"axis": plan.entries.name, "index": int(outside[0]), "size": count}
         raise IndexOutOfRange(**facts, span=span_of(take), calls=take.spans[1:])
     picked = for_each_row(index, plan.index.axes)
-    source = for_each_row(np.arange(np.prod(shape(own), dtype=int)).reshape(shape(own)), own)
-    features = (np.prod(inner, dtype=int), np.prod(outer, dtype=int))
+    own = [axis for axis in plan.x.axes if axis not in plan.inner]
+    source = for_each_row(np.arange(math.prod(shape(own))).reshape(shape(own)), own)  # rows of x
+    features = math.prod(inner), math.prod(outer)
     x = _laid_out(x, plan.x.axes, (*own, *plan.inner)).reshape(-1, features[0])
     order = (plan.entries, *plan.inner, *plan.outer)
     matrices = _laid_out(matrices, plan.matrices.axes, order).reshape(count, *features)
@@ -53,9 +54,8 @@ def grouped(interpreter: Interpreter, body: Function, operands: Sequence[Array])
     for entry, (start, stop) in zip(entries, pairwise([*starts, picked.size]), strict=True):
         rows = sorted_rows[start:stop]
         result[rows] = x[source[rows]].astype(dtype) @ matrices[entry].astype(dtype)
-    return _laid_out(
-        result.reshape(*shape(plan.rows), *outer), (*plan.rows, *plan.outer), kind.axes
-    )
+    result = result.reshape(*shape(plan.rows), *outer)
+    return _laid_out(result, (*plan.rows, *plan.outer), kind.axes)
 
 
 def _laid_out(value: Array, axes: Sequence[Axis], order: Sequence[Axis]) -> Array:

@@ -128,29 +128,19 @@ def grouped(scope: Scope, node: Node, *operands: Value) -> Value:
     index = scope.arranged(scope.tensor(given[plan.index.id]), (plan.rows,))
     index = scope.bound(index, node, "index")
     scope.module.check(scope, plan.take, index.expr)
-    order = expression(
-        "{f}({0}, {1})", index.expr, scope.size(plan.entries), f=_helper(scope, "rows_by_index")
-    )
+    helper = scope.module.helper("rows_by_index")
+    order = expression("{0}({1}, {2})", helper, index.expr, scope.size(plan.entries))
     groups = scope.assign(order, node, hint="groups")
     own = tuple(axis for axis in plan.rows if axis in plan.x.axes)
-    consecutive = plan.rows[: len(own)] == own
-    rows = scope.arranged(x, (own if consecutive else plan.rows, plan.inner)).expr
-    shared = [scope.size(axis) for axis in plan.rows[len(own) :]] if consecutive else []
-    call = expression(
-        "{f}({0}, {1}, {2})",
-        rows,
-        _stacked(scope, w, plan),
-        groups,
-        f=_helper(scope, "grouped_linear"),
-    )
+    repeats = plan.rows[: len(own)] == own  # consecutive rows are one row of x
+    rows = scope.arranged(x, (own if repeats else plan.rows, plan.inner)).expr
+    shared = [scope.size(axis) for axis in plan.rows[len(own) :]] if repeats else []
+    helper = scope.module.helper("grouped_linear")
+    call = expression("{0}({1}, {2}, *{3})", helper, rows, _stacked(scope, w, plan), groups)
     assert isinstance(call, ast.Call)
     if shared:
         call.args.append(reduce(lambda a, b: ast.BinOp(a, ast.Mult(), b), shared))
     return ungrouped(Value(call, node.type.dtype, (plan.rows, plan.outer)), node.axes, scope.size)
-
-
-def _helper(scope: Scope, name: str) -> ast.expr:
-    return scope.module.helper(name)
 
 
 def _stacked(scope: Scope, w: Value, plan: GroupedPlan) -> ast.expr:

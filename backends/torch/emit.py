@@ -53,33 +53,81 @@ def in_chunks(chunk, length, reverse, sequences, dims, states, captured):
     return *(torch.cat(chunks[order], dim) for chunks, dim in zip(made, dims)), *states
 ''',
     "grouped_linear": '''
-def grouped_linear(x, w, groups, shared=1):
-    """w[i] x for each row, with its index i: one product for each entry of w that some row picks.
+OPS = "".join(c if c.isalnum() else "_" for c in __name__)  # the namespace of this file's two ops
 
-    x has one row for `shared` consecutive rows. `groups` are those of `rows_by_index`.
+
+@torch.library.custom_op(OPS + "::grouped_linear", mutates_args=())
+def grouped_linear(
+    x: torch.Tensor, w: torch.Tensor, order: torch.Tensor, counts: torch.Tensor, shared: int = 1
+) -> torch.Tensor:
+    """w[i[r]] x[r // shared] for each row r: one product for each entry of w that some row picks.
+
+    `order` and `counts` are what `rows_by_index` makes of i. An op of its own is one node of a
+    compiled graph, which could not hold the sizes that the data decide.
     """
-    order, counts = groups
-    rows = x.index_select(0, order if shared == 1 else order // shared)
-    if torch.compiler.is_compiling():
-        index = torch.searchsorted(counts.cumsum(0), torch.arange(len(rows), device=x.device), right=True)
-        y = rows.new_zeros(len(rows), w.shape[1])
-        for entry, matrix in enumerate(w.unbind()):
-            y = torch.where((index == entry)[:, None], F.linear(rows, matrix), y)
-    else:
-        parts = zip(rows.split(counts), w.unbind())
-        found = [F.linear(part, matrix) for part, matrix in parts if len(part)]
-        y = torch.cat(found) if found else rows.new_empty(0, w.shape[1])
-    return torch.empty_like(y).index_copy(0, order, y)
+    rows = x[order // shared]
+    y = rows.new_empty(len(order), w.shape[1])
+    sizes = counts.tolist()
+    for matrix, given, result in zip(w, rows.split(sizes), y.split(sizes)):
+        if len(given):
+            torch.mm(given, matrix.mT, out=result)
+    return torch.empty_like(y).index_copy_(0, order, y)
+
+
+@torch.library.custom_op(OPS + "::grouped_outer", mutates_args=())
+def grouped_outer(
+    x: torch.Tensor, y: torch.Tensor, order: torch.Tensor, counts: torch.Tensor, shared: int = 1
+) -> torch.Tensor:
+    """For each entry the sum of y[r] x[r // shared]^T over the rows that pick it."""
+    rows, y = x[order // shared], y[order]
+    w = x.new_empty(len(counts), y.shape[1], x.shape[1])
+    sizes = counts.tolist()
+    for left, right, result in zip(y.split(sizes), rows.split(sizes), w):
+        torch.mm(left.mT, right, out=result)  # zeros where there are no rows
+    return w
+
+
+@grouped_linear.register_fake
+def _(x, w, order, counts, shared=1):
+    return x.new_empty(order.shape[0], w.shape[1])
+
+
+@grouped_outer.register_fake
+def _(x, y, order, counts, shared=1):
+    return x.new_empty(counts.shape[0], y.shape[1], x.shape[1])
+
+
+def sum_of_shared(rows, x, shared):
+    return rows.view(x.shape[0], shared, x.shape[1]).sum(1)
+
+
+def keep_for_gradients(ctx, inputs, output):
+    *tensors, ctx.shared = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def linear_gradients(ctx, grad):
+    x, w, *groups = ctx.saved_tensors
+    to_x, to_w, *_ = ctx.needs_input_grad
+    dx = sum_of_shared(grouped_linear(grad, w.mT, *groups), x, ctx.shared) if to_x else None
+    dw = grouped_outer(x, grad, *groups, ctx.shared) if to_w else None
+    return dx, dw, None, None, None
+
+
+def outer_gradients(ctx, grad):
+    x, y, *groups = ctx.saved_tensors
+    dx = sum_of_shared(grouped_linear(y, grad.mT, *groups), x, ctx.shared)
+    return dx, grouped_linear(x, grad, *groups, ctx.shared), None, None, None
+
+
+grouped_linear.register_autograd(linear_gradients, setup_context=keep_for_gradients)
+grouped_outer.register_autograd(outer_gradients, setup_context=keep_for_gradients)
 ''',
     "rows_by_index": '''
 def rows_by_index(index, entries):
-    """The order that sorts rows by their index, and how many rows pick each entry.
-
-    A compiled graph cannot have sizes that data decide: there the numbers stay a tensor.
-    """
-    counts = torch.zeros(entries, dtype=index.dtype, device=index.device)
-    counts = counts.index_add(0, index, torch.ones_like(index))
-    return index.argsort(stable=True), counts if torch.compiler.is_compiling() else counts.tolist()
+    """The order that sorts rows by their index, and on the host how many rows pick each entry."""
+    counts = index.new_zeros(entries).index_add(0, index, torch.ones_like(index))
+    return index.argsort(stable=True), counts.cpu()
 ''',
     "amax": '''
 def amax(x, dims):
@@ -104,6 +152,10 @@ def stack(steps, dim, *shape, **factory):
     return torch.stack(steps, dim) if steps else torch.empty(shape, **factory)
 ''',
 }
+# Every name that a helper defines.
+GLOBALS = frozenset(
+    re.findall(r"^(?:def )?([A-Za-z]\w*)(?:\(| = )", "".join(HELPERS.values()), re.MULTILINE)
+)
 CHECK = '''
 def check(index, size, take):
     """Raises IndexError(which take, index, size) for the first index that is outside."""
@@ -168,7 +220,7 @@ class File:
     takes: list[Node] = field(default_factory=list)
     chunks: list[ChunkMethod] = field(default_factory=list)
     passed: dict[str, Sequence[str]] = field(default_factory=dict)  # names, of the first call
-    taken: set[str] = field(default_factory=lambda: {"Model", "check", "weights", *HELPERS})
+    taken: set[str] = field(default_factory=lambda: {"Model", "check", "weights", *GLOBALS})
 
     def __post_init__(self) -> None:
         self.parameters.update((p.path, p) for p in self.program.parameters)

@@ -45,8 +45,8 @@ class _Lowered:
         return replace(self.source, nodes=self.builder.nodes)
 
     def grouped(self, node: Node) -> None:
-        plan = plan_grouped(self.program.body(node))
         body = self.program.body(node)
+        plan = plan_grouped(body)
         x, matrices, index = (
             node.inputs[body.inputs.index(n.id)] for n in (plan.x, plan.matrices, plan.index)
         )

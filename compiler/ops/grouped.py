@@ -19,8 +19,8 @@ Axes = tuple[Axis, ...]
 class GroupedPlan:
     """`x`, `matrices` and `index` are inputs of the body, its only other nodes `take` and `product`.
 
-    A row is an entry along `rows`: the axes of the index, then what x has beside them. Along
-    `inner` x and a matrix are summed; `outer` are the other axes of a matrix.
+    A row is a position along `rows`: the axes of the index, then what x has beside them. A matrix
+    has the axes `inner`, which are summed, and `outer`, which the result has.
     """
 
     x: Node
@@ -45,14 +45,14 @@ def plan_grouped(body: Function) -> GroupedPlan:
     (take,) = (node for node in operands if node.op == "take")
     (x,) = (node for node in operands if node is not take)
     matrices, index = (body[i] for i in take.inputs)
-    return grouped_plan(x, take, matrices, index, product)
+    return plan_product(x, take, matrices, index, product)
 
 
-def grouped_plan(x: Node, take: Node, matrices: Node, index: Node, product: Node) -> GroupedPlan:
-    """The plan of dot(x, take(matrices, index)), wherever these are."""
+def plan_product(x: Node, take: Node, matrices: Node, index: Node, product: Node) -> GroupedPlan:
+    """The plan of dot(x, take(matrices, index)), fused or not."""
     summed = product.attrs.axes("axes")
-    own = [a for a in matrices.axes if a != take.attrs.axis("axis")]
+    sides = [a for a in matrices.axes if a != take.attrs.axis("axis")]
     beside = [a for a in x.axes if a not in summed and a not in index.axes]
-    inner = tuple(a for a in own if a in summed)
-    outer = tuple(a for a in own if a not in summed)
+    inner = tuple(a for a in sides if a in summed)
+    outer = tuple(a for a in sides if a not in summed)
     return GroupedPlan(x, matrices, index, take, product, (*index.axes, *beside), inner, outer)

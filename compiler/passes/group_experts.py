@@ -2,17 +2,17 @@
 
     y[r] = W[i[r]] x[r]   for rows r   =   y[S_e] = W[e] x[S_e]   for each e,  S_e = {r : i[r] = e}
 
-Legal where i picks whole matrices: every summed axis is one of W and of x, along which i does not
-run, and beside these x and the matrices share no axis. With no axis of its own left W is a table of
-vectors, and the plain form reads no more than this one; and where a call decides how many matrices
-there are, W is no bank but a sequence. Both stay. The matrices as they are picked, one for each
-row, are never stored.
+Legal where i picks whole matrices: every summed axis is one of W and of x, i does not run along
+it, and a matrix shares no other axis with a row. Two products stay as they are: where a matrix has
+summed axes only, W is a table of vectors, of which the plain form reads no more than this one; and
+where a call decides how many matrices there are, W is a sequence and not a bank. The matrices as
+they are picked, one for each row, are never stored.
 """
 
 from __future__ import annotations
 
 from ..ir.graph import Node
-from ..ops.grouped import grouped_plan
+from ..ops.grouped import plan_product
 from ..rewrite import Edit, Fuse, Outcome, Pass, Region, Rule
 from .properties import is_static, traffic, unfused_traffic
 
@@ -33,14 +33,13 @@ def _picks_matrices(edit: Edit, node: Node, x: Node, take: Node) -> bool:
     matrices, index = edit.operands(take)
     if take.attrs["fill"] is not None or not index.axes or x.id in take.inputs:
         return False
-    plan = grouped_plan(x, take, matrices, index, node)
-    own = {*plan.inner, *plan.outer}
+    plan = plan_product(x, take, matrices, index, node)
     summed = set(node.attrs.axes("axes"))
     return (
         bool(plan.outer)
         and is_static(edit, plan.entries)
-        and summed == set(plan.inner) == summed & set(x.axes)
-        and own.isdisjoint(plan.rows)
+        and summed == set(plan.inner) <= set(x.axes)
+        and {*plan.inner, *plan.outer}.isdisjoint(plan.rows)
     )
 
 
