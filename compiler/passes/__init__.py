@@ -19,6 +19,7 @@ from ..ir.text import show
 from ..rewrite import Pass, Session, Site, ValueMap, run_pass
 from .canonicalize import CANONICALIZE
 from .chunk_scan import CHUNK_PRODUCTS, CHUNK_SCAN
+from .drop_unread import DROP_UNREAD
 from .explain import explain_text
 from .fft_convolution import FFT_CONVOLUTION
 from .fuse_linear import FUSE_LINEAR
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 PIPELINE: tuple[Pass, ...] = (
     CANONICALIZE,
+    DROP_UNREAD,
     CHUNK_PRODUCTS,
     CHUNK_SCAN,
     SINK_MERGES,

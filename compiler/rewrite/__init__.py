@@ -1,7 +1,19 @@
 """The rewrite engine: rules as data, one loop, a record of every site and of where values went."""
 
 from .edit import Edit, Moved
-from .engine import Declined, Fuse, Outcome, Pass, Rewrite, Rule, Session, Site, code, run_pass
+from .engine import (
+    Declined,
+    Fuse,
+    Moves,
+    Outcome,
+    Pass,
+    Rewrite,
+    Rule,
+    Session,
+    Site,
+    code,
+    run_pass,
+)
 from .region import Region, close, extract, is_free
 from .values import ValueMap
 
@@ -10,6 +22,7 @@ __all__ = [
     "Edit",
     "Fuse",
     "Moved",
+    "Moves",
     "Outcome",
     "Pass",
     "Region",

@@ -54,6 +54,7 @@ class Fuse:
 
 
 Outcome = int | Rewrite | Fuse | Declined | None
+Moves = dict[tuple[str, int], Moved]  # (function, id before) -> where the value is now
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,16 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A named set of rules; `equation` is what it does, over the reals."""
+    """A named set of rules; `equation` is what it does, over the reals.
+
+    One that looks across functions has no rules and rewrites the `whole` program: it records its
+    sites in the session, and a value that stays keeps its function and id.
+    """
 
     name: str
     equation: str
-    rules: tuple[Rule, ...]
+    rules: tuple[Rule, ...] = ()
+    whole: Callable[[Program, Session], tuple[Program, Moves]] | None = None
     _by_op: dict[str, tuple[Rule, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -122,7 +128,10 @@ class Session:
         return Axis(_unused(stem, self.axes), size)
 
     def learn(self, program: Program) -> None:
-        """Take note of the names that a program uses."""
+        """Take note of the names and ids that a program uses."""
+        for function in program.functions:
+            used = max((n.id + 1 for n in function.nodes), default=0)
+            self.next_ids[function.name] = max(used, self.next_ids.get(function.name, 0))
         self.names |= {f.name for f in program.functions}
         nodes = (n for f in program.functions for n in f.nodes)
         self.axes |= {a.name for n in nodes for t in n.types for a in t.axes}
@@ -136,13 +145,13 @@ def _unused(stem: str, taken: set[str]) -> str:
     return f"{stem}.{number}"
 
 
-def run_pass(
-    made: Pass, program: Program, session: Session
-) -> tuple[Program, dict[tuple[str, int], Moved]]:
+def run_pass(made: Pass, program: Program, session: Session) -> tuple[Program, Moves]:
     """The program after `made` and where its values went. Bodies of fused nodes are left alone."""
     session.learn(program)
+    if made.whole is not None:
+        return made.whole(program, session) if not session.exhausted else (program, {})
     changed: list[Function] = []
-    moved: dict[tuple[str, int], Moved] = {}
+    moved: Moves = {}
     for function in code(program):
         edit = Edit(program, function, session, session.next_ids.get(function.name, 0))
         worker = Worker(made, edit, session)
