@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import archc
 from archc.api import Model
 
-EPS, TOKENS, HEADS = 2e-3, 8, 4
+EPS, TOKENS, HEADS, WIDTH = 2e-3, 8, 4, 4
 RUNS = [
     ("numpy", "f64", 0, 1e-12),
     ("numpy", "f64", 1, 1e-12),
@@ -210,10 +210,22 @@ def xpos(x: torch.Tensor, at: torch.Tensor, sign: int) -> torch.Tensor:
 def block_recurrent(
     w: Weights, ids: torch.Tensor, carried: Carried
 ) -> tuple[torch.Tensor, Carried]:
+    """Blocks of WIDTH one after another; keys and values of all, of which the next call reads the last."""
+    found, made = [], []
+    for block in ids.split(WIDTH, 1):
+        logits, carried = one_block(w, block, carried)
+        found.append(logits)
+        made.append(carried)
+    all_of = {n: torch.cat([c[n] for c in made], 2) for n in ("past_keys", "past_values")}
+    return torch.cat(found, 1), carried | all_of
+
+
+def one_block(w: Weights, ids: torch.Tensor, carried: Carried) -> tuple[torch.Tensor, Carried]:
     """One block: layer 2 of 3 reads the states, and rewrites them."""
     x, n = w["embed.w"][ids], ids.shape[1]
     keys = carried.get("past_keys", x.new_zeros(3, len(ids), 0, 16))
     values = carried.get("past_values", keys)
+    keys, values = keys[:, :, -WIDTH:], values[:, :, -WIDTH:]
     first = w["layers[1].first_states"].expand(len(ids), -1, -1)
     states = carried.get("past_states", first)
     past = keys.shape[2]
@@ -326,6 +338,30 @@ def test_segments_agree_with_the_formula(
         assert distance(found["logits"], expected.numpy()) <= bound
         for into, value in carried.items():
             assert distance(given[into], value.numpy()) <= bound
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype", "level", "bound"), [("numpy", "f64", 0, 1e-10), *RUNS[2:]]
+)
+@pytest.mark.parametrize("hidden", [0, 3, 5])
+@pytest.mark.parametrize("size", [16, 14])
+def test_blocks_of_one_call_are_calls_of_one_block(
+    backend: str, dtype: str, level: int, bound: float, hidden: int, size: int
+) -> None:
+    """With padding before the second row, also of a whole block, and with a last block that is cut."""
+    model = compiled("block_recurrent", backend, dtype, level)
+    ids, mask = IDS[:, :size], np.ones((2, size), bool)
+    mask[1, :hidden] = False
+    whole = model(input_ids=ids, attention_mask=mask)
+    given: dict[str, np.ndarray] = {}
+    for start in range(0, size, WIDTH):
+        here = slice(start, start + WIDTH)
+        found = model(input_ids=ids[:, here], attention_mask=mask[:, here], **given)
+        seen = mask[:, here]
+        assert distance(found["logits"][seen], whole["logits"][:, here][seen]) <= bound
+        given = {into: found[name] for into, name in CARRIED["block_recurrent"][1].items()}
+        given["known"] = mask[:, here]
+    assert distance(found["states"], whole["states"]) <= bound
 
 
 def test_a_split_with_the_whole_memory_changes_nothing() -> None:
