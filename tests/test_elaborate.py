@@ -409,6 +409,29 @@ def test_merged_axes_with_positions_have_no_common_meaning(order: str) -> None:
     assert ids(text) == ["unsupported"]
 
 
+def test_axes_that_a_layer_merges_are_valid_where_each_is() -> None:
+    """A layer may be the first to merge them; what it learns of the mask is the model's."""
+    body = """time s: valid = keep
+      repeat layers[i: 2] { x += mean(x[(b, s) -> n], n) }
+      output y = x"""
+    keep = np.array([[1, 1, 1, 0, 0], [0, 1, 0, 1, 1]], bool)
+    x = inputs()["x"]
+    expected = x + x[keep].mean(0)
+    expected += expected[keep].mean(0)
+    assert np.allclose(value(body, values=inputs(keep=keep)), expected, **EXACT)
+
+
+def test_a_merge_of_a_renamed_axis_is_valid_along_the_one_it_was() -> None:
+    text = MERGES.replace("FACTS", "").replace(
+        "y[b, d] = mean(x[ORDER", "y[b, p, d] = mean(x[p -> q][(q, t)"
+    )
+    generator = np.random.default_rng(3)
+    x, keep = generator.standard_normal((2, 3, 4, 4)), generator.random((2, 3, 4)) < 0.6
+    keep[..., 0] = True
+    expected = np.einsum("bqtd,bpt->bpd", x, keep) / (3 * keep.sum(2))[..., None]
+    assert np.allclose(run(text, {"x": x, "keep": keep})[0]["y"], expected, **EXACT)
+
+
 def test_a_list_of_conditions_is_one() -> None:
     text = model(
         """repeat layers[i: 4] { if any([l == i for l in [0, 2]]) { x = 2 * x } else { x = x + 1 } }

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import small_models
 
 from archc.backends.numpy import NumpyBackend
 from archc.backends.torch import TorchBackend
@@ -518,3 +519,13 @@ def test_no_weight_hides_an_attribute_of_nn_module():
 
     public = {name for name in dir(torch.nn.Module()) if not name.startswith("_")}
     assert set(filter(is_torchs, public)) <= TAKEN
+
+
+@pytest.mark.parametrize(
+    "text", ["size(s) % 3", "size(s) // 2", "size(s) ** 2", "2 * size(s) - 7", "max(size(s), 4)"]
+)
+def test_arithmetic_on_the_size_of_an_axis(text: str) -> None:
+    """A size is a Python number in the text, which not every function of torch takes."""
+    body = f"output y = {text}\noutput z = x * ({text})"
+    found = small_models.program(small_models.model(body))
+    agree(found, {}, small_models.inputs())

@@ -40,8 +40,8 @@ FORMAT_WORDS = {
     "f8_e4m3": "torch.float8_e4m3fn",
     "f8_e5m2": "torch.float8_e5m2",
 }
-# Ops that Python's own numbers have, so that `heads ** -0.5` stays a number.
-PYTHON_OPS = frozenset({"add", "sub", "mul", "div", "floordiv", "mod", "pow", "neg"})
+# Ops written with operators, which Python's own numbers have too: `2 * size(s)` stays a number.
+PYTHON_OPS = frozenset({"add", "sub", "mul", "div", "neg"})
 # Ops that make no infinity of finite numbers, short of overflow.
 KEEP_FINITE = frozenset(
     "add sub mul where abs sin cos tanh sigmoid erf round floor min max to_float to_int"

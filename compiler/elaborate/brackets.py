@@ -150,22 +150,27 @@ def _merge_validity(
     into: tuple[Label, Axis],
     span: Span,
 ) -> None:
-    """An entry of merged axes is valid where it is along each of them."""
-    known = [time.fact(body, "valid", k, a) for k, a in zip(parts, axes, strict=True)]
-    masks = [valid for valid in known if isinstance(valid, Tensor)]
-    valid = reduce(lambda a, b: body.emitter.pointwise("min", [a, b], span), masks)
-    pairs = [
-        (k, valid.axis(k) if valid.carries(k) else a) for k, a in zip(parts, axes, strict=True)
-    ]
-    lacking = tuple(a for k, a in pairs if not valid.carries(k))
-    node = body.emitter.use(valid)
-    if lacking:
-        node = body.emitter.node("broadcast", (node,), axes=lacking)
-    node = body.emitter.node("merge", (node,), axes=tuple(a for _, a in pairs), into=into[1])
-    rest = tuple((k, a) for k, a in valid.axes if k not in parts)
-    merged = Tensor(node, body.emitter.scope, (*rest, into), "bool")
+    """An entry of merged axes is valid where it is along each of them: a value of the model."""
     made = body.session.timelines[into[1].time or ""] = Timeline(body.outward(into[0]))
-    made.facts["valid"] = merged.relabelled(body.outward)
+    with body.emitter.outermost():
+        known = [time.fact(body, "valid", k, a) for k, a in zip(parts, axes, strict=True)]
+        masks = [valid for valid in known if isinstance(valid, Tensor)]
+        valid = reduce(lambda a, b: body.emitter.pointwise("min", [a, b], span), masks)
+        along = dict(valid.axes)
+        for label, axis in zip(parts, axes, strict=True):
+            used = along.values()  # a renamed part has the graph axis of what it was
+            if label not in along:
+                along[label] = body.emitter.axes.get(axis.name, axis.size, axis.time, besides=used)
+        node = body.emitter.use(valid)
+        lacking = tuple(a for k, a in along.items() if not valid.carries(k))
+        if lacking:
+            node = body.emitter.node("broadcast", (node,), axes=lacking)
+        node = body.emitter.node(
+            "merge", (node,), axes=tuple(along[k] for k in parts), into=into[1]
+        )
+        rest = tuple((k, a) for k, a in valid.axes if k not in parts)
+        merged = Tensor(node, body.emitter.scope, (*rest, into), "bool")
+        made.facts["valid"] = merged.relabelled(body.outward)
 
 
 def split(body: Body, value: Tensor, label: Label, group: syntax.AxisGroup) -> Tensor:

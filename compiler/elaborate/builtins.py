@@ -384,7 +384,7 @@ def _joined_time(body: Body, label: Label, parts: Sequence[Axis], span: Span) ->
     if name is None or name in body.session.timelines:
         return name
     made = body.session.timelines[name] = Timeline(body.outward(label))
-    with body.emitter.within([*body.emitter.scope.chain()][-1]):
+    with body.emitter.outermost():
         found = [time.fact(body, "valid", label, part) for part in parts]
         if any(valid is not True for valid in found):
             masks = [_everywhere(body, v, label, p) for v, p in zip(found, parts, strict=True)]

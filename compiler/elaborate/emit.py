@@ -153,6 +153,12 @@ class Emitter:
             self.scope = outer
 
     @contextmanager
+    def outermost(self) -> Iterator[None]:
+        """Emit into the model's own function, whose values all others can read."""
+        with self.within([*self.scope.chain()][-1]):
+            yield
+
+    @contextmanager
     def around(self, label: Label) -> Iterator[None]:
         """Emit into the function around the scan along `label`, where there is one."""
         found = [s.parent for s, scan in self.scope.scans() if scan.runs_along(label)]

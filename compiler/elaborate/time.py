@@ -93,15 +93,11 @@ def joined_name(body: Body, parts: Sequence[Axis], sign: str = "+") -> str | Non
 
 
 def merged_name(body: Body, parts: Sequence[Axis]) -> str | None:
-    """What the timeline of a merge is called; none where every entry is valid, or as above.
-
-    A fact must be there for all that follows, and a layer's values are not: there is none in a layer.
-    """
+    """What the timeline of a merge is called; none where every entry is valid, or as above."""
     timelines = [body.session.timelines.get(part.time) for part in parts if part.time is not None]
     if len(parts) < 2 or not any(timeline and timeline.facts for timeline in timelines):
         return None
-    name = joined_name(body, parts, "*")
-    return name if name in body.session.timelines or body.emitter.scope.parent is None else None
+    return joined_name(body, parts, "*")
 
 
 # ------------------------------------------------------------------------------- padding
