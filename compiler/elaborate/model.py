@@ -313,7 +313,8 @@ class _ModelElaborator:
     def _absent_axes(self) -> set[str]:
         """Axes that only inputs have which are left out: there is nothing along them."""
         inputs = [s for s in syntax.walk(self.model) if isinstance(s, syntax.InputStmt)]
-        given = {d.name for s in inputs if not self._left_out(s) for d in s.brackets}
+        stay = [s for s in inputs if s.default is None or not self._left_out(s)]
+        given = {d.name for s in stay for d in s.brackets}
         return {d.name for s in inputs for d in s.brackets} - given
 
     def _input_attrs(
