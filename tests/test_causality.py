@@ -26,6 +26,10 @@ model M {
 SCORES = "a[b, s, u] = dot(x, x[s -> u], d)\n"
 
 CAUSAL = {
+    "a difference of two attentions": """a[b, s, u] = dot(x, x[s -> u], d)
+      p = softmax(where(causal(s, u), a, -inf), u)
+      r = softmax(where(sliding(2)(s, u), 2 * a, -inf), u)
+      y[b, s, d] = dot(p - 0.5 * r, x[s -> u], u)""",
     "pointwise": "y = silu(x) + x",
     "causal attention": "y = x |> attention(heads, mask = causal)",
     "rotary": "y = x |> attention(heads, mask = causal, rotate = rope)",
@@ -98,6 +102,10 @@ CAUSAL = {
     ),
 }
 LOOKS_AHEAD = {
+    "a difference of which one part looks ahead": """a[b, s, u] = dot(x, x[s -> u], d)
+      p = softmax(where(causal(s, u), a, -inf), u)
+      r = softmax(a, u)
+      y[b, s, d] = dot(p - 0.5 * r, x[s -> u], u)""",
     "full attention": "y = x |> attention(heads)",
     "one too far": "y = x |> attention(heads, mask = (s, t) -> position(t) <= position(s) + 1)",
     "or": "y = x |> attention(heads, mask = (s, t) -> causal(s, t) or keep[s -> t])",

@@ -97,15 +97,16 @@ class Visibility:
             return self.seen(node.inputs[0])
         if node.type.dtype == "bool":
             return self.when(node_id, True)
-        if node.op in VIEWS | {"cast", "to_float", "stop_gradient", "div"}:
+        if node.op in VIEWS | {"cast", "to_float", "stop_gradient", "div", "neg"}:
             return self.nonzero(node.inputs[0])
-        if node.op == "mul":
-            a, b = node.inputs
-            return self.nonzero(a).meet(self.nonzero(b))
-        if node.op == "where" and constant(self.edit[node.inputs[2]]) == 0:
-            inner = self.nonzero(node.inputs[1])
-            return self.when(node.inputs[0], True).meet(inner)
-        return EVERYWHERE
+        if node.op in ("add", "sub", "mul"):
+            a, b = map(self.nonzero, node.inputs)
+            return a.meet(b) if node.op == "mul" else a.join(b)
+        if node.op == "where":
+            condition, yes, no = node.inputs
+            taken = self.when(condition, True).meet(self.nonzero(yes))
+            return taken.join(self.when(condition, False).meet(self.nonzero(no)))
+        return NOWHERE if constant(node) == 0 else EVERYWHERE
 
     def when(self, node_id: int, truth: bool) -> Interval:
         """Where a bool may be `truth`."""
