@@ -69,9 +69,7 @@ def _affine_steps(
     start = scope.full(given[entering.id], entering.axes).expr
     call = expression("{0}({1}, {2}, {3})", scope.module.helper("affine_steps"), *exprs, start)
     hint = f"{entering.hint or 'state'}_steps"
-    states = Value(
-        scope.assign(call, node, hint=hint), entering.type.dtype, layout, finite=False
-    )
+    states = Value(scope.assign(call, node, hint=hint), entering.type.dtype, layout, finite=False)
     parts = {entering.id: "{0}[:-1]", update: "{0}[1:]"}
     made = [replace(states, expr=expression(parts[i], states.expr)) for i in rows]
     last = replace(states, expr=expression("{0}[-1]", states.expr), layout=layout[1:])
