@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import model, program, weights
 
+import archc
 from archc.backends.numpy import NumpyBackend
 from archc.backends.torch import TorchBackend
 from archc.backends.triton import TritonBackend
@@ -25,6 +26,7 @@ from archc.compiler.passes import optimise
 from archc.compiler.passes.explain import explain_text
 from archc.compiler.rewrite import Site
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
 GOLDEN = Path(__file__).parent / "golden" / "chunk_scan.golden"
 LENGTH, ROWS, WIDTH = 37, 2, 8
 TILES = (1, 3, 16, 64)  # a step, a ragged end, chunks that fit twice, one chunk
@@ -339,6 +341,59 @@ def test_affine_bodies_are_recognised(body: str) -> None:
     verify(after)
     assert len(nodes(after, "chunked_scan")) == 1
     agree(before, after)
+
+
+# ----------------------------------------------------------------------------- whole models
+
+FORMS = {
+    "retnet": "chunk-products",
+    "mamba2": "chunk-products",
+    "linear_transformer": "chunk-products",
+    "mamba": "chunk-scan",
+    "s4d": "chunk-scan",
+    "rwkv4": "chunk-scan",
+}
+
+
+@pytest.mark.parametrize("gate", [0.0, 1e-300, 1.0, None])
+def test_a_gate_for_each_key(gate: float | None) -> None:
+    """Gated linear attention: its gates have the contracted axis, so that its states are steps."""
+    text = model("""
+  time s: valid = keep
+  input gate: float[b, s, n: 3]
+  k = x |> linear(n) as k
+  q = x |> linear(n) as q
+  scan s with h[b, n, d] = 0 { h = gate * h + k * x ; y = dot(h, q, n) }
+  output y[b, s, d] = y
+""")
+    before = program(text)
+    done = optimise(before, verify=evaluate)
+    assert [s.pass_name for s in of_pass(done.sites) if s.fired] == ["chunk-scan"]
+    shape = (ROWS, LENGTH, 3)
+    gates = NOISE.choice([0.0, 1e-300, 0.5, 1.0], shape) if gate is None else np.full(shape, gate)
+    agree(before, done.program, {**needed(before), "gate": gates})
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_recurrent_chunked_and_parallel(name: str) -> None:
+    """One text is all three: steps, chunks of any length, and one chunk of the whole sequence."""
+    loaded = archc.load(EXAMPLES / f"{name}.arch", preset="tiny").with_random_weights(3)
+    taken = {n.attrs["name"]: n for n in loaded.program.main.nodes if n.op == "input"}
+    inputs = {"input_ids": NOISE.integers(0, 131, (ROWS, LENGTH))}
+    if "x" in taken:
+        width = taken["x"].axes[-1].size.evaluate(loaded.program.sizes)
+        inputs = {"x": NOISE.standard_normal((ROWS, LENGTH, width))}
+    if "attention_mask" in taken:
+        keep = np.ones((ROWS, LENGTH), bool)
+        keep[0, -5:] = keep[1, :4] = False
+        inputs["attention_mask"] = keep
+    expected = loaded.compile("numpy", dtype="f64", level=0)(**inputs)
+    for tile in TILES:
+        chunks = loaded.compile("numpy", dtype="f64", tile=tile)
+        assert any(s.fired and s.pass_name == FORMS[name] for s in chunks.optimised.sites)
+        got = chunks(**inputs)
+        for output, value in expected.items():
+            np.testing.assert_allclose(got[output], value, rtol=1e-10, atol=1e-10)
 
 
 # ----------------------------------------------------------------------------- the report

@@ -26,6 +26,24 @@ from .source import Method, Statement, expression, identifier, number, plain, st
 __all__ = ["contraction", "emit_model", "layers", "lowering", "scans"]
 
 HELPERS = {
+    "affine_steps": '''
+def affine_steps(factors, offsets, state):
+    """h = factor h + offset for each entry along dimension 0: all states, from `state` to the last.
+
+    They are written into one buffer, unless gradients are asked for.
+    """
+    factors, offsets, _ = torch.broadcast_tensors(factors, offsets, state[None])
+    if torch.is_grad_enabled():
+        states = [state]
+        for factor, offset in zip(factors, offsets):
+            states.append(factor * states[-1] + offset)
+        return torch.stack(states)
+    states = state.new_empty(len(offsets) + 1, *state.shape)
+    states[0] = state
+    for factor, offset, before, after in zip(factors, offsets, states[:-1], states[1:]):
+        torch.addcmul(offset, factor, before, out=after)
+    return states
+''',
     "convolve": '''
 def convolve(x, kernel, dim):
     """y[s] = sum over t <= s of kernel[s - t] x[t] along `dim`: transforms that do not wrap."""

@@ -1,7 +1,8 @@
 """A scan: a loop over its steps, the body written out in it, a list for each sequence it leaves.
 
 A chunked scan is a loop over chunks: its body sees slices of the sequences, and what it leaves is
-joined.
+joined. A loop that is no more than h' = D h + c is a call of `affine_steps`, which stores the states
+in one buffer.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import ast
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...compiler.ir.graph import Axis, Builder, Function, Node, TensorType
+from ...compiler.ir.graph import Axis, Builder, Function, Node, Program, TensorType
 from ...dsl.dims import Dim
 from .layers import initial
-from .layout import Value, along, signed, single, ungrouped
+from .layout import Value, aligned, along, signed, single, ungrouped
 from .lowering import lowers
 from .scope import Result, Scope
 from .source import Method, Statement, expression, inlined, number, statement
@@ -25,6 +26,9 @@ def scan(scope: Scope, node: Node, *operands: Value) -> Result:
     axis, body = node.attrs.axis("axis"), scope.module.program.body(node)
     if scope.module.file.compile and not scope.in_chunk and node.attrs.integer("stepped"):
         return _by_method(scope, node, body, operands)
+    affine = _affine_steps(scope, node, body, operands)
+    if affine is not None:
+        return affine
     first, count = node.attrs.integer("stepped"), node.attrs.integer("states")
     sources = [_source(scope, node, x, axis) for x in operands[:first]]
     entering = [body[i] for i in body.inputs[first : first + count]]
@@ -38,6 +42,58 @@ def scan(scope: Scope, node: Node, *operands: Value) -> Result:
     lists = loop.fill(states, scope.function.read_results(node))
     made = [loop.joined(lists[i], i) if i in lists else _unread(i, node) for i in loop.rows]
     return (*made, *held)
+
+
+def _affine_steps(
+    scope: Scope, node: Node, body: Function, operands: Sequence[Value]
+) -> Result | None:
+    """The states of a loop h' = D h + c that keeps nothing else, without a list of them.
+
+    None where the loop is another one, or its text is one to differentiate or to compile.
+    """
+    file, axis = scope.module.file, node.attrs.axis("axis")
+    if file.train or file.compile or node.op != "scan" or node.attrs["reverse"]:
+        return None
+    first, update = node.attrs.integer("stepped"), body.output_ids[-1]
+    entering = body[body.inputs[first]]
+    found = _factor_and_offset(scope.module.program, body, update, entering.id)
+    rows = body.output_ids[:-1]
+    if node.attrs.integer("states") != 1 or found is None or {*rows} - {entering.id, update}:
+        return None
+    given = dict(zip(body.inputs, operands, strict=True))
+    layout = single((axis, *entering.axes))
+    if not any(axis in given[i].axes for i in found):
+        return None
+    named = (scope.tensor(scope.converted(given[i], entering.type.dtype)) for i in found)
+    exprs = [aligned(x, layout, scope.size) for x in named]
+    start = scope.full(given[entering.id], entering.axes).expr
+    call = expression("{0}({1}, {2}, {3})", scope.module.helper("affine_steps"), *exprs, start)
+    hint = f"{entering.hint or 'state'}_steps"
+    states = Value(scope.assign(call, node, hint=hint), entering.type.dtype, layout, finite=False)
+    parts = {entering.id: "{0}[:-1]", update: "{0}[1:]"}
+    made = [replace(states, expr=expression(parts[i], states.expr)) for i in rows]
+    last = replace(states, expr=expression("{0}[-1]", states.expr), layout=layout[1:])
+    return (*made, last)
+
+
+def _factor_and_offset(
+    program: Program, body: Function, update: int, state: int
+) -> tuple[int, int] | None:
+    """(D, c), both inputs of `body`, where its value `update` is D h + c; else None."""
+    node, inside, names = body[update], body, {i: i for i in body.inputs}
+    if node.op == "pointwise" and len(node.types) == 1:
+        inside = program.body(node)
+        names = dict(zip(inside.inputs, node.inputs, strict=True))
+        node = inside[inside.output_ids[0]]
+    if node.op != "add":
+        return None
+    for product, offset in (node.inputs, node.inputs[::-1]):
+        if inside[product].op == "mul":
+            for factor, held in (inside[product].inputs, inside[product].inputs[::-1]):
+                found = names.get(factor), names.get(offset)
+                if names.get(held) == state and {*found} <= {*body.inputs} - {state}:
+                    return found  # type: ignore[return-value]
+    return None
 
 
 LENGTH = 16  # steps that are compiled together

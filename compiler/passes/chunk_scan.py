@@ -35,11 +35,13 @@ def chunk_products(edit: Edit, node: Node) -> Outcome:
 
 
 def chunk_scan(edit: Edit, node: Node) -> Outcome:
+    """A scan of whose states one at least is affine, the sequences computed chunk by chunk."""
     chunks = _solved(edit, node, products=False)
     if chunks is None:
         return None
     if len(chunks.reasons) == len(chunks.strata):
-        return Declined(next(iter(chunks.reasons.values())))
+        reason = next(iter(chunks.reasons.values()))
+        return Declined(f"{reason}: each step waits for the one before")
     chunk = chunks.finish()
     return _rewritten(edit, node, chunks, chunk) if _gains(chunk) else None
 
@@ -105,10 +107,8 @@ class _Chunks:
         named = edit.axis(f"{axis.name}.chunk", Dim())
         chunk = Axis(named.name, Dim.symbol(named.name), axis.time)
         lift = Lift(step, chunk, Builder(edit.name(f"{step.name}.chunk")))
-        states, results = (
-            node.attrs.integer("states"),
-            {u.attrs.integer("index") for u in edit.users(node.id)},
-        )
+        states = node.attrs.integer("states")
+        results = {user.attrs.integer("index") for user in edit.users(node.id)}
         read = tuple(i for i in range(len(node.types) - states) if i in results)
         made = cls(edit, node, step, lift, read, products)
         made._enter()
