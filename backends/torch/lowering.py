@@ -386,10 +386,12 @@ def sum_(scope: Scope, node: Node, x: Value) -> Value:
 
 @lowers("amax")
 def amax(scope: Scope, node: Node, x: Value) -> Value:
-    axes = [axis for axis in node.attrs.axes("axes") if axis in x.axes]
+    """An axis that x lacks is read once, unless there may be nothing along it."""
+    sizes = scope.module.program.sizes
+    empty = {a for a in node.attrs.axes("axes") if a.size.substitute(sizes).constant in (None, 0)}
+    axes = [axis for axis in node.attrs.axes("axes") if axis in x.axes or axis in empty]
     template = "{0}.any({1})" if x.dtype == "bool" else "{0}.amax({1})"
-    at_run_time = any(a.size.symbols() - set(scope.module.file.program.sizes) for a in axes)
-    if x.dtype != "bool" and at_run_time:  # then there may be nothing, which has no `amax`
+    if x.dtype != "bool" and empty:  # `amax` of nothing is an error
         scope.module.helper("amax")
         template = "amax({0}, {1})"
     return _reduced(_over(scope, x, axes), template, axes, node.type.dtype) if axes else x

@@ -320,7 +320,8 @@ class Reducer:
     def _run(self, node: Node, at: Coordinates, part: Accumulator | Product) -> Value:
         extent = self.extent(node)
         slots: set[int | None] = {COLS, ROWS} if isinstance(part, Product) else {part.slot}
-        fits = extent.constant is not None and extent.constant <= self.limits.whole
+        # a tile of nothing would hold the constants that do not depend on where they are read
+        fits = extent.constant is not None and 0 < extent.constant <= self.limits.whole
         if fits and None not in slots:
             return part.whole(self.whole_span(node, slots))
         return self._loop(node, [(node, at)], [part])[0]
