@@ -32,7 +32,9 @@ class TimelineMismatch(ArchError, id="timeline-mismatch"):
 class PermutedTime(ArchError, id="permuted-time"):
     axis: str
     time: str
-    title = "an index moves entries along `{axis}`, and what `time {time}` declares differs along it"
+    title = (
+        "an index moves entries along `{axis}`, and what `time {time}` declares differs along it"
+    )
     labels = {"span": "the padding and positions of `{time}` would stay behind"}
     help = (
         "pick along another axis, or declare no `time {time}`: index its mask likewise, and hide"
