@@ -269,7 +269,7 @@ def _select(body: Body, value: Tensor, item: syntax.Select) -> Tensor:
     if isinstance(at, Dim):
         return _pick(body, value, label, at, item.span)
     if not isinstance(at, Tensor) or at.dtype != "int":
-        raise errors.BadIndex(axis=item.axis, got=kind_of(at), span=item.start.span)
+        raise errors.BadIndex(what=f"axis `{item.axis}`", got=kind_of(at), span=item.start.span)
     return take(body, value, label, at, item.span)
 
 
@@ -333,6 +333,8 @@ def _dropped(body: Body, value: Tensor, node: int, label: Label) -> Tensor:
 def take(body: Body, value: Tensor, label: Label, at: Tensor, span: Span) -> Tensor:
     """`x[a: ids]`: the axes of the index stand in the place of `a`; shared axes are aligned."""
     rest = replace(value, axes=tuple((k, a) for k, a in value.axes if k is not label))
+    if at.carries(label):
+        time.must_not_vary(body, rest, label, span)
     (_, index), labels = body.emitter.align([rest, at], span)
     axis = value.axis(label)
     chosen = {k: a for a, k in labels.items()}

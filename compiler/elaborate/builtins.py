@@ -31,6 +31,8 @@ FOREIGN = {"max": "amax", "min": "-amax(-x, ..)"}  # what a reduction is called 
 
 def call(body: Body, name: str, given: Given) -> Any:
     for keyword, (_, span) in given.keywords.items():
+        if name == "topk":
+            raise errors.TopkAxis(span=span)
         raise errors.UnknownArgument(function=name, name=keyword, known=(), span=span)
     for axis, (_, span) in given.axes.items():
         if name != "topk":

@@ -57,7 +57,7 @@ def entry(body: Body, bank: Bank, key: Any, span: Span) -> Instance:
     key = body.settled(key)
     by_tensor = isinstance(key, Tensor) and key.dtype == "int"
     if not by_tensor and not isinstance(key, Dim):
-        raise errors.BadIndex(axis=bank.label, got=brackets.kind_of(key), span=span)
+        raise errors.BadIndex(what=f"bank `{bank.label}`", got=brackets.kind_of(key), span=span)
     first = body.session.banks.setdefault((bank.place.scope, bank.place.path), (by_tensor, span))
     if first[0] != by_tensor:
         raise errors.BankTwoWays(name=bank.label, span=span, first=first[1])

@@ -404,7 +404,9 @@ def _bank(body: Body, statement: syntax.BankStmt) -> None:
         raise errors.BankSize(span=statement.span)
     (entries,) = statement.brackets
     count = entries.size or syntax.Name(name=entries.name, span=entries.span)
-    axis = body.new_axis(entries.name, brackets.expect_size(body, count), entries.span)
+    size = brackets.expect_size(body, count)
+    numbers.whole(size, body.bindings, entries.span)
+    axis = body.new_axis(entries.name, size, entries.span)
     label = Label(body.frame, entries.name, axis, secondary=True, declared_at=entries.span)
     place = calls.claim(body, statement.name, statement.span)
     body.environment.values[statement.name] = Bank(

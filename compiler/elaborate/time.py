@@ -66,6 +66,15 @@ def _declared(body: Body, name: str, label: Label, axis: Axis) -> Tensor | None:
     return body.emitter.at_step(timeline.facts[name].relabelled(inward))
 
 
+def must_not_vary(body: Body, value: Tensor, label: Label, span: Span) -> None:
+    """Where an index moves entries along `label`, facts of other axes would not move with them."""
+    for other, axis in value.axes:
+        for name in ("valid", "position", "segment"):
+            declared = _declared(body, name, other, axis)
+            if declared is not None and declared.carries(label):
+                raise errors.PermutedTime(axis=label.name, time=other.name, span=span)
+
+
 def derive(body: Body, axis: Axis, source: Axis) -> None:
     """Note that `axis` was cut or joined from one that has a timeline, which it no longer has.
 

@@ -29,6 +29,19 @@ class TimelineMismatch(ArchError, id="timeline-mismatch"):
     help = "rename one of them: `x[{axis} -> other]`"
 
 
+class PermutedTime(ArchError, id="permuted-time"):
+    axis: str
+    time: str
+    title = (
+        "an index moves entries along `{axis}`, and what `time {time}` declares differs along it"
+    )
+    labels = {"span": "the padding and positions of `{time}` would stay behind"}
+    help = (
+        "pick along another axis, or declare no `time {time}`: index its mask likewise, and hide"
+        " by `where` or by the mask of an attention"
+    )
+
+
 class UnrelatedTimelines(ArchError, id="unrelated-timelines"):
     first: str
     second: str
@@ -235,9 +248,9 @@ class PickRange(ArchError, id="pick-range"):
 
 
 class BadIndex(ArchError, id="bad-index"):
-    axis: str
+    what: str
     got: str
-    title = "axis `{axis}` is indexed by {got}"
+    title = "{what} is indexed by {got}"
     labels = {"span": "needs whole numbers"}
     help = "convert it: `int(x)`"
 

@@ -117,6 +117,9 @@ class NotCallable(ArchError, id="not-callable"):
     title = "{got} cannot be applied"
     labels = {"span": "not a block, fn, lambda or instance"}
 
+    def help_text(self) -> str:
+        return "pick an entry: `x |> experts[i]`" if self.got == "a bank" else ""
+
 
 class NotATemplate(ArchError, id="not-a-template"):
     got: str

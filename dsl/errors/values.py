@@ -12,8 +12,11 @@ class NotATensor(ArchError, id="not-a-tensor"):
     labels = {"span": "not a tensor"}
 
     def help_text(self) -> str:
-        applied = "a block gives a tensor when it is applied: `x |> block(..)`"
-        return applied if self.got.startswith("the block") else ""
+        if self.got.startswith("the block"):
+            return "a block gives a tensor when it is applied: `x |> block(..)`"
+        if self.got == "a shared block":
+            return "it gives a tensor when it is applied: `x |> embed`, `x |> experts[i]`"
+        return ""
 
 
 class NotABoolTensor(ArchError, id="not-a-bool"):
