@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from ..compiler.ir.graph import Node, Program
 from ..compiler.ops import FORMATS, ModelDType, Precision
 from ..dsl.dims import Dim
-from ..dsl.errors import InputDtype, InputRange, InputShape, MissingInput, UnknownInput
+from ..dsl.errors import (
+    InputDtype,
+    InputRange,
+    InputShape,
+    MissingInput,
+    SizeRelation,
+    UnknownInput,
+)
 from ..dsl.span import Span
 from .lookups import check_lookups
 
@@ -73,7 +80,7 @@ class BoundInputs:
 def bind_inputs(program: Program, inputs: Mapping[str, Array], precision: Precision) -> BoundInputs:
     """Checks `inputs` against the program's input nodes and binds the sizes of run-time axes.
 
-    Raises MissingInput, UnknownInput, InputDtype, InputShape, InputRange, IndexOutOfRange.
+    Raises MissingInput, UnknownInput, InputDtype, InputShape, SizeRelation, InputRange, IndexOutOfRange.
     """
     nodes = {node_name(n): n for n in (program.main[i] for i in program.main.inputs)}
     for name in inputs:
@@ -88,6 +95,7 @@ def bind_inputs(program: Program, inputs: Mapping[str, Array], precision: Precis
         if name in inputs
     }
     sizes = _bind_sizes(program, nodes, given)
+    _check_relations(program, sizes)
     for name, array in given.items():
         _check_range(nodes[name], array, sizes)
     check_lookups(program, sizes)
@@ -158,6 +166,17 @@ def _bind_sizes(
                 wanted = f"`{axis}` = {axis.size.evaluate(sizes)}"
                 raise _misshapen(node, array, f"{wanted} from {origin}" if origin else wanted)
     return sizes
+
+
+def _check_relations(program: Program, sizes: Mapping[str, int]) -> None:
+    """What the text relies on: a slice or a `topk` has its entries, parts make up a whole."""
+    for relation in program.constraints:
+        symbols = relation.left.symbols() | relation.right.symbols()
+        decided = sorted(symbols - program.sizes.keys())
+        if decided and symbols <= sizes.keys() and not relation.holds(sizes):
+            given = ", ".join(f"{symbol} = {sizes[symbol]}" for symbol in decided)
+            text = f"{relation.left} {relation.op} {relation.right}"
+            raise SizeRelation(relation=text, given=given, span=relation.span)
 
 
 def plain_symbol(size: Dim) -> str | None:

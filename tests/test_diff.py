@@ -74,6 +74,16 @@ def test_scans_agree() -> None:
     assert any(row.region == "instruction" for row in report.rows)
 
 
+def test_sizes_hold_what_the_text_relies_on(tmp_path: Path) -> None:
+    path = tmp_path / "m.arch"
+    path.write_text(
+        "model M { d = 2; input x: float[b, n, d]; v, i = topk(sum(x, d), n, k: 5); output y[b, k] = v }"
+    )
+    cases = list(random_cases(archc.load(path).program, 0, {}))
+    assert all(case.inputs["x"].shape[1] >= 5 for case in cases)
+    assert len(cases) == 3
+
+
 def test_no_false_alarm_over_seeds() -> None:
     small = archc.load(EXAMPLES / "llama.arch", preset="tiny", d=16, layers=1, hidden=24, vocab=11)
     for seed in range(40):

@@ -207,3 +207,29 @@ def test_the_pages_are_fresh(page: Path, accept: bool) -> None:
         (ROOT / page).write_text(fresh, encoding="utf-8")
     else:
         assert text == fresh, "`python -m archc.support` would change it"
+
+
+NOTHING = """use std
+model M {
+  d = 4
+  input x: float[b, s, d]
+  input known: bool[b, m] = true
+  input memory: float[b, m, d] = 1
+  output seen[b] = any(known, m)
+  output most[b, d] = amax(memory, m)
+  output total[b, d] = sum(memory, m)
+  output y[b, s, d] = where(any(known, m), x, 0)
+}
+"""
+
+
+@pytest.mark.parametrize("given", [None, ["x"]], ids=["left out of the call", "compiled without"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_read_of_nothing(backend: str, given: list[str] | None, tmp_path: Path) -> None:
+    (tmp_path / "m.arch").write_text(NOTHING)
+    model = archc.load(tmp_path / "m.arch").with_random_weights(0)
+    found = model.compile(backend, inputs=given)(x=np.ones((2, 3, 4), np.float32))
+    assert not found["seen"].any()
+    assert (found["most"] == -np.inf).all()
+    assert not found["total"].any()
+    assert not found["y"].any()

@@ -50,7 +50,8 @@ def random_cases(program: Program, seed: int, sizes: Mapping[str, int]) -> Itera
     long = (*[1] * (len(symbols) - 1), reach)
     for name, cycle in (("ragged", RAGGED), ("colliding", colliding), ("long", long)):
         chosen = {s: min(cycle[i % len(cycle)], reach) for i, s in enumerate(symbols)}
-        yield Case(name, _arrays(program, seed, {**program.sizes, **chosen, **sizes}))
+        chosen = _related(program, {**program.sizes, **chosen, **sizes}, set(symbols) - set(sizes))
+        yield Case(name, _arrays(program, seed, chosen))
         if set(symbols) <= sizes.keys():
             return
 
@@ -60,6 +61,21 @@ def run_time_symbols(program: Program) -> list[str]:
     axes = (axis for node in read_inputs(program).values() for axis in node.axes)
     symbols = (plain_symbol(axis.size) for axis in axes)
     return [s for s in dict.fromkeys(symbols) if s is not None and s not in program.sizes]
+
+
+def _related(program: Program, sizes: Mapping[str, int], free: set[str]) -> dict[str, int]:
+    """`sizes`, the `free` ones enlarged until `k <= n` holds wherever the text relies on it."""
+    found = dict(sizes)
+    for relation in program.constraints:
+        symbols = relation.left.symbols() | relation.right.symbols()
+        growing = relation.right.symbols() & free
+        for _ in range(LONG):
+            if not growing or relation.op != "<=" or not symbols <= found.keys():
+                break
+            if relation.holds(found):
+                break
+            found |= {symbol: found[symbol] + 1 for symbol in growing}
+    return found
 
 
 def _model_sizes(program: Program) -> tuple[int, ...]:

@@ -153,6 +153,7 @@ from .running import (
     MissingWeight,
     NoLowering,
     OnlyInModel,
+    SizeRelation,
     UnknownInput,
     WeightShape,
 )
@@ -366,6 +367,7 @@ __all__ = [
     "SharedSizes",
     "SingleQuotes",
     "SizeMismatch",
+    "SizeRelation",
     "SliceRange",
     "SourceUnreadable",
     "SplitSizes",

@@ -49,6 +49,13 @@ class InputShape(ArchError, id="input-shape"):
     labels = {"span": "declared here"}
 
 
+class SizeRelation(ArchError, id="size-relation"):
+    relation: str
+    given: str
+    title = "the inputs have {given}, but {relation} must hold"
+    labels = {"span": "this needs {relation}"}
+
+
 class InputRange(ArchError, id="input-range"):
     name: str
     value: int
