@@ -18,8 +18,10 @@ from .cost_report import CostReport, WeightRow, Work
 from .ir.graph import Axis, Function, Node, Parameter, Program, callees, operand_types
 from .ir.walk import join
 from .ops import FUSED, OPS
+from .passes.drop_unread import drop_unread
 from .passes.properties import ELEMENT_BYTES
 from .reads import Picks, bank_reads, pattern, reads
+from .rewrite import Session
 from .state import state_of
 from .unknowns import Unknown, depth_of, of_bank
 
@@ -30,24 +32,27 @@ LOOPS = frozenset({"repeat", "scan"})  # what they run is counted where it stand
 
 
 def cost(program: Program, at: Mapping[str, int] | None = None) -> CostReport:
-    """The report of a program as elaborated. `at` gives run-time sizes to evaluate the forms at."""
-    picked = reads(program)
-    regions = _regions(program)
+    """The report of a program as elaborated. `at` gives run-time sizes to evaluate the forms at.
+
+    A layer that nobody reads has weights, and costs nothing else.
+    """
+    needed, _ = drop_unread(program, Session())
+    regions = _regions(needed)
     sizes = dict(at or {})
     missing = run_time_symbols(program) - sizes.keys()
-    weight_bytes, banks = _weight_bytes(program, picked)
+    weight_bytes, banks = _weight_bytes(needed, reads(needed))
     return CostReport(
         program.name,
-        _weights(program, picked),
+        _weights(program, reads(program)),
         _embedding(program),
         sum(regions.values(), Work()),
         tuple(sorted(regions.items())),
-        state_of(program),
+        state_of(needed),
         weight_bytes,
-        (*_depths(program), *banks),
-        _is_masked(program),
+        (*_depths(needed), *banks),
+        _is_masked(needed),
         sizes,
-        None if missing else _Peak(program, sizes, bank_reads(program)).of(program.main),
+        None if missing else _Peak(needed, sizes, bank_reads(needed)).of(needed.main),
     )
 
 

@@ -7,6 +7,7 @@ known parts, for the elaborator to evaluate in the file's scope. An absent field
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -132,6 +133,20 @@ class Fold:
             return _field(value, key, expr.span)
         return _element(_sequence(value, expr.value), key, item.span)
 
+    def call(self, expr: syn.Call) -> Value:
+        """A rounding of a known number is known; other calls configure blocks and stay."""
+        function, arguments = expr.function, expr.arguments
+        rounding = WHOLE.get(function.name) if isinstance(function, syn.Name) else None
+        if rounding is None or len(arguments) != 1 or arguments[0].name is not None:
+            return self.rebuild(expr)  # type: ignore[no-any-return]
+        value = self(arguments[0].value)
+        if isinstance(value, syn.Expr):
+            return self.rebuild(expr)  # type: ignore[no-any-return]
+        try:
+            return rounding(_number(value, arguments[0].value))
+        except (ValueError, OverflowError) as problem:  # of an infinity
+            raise ConfigValue(span=expr.span, reason=str(problem)) from None
+
     def _choose(self, table: syn.Table, key: Value, span: Span) -> Value:
         for name, entry in table.entries:
             if name == key:
@@ -139,6 +154,13 @@ class Fold:
         shown = show(key)
         raise ConfigChoice(span=span, value=shown, known=tuple(name for name, _ in table.entries))
 
+
+WHOLE: dict[str, Callable[[float], int]] = {
+    "ceil": math.ceil,
+    "floor": math.floor,
+    "int": int,
+    "round": round,
+}
 
 _RULES: dict[type[syn.Expr], Callable[[Fold, Any], Value]] = {
     syn.Name: Fold.name,
@@ -150,6 +172,7 @@ _RULES: dict[type[syn.Expr], Callable[[Fold, Any], Value]] = {
     syn.Conditional: Fold.conditional,
     syn.ListExpr: Fold.items,
     syn.Index: Fold.index,
+    syn.Call: Fold.call,
 }
 
 
