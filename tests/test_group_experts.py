@@ -260,7 +260,7 @@ def test_bfloat16_in_torch() -> None:
 
 
 def test_two_texts_under_one_name_both_run() -> None:
-    """Their ops have one name; it is the same text that defines them."""
+    """The ops of the first stay as they are."""
     programs = [routed(shape) for shape in ("few", "all experts")]
     models = []
     for plain in programs:

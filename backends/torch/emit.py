@@ -72,6 +72,8 @@ def in_chunks(chunk, length, reverse, sequences, dims, states, captured):
 ''',
     "grouped_linear": '''
 OPS = "".join(c if c.isalnum() else "_" for c in __name__)  # the namespace of this file's two ops
+while hasattr(getattr(torch.ops, OPS), "grouped_linear"):
+    OPS += "_"  # a text of this name was read before, and its ops may be in use
 
 
 @torch.library.custom_op(OPS + "::grouped_linear", mutates_args=())
