@@ -19,7 +19,7 @@ from .elaborate import Module, Request, elaborate
 from .ir.graph import Axis, Function, Node, Program
 from .passes.bounds import ONE, Visibility
 from .passes.canonicalize import CANONICALIZE
-from .passes.properties import VIEWS, constant
+from .passes.properties import VIEWS, constant, reduced_axes
 from .rewrite import Edit, Session, run_pass
 
 NOTHING, ALL = -math.inf, math.inf
@@ -150,8 +150,7 @@ class _Proof:
     # ------------------------------------------------------------------------ reductions
 
     def reduced(self, node: Node, _: list[Reach], joined: Reach) -> Reach:
-        axes = node.attrs.axes("axes") if "axes" in node.attrs else (node.attrs.axis("axis"),)
-        for axis in axes:
+        for axis in reduced_axes(node):
             if axis.time == self.program.decode:
                 joined = self.over_time(node, axis, joined)
         return joined

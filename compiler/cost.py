@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ..dsl.dims import Dim, minimum, product
 from .cost_report import CostReport, WeightRow, Work
 from .ir.graph import Axis, Function, Node, Parameter, Program, callees, operand_types
-from .ir.walk import join
+from .ir.walk import cone, join
 from .ops import FUSED, OPS
 from .passes.drop_unread import drop_unread
 from .passes.properties import ELEMENT_BYTES
@@ -244,23 +244,12 @@ def _lookups(program: Program) -> Iterator[Node]:
     banks = {p.path for p in program.parameters if p.banks}
     ids = {i for i in main.inputs if main[i].attrs.get("kind") == "ids"}
     for node in main.nodes:
-        if node.op == "take" and not ids.isdisjoint(_above(main, node.inputs[1])):
+        if node.op == "take" and not ids.isdisjoint(cone(main, node.inputs[1:2])):
             source = main[node.inputs[0]]
             while source.op in VIEWS:
                 source = main[source.inputs[0]]
             if source.op == "weight" and source.attrs["path"] not in banks:
                 yield source
-
-
-def _above(function: Function, start: int) -> set[int]:
-    found: set[int] = set()
-    todo = [start]
-    while todo:
-        current = todo.pop()
-        if current not in found:
-            found.add(current)
-            todo += function[current].inputs
-    return found
 
 
 def _table_size(program: Program, node: Node) -> int:

@@ -29,10 +29,10 @@ from ..dsl.dims import Dim, maximum, minimum, product
 from ..dsl.span import Span
 from .cut import cheapest_cut
 from .ir.graph import Axis, Function, Node, Program, TensorType
-from .ir.walk import join
+from .ir.walk import cone, join
 from .passes.bounds import Visibility
 from .passes.canonicalize import CANONICALIZE
-from .passes.properties import ELEMENT_BYTES, VIEWS, is_elementwise
+from .passes.properties import ELEMENT_BYTES, VIEWS, is_elementwise, reduced_axes
 from .rewrite import Edit, Session, run_pass
 
 Kind = Literal["append", "ring", "constant", "recurrent", "last"]
@@ -262,14 +262,7 @@ class _Values:
         """Whether what a call gives picks rows of a table, or is multiplied with weights as a vector."""
         if node.op not in ("take", "dot") or node.type.dtype in ("int", "bool"):
             return False
-        todo, seen = list(node.inputs), set(node.inputs)
-        while todo:
-            above = self.function[todo.pop()]
-            if above.op == "input":
-                return True
-            todo += [i for i in above.inputs if i not in seen]
-            seen |= set(above.inputs)
-        return False
+        return any(self.function[i].op == "input" for i in cone(self.function, node.inputs))
 
     def key(self, node: Node) -> Axis | None:
         """The axis of a value of earlier positions: of the timeline, but not the decoded axis itself."""
@@ -302,8 +295,7 @@ class _Values:
         if is_elementwise(node) or node.op in VIEWS | {"concat"}:
             return True
         if node.op in SUMS or (node.op == "dot" and self.weighted(node) is None):
-            axes = node.attrs.axes("axes") if "axes" in node.attrs else (node.attrs.axis("axis"),)
-            return all(self.frame.is_fixed(axis) for axis in axes)
+            return all(self.frame.is_fixed(axis) for axis in reduced_axes(node))
         return node.op == "take" and node.inputs[0] in self.data and node.inputs[1] not in self.data
 
     def weighted(self, node: Node) -> Node | None:
@@ -668,10 +660,7 @@ _OFFSETS: dict[str, Callable[[_Offset, _Offset], _Offset | None]] = {
 
 def _reduces(node: Node, axis: Axis) -> bool:
     """Whether a node sums, or chooses among, the entries of an axis."""
-    if node.op not in REDUCES:
-        return False
-    axes = node.attrs.axes("axes") if "axes" in node.attrs else (node.attrs.axis("axis"),)
-    return axis in axes
+    return node.op in REDUCES and axis in reduced_axes(node)
 
 
 def _owner(function: Function, projection: Node) -> str:

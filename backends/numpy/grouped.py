@@ -41,9 +41,9 @@ def grouped(interpreter: Interpreter, body: Function, operands: Sequence[Array])
     own = [axis for axis in plan.x.axes if axis not in plan.inner]
     source = for_each_row(np.arange(math.prod(shape(own))).reshape(shape(own)), own)  # rows of x
     features = math.prod(inner), math.prod(outer)
-    x = _laid_out(x, plan.x.axes, (*own, *plan.inner)).reshape(-1, features[0])
+    x = align(x, plan.x.axes, (*own, *plan.inner)).reshape(-1, features[0])
     order = (plan.entries, *plan.inner, *plan.outer)
-    matrices = _laid_out(matrices, plan.matrices.axes, order).reshape(count, *features)
+    matrices = align(matrices, plan.matrices.axes, order).reshape(count, *features)
 
     kind = plan.product.type
     precision = interpreter.shared.precision
@@ -55,8 +55,4 @@ def grouped(interpreter: Interpreter, body: Function, operands: Sequence[Array])
         rows = sorted_rows[start:stop]
         result[rows] = x[source[rows]].astype(dtype) @ matrices[entry].astype(dtype)
     result = result.reshape(*shape(plan.rows), *outer)
-    return _laid_out(result, (*plan.rows, *plan.outer), kind.axes)
-
-
-def _laid_out(value: Array, axes: Sequence[Axis], order: Sequence[Axis]) -> Array:
-    return value.transpose([axes.index(axis) for axis in order])
+    return align(result, (*plan.rows, *plan.outer), kind.axes)

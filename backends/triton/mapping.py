@@ -105,8 +105,3 @@ def reached(
             found[key] = node, at
             todo += reads(indices, region, node, at)
     return list(found.values())
-
-
-def reduced_axes(node: Node) -> tuple[Axis, ...]:
-    """The axes over which a reduction op runs."""
-    return (node.attrs.axis("axis"),) if "axis" in node.attrs else node.attrs.axes("axes")

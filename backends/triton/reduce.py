@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...compiler.ir.graph import Axis, DType, Node
+from ...compiler.passes.properties import reduced_axes
 from ...dsl.dims import Dim, product
 from .evaluate import Evaluator, Value, literal
 from .indexing import COLS, ROWS, Coordinates, Indices, Tiles, Var, identifier
-from .mapping import REDUCTIONS, Operand, reached, reduced_axes, restrict
+from .mapping import REDUCTIONS, Operand, reached, restrict
 from .regions import Region
 from .scopes import Scope, deepest
 from .tiles import UNMASKED

@@ -7,7 +7,6 @@ known parts, for the elaborator to evaluate in the file's scope. An absent field
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -16,7 +15,7 @@ from ...dsl import syntax as syn
 from ...dsl.diagnostics import ArchError
 from ...dsl.errors import ConfigChoice, ConfigValue, MissingConfig
 from ...dsl.span import Span
-from ..elaborate.numbers import NUMERIC
+from ..elaborate.numbers import NUMERIC, UNARY
 
 Json = None | bool | int | float | str | list[Any] | dict[str, Any]
 Value = Json | syn.Expr
@@ -136,14 +135,14 @@ class Fold:
     def call(self, expr: syn.Call) -> Value:
         """A rounding of a known number is known; other calls configure blocks and stay."""
         function, arguments = expr.function, expr.arguments
-        rounding = WHOLE.get(function.name) if isinstance(function, syn.Name) else None
-        if rounding is None or len(arguments) != 1 or arguments[0].name is not None:
+        name = function.name if isinstance(function, syn.Name) else ""
+        if name not in WHOLE or len(arguments) != 1 or arguments[0].name is not None:
             return self.rebuild(expr)  # type: ignore[no-any-return]
         value = self(arguments[0].value)
         if isinstance(value, syn.Expr):
             return self.rebuild(expr)  # type: ignore[no-any-return]
         try:
-            return rounding(_number(value, arguments[0].value))
+            return UNARY[name](_number(value, arguments[0].value))  # type: ignore[no-any-return]
         except (ValueError, OverflowError) as problem:  # of an infinity
             raise ConfigValue(span=expr.span, reason=str(problem)) from None
 
@@ -155,12 +154,7 @@ class Fold:
         raise ConfigChoice(span=span, value=shown, known=tuple(name for name, _ in table.entries))
 
 
-WHOLE: dict[str, Callable[[float], int]] = {
-    "ceil": math.ceil,
-    "floor": math.floor,
-    "int": int,
-    "round": round,
-}
+WHOLE = ("ceil", "floor", "int", "round")
 
 _RULES: dict[type[syn.Expr], Callable[[Fold, Any], Value]] = {
     syn.Name: Fold.name,

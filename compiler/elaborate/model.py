@@ -12,6 +12,7 @@ from ...dsl.diagnostics import ArchError, Diagnostics
 from ...dsl.dims import Dim
 from ...dsl.span import Span
 from ..ir.graph import Axis, Builder, DType, Function, Node, Program, TensorType
+from ..ir.walk import cone
 from . import brackets, builtins, calls, expressions, numbers, statements
 from .body import Body, Session, Timeline
 from .emit import Emitter
@@ -167,10 +168,7 @@ class _ModelElaborator:
     def _main(self) -> Function:
         """The function, with every input that no output reads optional."""
         function = self.scope.builder.finish(self.outputs)
-        read = set(function.output_ids)
-        for node in reversed(function.nodes):
-            if node.id in read:
-                read.update(node.inputs)
+        read = cone(function, function.output_ids)
         nodes = tuple(
             replace(n, attrs=type(n.attrs)({**n.attrs, "optional": True}))
             if n.op == "input" and n.id not in read

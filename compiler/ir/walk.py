@@ -2,12 +2,13 @@
 
 A call path is what stands before a weight's relative path: "" in main, `layers[3]` in iteration 3
 of a `repeat` at path `layers`, `layers[3].mix[0]` in a repeat inside it. Bodies of fused nodes and
-tables hold no weights and have no call path; reach them through `Program.body`.
+tables hold no weights and have no call path; reach them through `Program.body`. `cone` walks up within
+one function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from .graph import Function, Node, Program
 
@@ -37,3 +38,15 @@ def iterations(node: Node, path: str) -> Iterator[tuple[str, str]]:
 def join(path: str, relative: str) -> str:
     """The complete path of a weight or call `relative` to the call path `path`."""
     return f"{path}.{relative}" if path else relative
+
+
+def cone(function: Function, roots: Collection[int], stop: Collection[int] = ()) -> set[int]:
+    """The values that `roots` depend on, themselves included, as far as those of `stop`."""
+    found, todo = set(roots), list(roots)
+    while todo:
+        current = todo.pop()
+        if current not in stop:
+            new = set(function[current].inputs) - found
+            found |= new
+            todo += new
+    return found

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..ir.graph import Axis, Builder, DType, Function, Node, TensorType
+from ..ir.walk import cone
 from .properties import is_elementwise, line
 
 
@@ -167,18 +168,6 @@ class Forms:
 
     def _names(self) -> str:
         return " and ".join(f"`{self.lift.step[i].hint or 'state'}`" for i in self.states)
-
-
-def cone(function: Function, roots: Collection[int], stop: Collection[int]) -> set[int]:
-    """The values that `roots` depend on, themselves included, as far as those of `stop`."""
-    found, todo = set(roots), list(roots)
-    while todo:
-        current = todo.pop()
-        if current not in stop:
-            new = set(function[current].inputs) - found
-            found |= new
-            todo += new
-    return found
 
 
 def _form(term: Term) -> Form:

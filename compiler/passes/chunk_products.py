@@ -14,7 +14,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from ..ir.graph import Axis, Function, Node, TensorType
-from .affine import Form, Forms, Lift, NotAffine, cone
+from ..ir.walk import cone
+from .affine import Form, Forms, Lift, NotAffine
 from .chunk_loops import Loop, laid_out
 
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 
 from ...dsl.dims import Dim
 from ..ir.graph import AttrValue, Axis, Builder, Function, Node, TensorType
+from ..ir.walk import cone
 from ..rewrite import Declined, Edit, Outcome, Pass, Rewrite, Rule
-from .affine import Form, Forms, Lift, NotAffine, cone
+from .affine import Form, Forms, Lift, NotAffine
 from .chunk_loops import Loop, laid_out
 from .chunk_products import NotProducts, Products, readouts
 from .properties import SOURCES, VIEWS
@@ -233,7 +234,7 @@ def _swapped(kind: TensorType, axis: Axis, by: Axis) -> TensorType:
 
 def _live(function: Function) -> Iterator[Node]:
     """Inputs, and what the outputs depend on."""
-    wanted = cone(function, function.output_ids, ())
+    wanted = cone(function, function.output_ids)
     return (n for n in function.nodes if n.op == "input" or n.id in wanted)
 
 
@@ -246,7 +247,7 @@ def _strata(
     """Groups of states that depend on one another, each after those that it depends on."""
     reach = {}
     for k, update in enumerate(updates):
-        above = cone(step, [update], ())
+        above = cone(step, [update])
         reach[k] = {j for j, i in enumerate(entering) if i in above} | {k}
     for k in reach:  # transitive closure
         for j in reach:

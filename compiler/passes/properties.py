@@ -77,6 +77,11 @@ def parameter_expression(edit: Edit, node_id: int) -> frozenset[int] | None:
     return frozenset(found) if any(edit[i].op in ("weight", "derived") for i in found) else None
 
 
+def reduced_axes(node: Node) -> tuple[Axis, ...]:
+    """The axes over which a reduction op runs."""
+    return (node.attrs.axis("axis"),) if "axis" in node.attrs else node.attrs.axes("axes")
+
+
 def is_statistic(edit: Edit, row: Node, summed: frozenset[Axis]) -> bool:
     """Whether a row factor comes from a reduction over the contracted axes."""
     todo, seen = [row], {row.id}
