@@ -14,7 +14,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import ClassVar
 
-from ...compiler.ir.graph import Axis, DType, Function, Node, Parameter, Program, callees
+from ...compiler.ir.graph import (
+    STATE,
+    Axis,
+    DType,
+    Function,
+    Node,
+    Parameter,
+    Program,
+    callees,
+)
 from ...compiler.ir.walk import calls, join
 from ...dsl.diagnostics import InternalError
 from . import contraction, layers, lowering, scans
@@ -43,6 +52,13 @@ def affine_steps(factors, offsets, state):
     for factor, offset, before, after in zip(factors, offsets, states[:-1], states[1:]):
         torch.addcmul(offset, factor, before, out=after)
     return states
+''',
+    "append": '''
+def append(kept, past, rows, dim):
+    """`rows` written after the first `past` entries of `kept` along `dim`; all entries up to them."""
+    count = rows.shape[dim]
+    kept.narrow(dim, past, count).copy_(rows)
+    return kept.narrow(dim, 0, past + count).to(rows.dtype)
 ''',
     "convolve": '''
 def convolve(x, kernel, dim):
@@ -272,6 +288,17 @@ class File:
         visit(self.program.main_name)
         return [self.program.function(name) for name in reversed(order)]
 
+    def keeps(self, name: str) -> bool:
+        """Whether a function leaves states, or one that it calls."""
+        function = self.program.function(name)
+        called = (kind for n in function.nodes if n.op == "repeat" for kind in callees(n))
+        return bool(function.left) or any(self.keeps(kind) for kind in called)
+
+    @property
+    def continues(self) -> bool:
+        """Whether the program goes on from states."""
+        return any(function.states for function in self.program.functions)
+
     # ---- what modules ask for
 
     def grouping(self, path: str, relative: str, node: Node) -> Layout:
@@ -351,15 +378,21 @@ class File:
             module.know(_agreed(self.facts[function.name]))
         scope = module.scope
         scope.lower_all()
+        named = [(name, i) for name, i in function.outputs if not name.startswith(STATE)]
+        values = [scope.full(scope.value(i), function[i].axes).expr for _, i in named]
+        states = [scope.full(scope.value(i), function[i].axes).expr for _, i in left(function)]
         if function.name == self.program.main_name:
-            keys = [ast.Constant(name) for name, _ in function.outputs]
-            values = [
-                scope.full(scope.value(i), function[i].axes).expr for _, i in function.outputs
-            ]
-            module.finish(ast.Dict([*keys], values))
-            return module.render(f"The model. Returns {', '.join(n for n, _ in function.outputs)}.")
-        results = [scope.full(scope.value(i), function[i].axes).expr for i in function.output_ids]
-        module.finish(results[0] if len(results) == 1 else ast.Tuple(results))
+            names = ", ".join(name for name, _ in named)
+            results: ast.expr = ast.Dict([ast.Constant(name) for name, _ in named], values)
+            if self.keeps(function.name):
+                leave = statement("left[self.prefix] = {0}", ast.List(states))
+                scope.method.append(Statement(leave))
+                results, names = ast.Tuple([results, ast.Name("left")]), f"{names}; states"
+            module.finish(results)
+            return module.render(f"The model. Returns {names}.")
+        values += states
+        alone = len(values) == 1 and not self.keeps(function.name)
+        module.finish(values[0] if alone else ast.Tuple(values))
         return module.render(f"Layers `{plain(re.sub(r'[0-9]+]$', 'i]', path))}`.")
 
     def _head(self, source: str, preset: str) -> list[str]:
@@ -399,6 +432,11 @@ class File:
         main = self.program.main
         origins = [o for i in main.output_ids for o in main[i].origins if o.spans]
         return PurePath(origins[0].spans[-1].source.name).name if origins else ""
+
+
+def left(function: Function) -> list[tuple[str, int]]:
+    """The states that a function returns: of those that grow the rows were written where they are."""
+    return [(path, i) for path, i in function.left if function[i].op != "append"]
 
 
 def without_blank(lines: list[str]) -> list[str]:

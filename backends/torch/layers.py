@@ -10,6 +10,7 @@ import ast
 from collections.abc import Sequence
 
 from ...compiler.ir.graph import Axis, Node
+from ...dsl.dims import Dim
 from .layout import Value, single
 from .lowering import lowers
 from .scope import Result, Scope
@@ -27,7 +28,8 @@ def repeat(scope: Scope, node: Node, *operands: Value) -> Result:
     names = [initial(scope, node, x, i.hint) for x, i in zip(values, carried, strict=False)]
     arguments = [*map(ast.Name, names), *(x.expr for x in values[len(names) :])]
     layer, *scalars = map(ast.Name, layers.variables)
-    loop = _Loop(scope, layer, scalars, inputs, names, arguments)
+    leaves = scope.module.file.keeps(layers.kind)
+    loop = _Loop(scope, layer, scalars, inputs, names, arguments, leaves)
     if "exit" not in node.attrs:
         loop.run(names, arguments)
     elif node.attrs["exit"]:
@@ -63,9 +65,11 @@ class _Loop:
         inputs: Sequence[Node],
         carried: Sequence[str],
         arguments: Sequence[ast.expr],
+        leaves: bool,
     ) -> None:
         self.scope, self.layer, self.scalars = scope, layer, scalars
         self.inputs, self.carried, self.arguments = inputs, carried, arguments
+        self.leaves = leaves
         self.names: dict[str, str] = {}
         self.steps: list[ast.stmt] = []
 
@@ -78,8 +82,20 @@ class _Loop:
         """`x, y = layer(x, y, mask, scale)`."""
         named: list[ast.expr] = [ast.Name(name) for name in targets]
         target = named[0] if len(named) == 1 else ast.Tuple(named)
-        call = ast.Call(self.layer, [*arguments, *self.scalars], [])
+        call = ast.Call(self.layer, [*arguments, *self.scalars, *self._states()], [])
+        if self.leaves:
+            kept = expression("left[{0}.prefix]", self.layer)
+            target = ast.Tuple([*named, ast.Starred(kept)])
         self.steps.append(ast.Assign([target], call, lineno=0))
+
+    def _states(self) -> list[ast.expr]:
+        """`past`, the layer's states, and what layers inside it need of theirs."""
+        file = self.scope.module.file
+        found: list[ast.expr] = []
+        if file.continues:
+            found.append(self.scope.dim(Dim.symbol(file.program.past)))
+            found.append(expression("*layer_states[{0}.prefix]", self.layer))
+        return found
 
     def together(self) -> None:
         done = self.name("done")

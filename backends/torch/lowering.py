@@ -168,6 +168,23 @@ def weight(scope: Scope, node: Node) -> Value:
     return scope.module.weight(node)
 
 
+@lowers("state")
+def state(scope: Scope, node: Node) -> Value:
+    return scope.module.states[node.attrs.string("path")]
+
+
+@lowers("append")
+def append(scope: Scope, node: Node, kept: Value, rows: Value) -> Value:
+    """Rows written into the tensor of a state, which has room for them."""
+    before, new = node.attrs.axes("parts")
+    axis = node.attrs.axis("axis")
+    rows = scope.full(rows, tuple(new if a == before else a for a in kept.axes))
+    call = expression("{0}({1}, {2})", scope.module.helper("append"), kept.expr, scope.size(before))
+    assert isinstance(call, ast.Call)
+    call.args += [rows.expr, number(kept.dim(before))]
+    return Value(call, node.type.dtype, single(tuple(axis if a == before else a for a in kept.axes)))
+
+
 @lowers("table")
 def table(scope: Scope, node: Node) -> Value:
     return scope.module.table(node)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from ...compiler.ir.graph import DType, Function, Node, Program
+from ...compiler.ir.graph import DType, Function, Node, Program, callees
+from ...dsl.dims import Dim
 from .layout import Group, Value, single
 from .scope import OP_WORDS, Scope, extents
 from .source import Method, Statement, expression, format_node, identifier, number, statement
@@ -75,6 +76,7 @@ class Module:
     paths: dict[str, str] = field(default_factory=dict)  # attribute -> path
     members: list[ast.stmt] = field(default_factory=list)  # of __init__
     weights: dict[str, Value] = field(default_factory=dict)  # path -> value
+    states: dict[str, Value] = field(default_factory=dict)  # path -> value
     inputs: tuple[Value, ...] = ()
     names: dict[str, str] = field(default_factory=dict)  # placeholder -> parameter name
     preparation: Scope | None = None
@@ -85,18 +87,51 @@ class Module:
         method = Method({"self"})
         passed = self.file.passed.get(self.function.name, ())
         self.names, self.inputs = parameters(self.function, method, passed)
-        self.scope = Scope(
-            self,
-            self.function,
-            method,
-            self.inputs,
-            next(iter(self.names), ""),
-            extents(self.inputs, set(self.program.sizes), method, self.names.values()),
-        )
+        source = next(iter(self.names), "")
+        past = self._state_parameters(method)
+        sized = [*self.inputs, *(x for x in self.states.values() if not self._grows(x))]
+        found = extents(sized, set(self.program.sizes), method, self.names.values())
+        self.scope = Scope(self, self.function, method, self.inputs, source, found)
+        self.scope.lengths.update(past)
 
     @property
     def program(self) -> Program:
         return self.file.program
+
+    def _state_parameters(self, method: Method) -> dict[Dim, ast.expr]:
+        """`past` and the states, after the other parameters.
+
+        One that calls layers with states is given theirs too, and the place where it leaves them.
+        """
+        is_main = self.function.name == self.program.main_name
+        past = {}
+        if self.file.continues:
+            name = self._parameter(method, "past")
+            past[Dim.symbol(self.program.past)] = name
+        for node in self.function.states:
+            held = self._parameter(method, f"{node.hint}_kept" if node.hint else "kept")
+            self.states[node.attrs.string("path")] = Value(
+                held, node.type.dtype, single(node.axes), finite=False
+            )
+        calls = [k for n in self.function.nodes if n.op == "repeat" for k in callees(n)]
+        if any(map(self.file.keeps, calls)) or (is_main and self.function.left):
+            if self.file.continues:
+                self.names["layer_states"] = "layer_states"
+            if not is_main:
+                self.names["left"] = "left"
+            else:
+                method.append(Statement(statement("left = {{}}")))
+        return past
+
+    def _parameter(self, method: Method, wanted: str) -> ast.Name:
+        hole = method.placeholder()
+        self.names[hole] = identifier(wanted, {"self", *self.names.values()}, "state")
+        return ast.Name(hole)
+
+    def _grows(self, state: Value) -> bool:
+        """Whether the tensor of a state may have room beyond it."""
+        past = Dim.symbol(self.program.past)
+        return any(axis.size == past for axis in state.axes)
 
     def tapped(self, node: Node) -> bool:
         """Whether the value is stored when tracing: all are that exist in the forward pass."""

@@ -11,6 +11,7 @@ import itertools
 import sys
 import tempfile
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,11 @@ import numpy as np
 import torch
 
 from ...compiler.ir.graph import Node, Parameter, Program
+from ...compiler.ir.walk import calls, join
 from ...compiler.ops import ModelDType, Precision
 from ...dsl.errors import IndexOutOfRange, MissingWeight, WeightShape
-from ..base import Array, Executable, ValueKey, bind_inputs, node_name, span_of
-from .emit import Emitted, emit_model
+from ..base import Array, BoundInputs, Executable, Stepped, ValueKey, bind_inputs, node_name, span_of
+from .emit import Emitted, emit_model, left
 from .module import ChunkMethod
 
 DTYPES: dict[ModelDType, torch.dtype] = {
@@ -88,6 +90,39 @@ class TorchExecutable(Executable):
             raise
         return {name: to_numpy(value) for name, value in outputs.items()}
 
+    def step(
+        self,
+        inputs: Mapping[str, Array],
+        states: Mapping[str, torch.Tensor],
+        sizes: Mapping[str, int],
+    ) -> Stepped:
+        """The states of a layer go to it and come from it in the order of its text."""
+        bound = bind_inputs(self.program, inputs, self.precision, sizes)
+        arguments: list[Any] = self._given(bound)
+        if any(function.states for function in self.program.functions):
+            given: dict[str, list[torch.Tensor]] = defaultdict(list)
+            for path, function in calls(self.program):
+                for node in function.states:
+                    place = join(path, node.attrs.string("path"))
+                    given[f"{path}." if path else ""].append(states[place])
+            arguments += [bound.sizes[self.program.past], *given.pop("", []), given]
+        with torch.no_grad():
+            outputs, found = self.module(*arguments)
+        made = {
+            join(path, name): value
+            for path, function in calls(self.program)
+            for (name, _), value in zip(left(function), found.get(f"{path}." if path else "", ()), strict=True)
+        }
+        outputs = {name: to_numpy(value) for name, value in outputs.items()}
+        return Stepped(outputs, made, bound.sizes)
+
+    def empty(
+        self, like: torch.Tensor, dim: int, length: int, dtype: ModelDType | None = None
+    ) -> torch.Tensor:
+        shape = (*like.shape[:dim], length, *like.shape[dim + 1 :])
+        half = dtype is not None and like.dtype.is_floating_point
+        return like.new_empty(shape, dtype=DTYPES[dtype] if dtype and half else like.dtype)
+
     def trace(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[ValueKey, Array]]:
         """Runs the same text with every value stored, on the same parameters."""
         outputs, values = self._traced(self._tensors(inputs))
@@ -116,7 +151,9 @@ class TorchExecutable(Executable):
             self._twin.file.TAPS.clear()
 
     def _tensors(self, inputs: Mapping[str, Array]) -> list[torch.Tensor]:
-        bound = bind_inputs(self.program, inputs, self.precision)
+        return self._given(bind_inputs(self.program, inputs, self.precision))
+
+    def _given(self, bound: BoundInputs) -> list[torch.Tensor]:
         main = self.program.main
         given = (to_torch(bound.arrays[node_name(main[i])]) for i in main.inputs)
         return [tensor.to(self.options.device) for tensor in given]

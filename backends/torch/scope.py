@@ -29,6 +29,7 @@ Result = Value | tuple[Value, ...]
 # Names of values that the text does not name; else the op's.
 OP_WORDS = {
     "add": "total",
+    "append": "seen",
     "const": "constant",
     "div": "quotient",
     "dot": "product",

@@ -88,7 +88,7 @@ class Derivation:
 
     def __init__(self, program: Program, session: Session, build: Build) -> None:
         self.program, self.session, self.build = program, session, build
-        self.past_name = f"{program.decode}.past"
+        self.past_name = program.past
         self.past = Dim.symbol(self.past_name)
         self.parts: dict[str, Part] = {}
         axes = (a for i in program.main.inputs for a in program.main[i].axes)

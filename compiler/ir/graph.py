@@ -193,6 +193,17 @@ class Function:
         return {reader.attrs.integer("index") for reader in readers}
 
     @property
+    def states(self) -> tuple[Node, ...]:
+        """The states the function reads, as they stand in it."""
+        return tuple(n for n in self.nodes if n.op == "state")
+
+    @property
+    def left(self) -> tuple[tuple[str, int], ...]:
+        """The states the function leaves: paths and values."""
+        outputs = ((name, i) for name, i in self.outputs if name.startswith(STATE))
+        return tuple((name.removeprefix(STATE), i) for name, i in outputs)
+
+    @property
     def output_ids(self) -> tuple[int, ...]:
         return tuple(i for _, i in self.outputs)
 
@@ -279,6 +290,11 @@ class Program:
     def body(self, node: Node) -> Function:
         """The function a fused or table node runs."""
         return self._by_name[node.attrs.string("body")]
+
+    @property
+    def past(self) -> str:
+        """The size symbol for the slots before a chunk of the decoded axis."""
+        return f"{self.decode}.past"
 
     @property
     def sizes(self) -> dict[str, int]:
