@@ -115,7 +115,9 @@ class _ModelElaborator:
             kind="model",
         )
         self.outputs: list[tuple[str, int]] = []
-        self.decode = ""
+        self.decode: syntax.DecodeStmt | None = None
+        self.after = ""
+        self.absent: dict[str, int] = {}  # inputs left out -> the constants in their stead
         self.hypers = hyperparameters(model)
         self.session.model_effects = {
             syntax.Assign: self._assign,
@@ -141,7 +143,8 @@ class _ModelElaborator:
             tuple(self.session.emitter.bindings.items()),
             tuple(self.scope.parameters),
             tuple(self.session.emitter.constraints),
-            decode=self.decode,
+            decode=self.decode.axis if self.decode is not None else "",
+            after=self.after,
         )
         return program.with_functions(())
 
@@ -239,8 +242,9 @@ class _ModelElaborator:
         if isinstance(default, Tensor) and not self._is_input(statement):
             body.environment.values[statement.name] = self._computed(body, statement, default, axes)
             return
-        if "default" in attrs and self._left_out(statement):
+        if "default" in attrs and self._left_out(statement) and not self._is_prefix(attrs):
             node = self._constant(body, attrs["default"], kind)
+            self.absent[statement.name] = node
         else:
             node = body.emitter.node("input", (), (kind,), **attrs)
         body.environment.values[statement.name] = Tensor(
@@ -254,12 +258,19 @@ class _ModelElaborator:
         given = self.request.given
         return given is not None and statement.name not in given
 
+    def _is_prefix(self, attrs: Mapping[str, Any]) -> bool:
+        """Whether an input is the length of a prefix that is there when nothing is given."""
+        return attrs["name"] in {s.after for s in self._decoding()} and attrs["default"] != 0
+
+    def _decoding(self) -> list[syntax.DecodeStmt]:
+        return [s for s in syntax.walk(self.model) if isinstance(s, syntax.DecodeStmt)]
+
     def _is_input(self, statement: syntax.InputStmt) -> bool:
         """Whether an input whose default is computed stays one.
 
         With an entry for each decoded position it is no fact of the call.
         """
-        decoded = {s.axis for s in syntax.walk(self.model) if isinstance(s, syntax.DecodeStmt)}
+        decoded = {s.axis for s in self._decoding()}
         is_fact = self.request.facts and decoded.isdisjoint(d.name for d in statement.brackets)
         return is_fact or statement.name in (self.request.given or ())
 
@@ -386,11 +397,34 @@ class _ModelElaborator:
 
     def _decode(self, body: Body, statement: syntax.DecodeStmt) -> None:
         self._time_axis(body, statement)
+        first = self.decode or statement
+        if (first.axis, first.after) != (statement.axis, statement.after):
+            first_text, second = first.span.text, statement.span.text
+            raise errors.DecodeTwice(first=first_text, second=second, span=statement.span)
+        self.decode = statement
         if statement.after is not None:
-            raise errors.Unsupported(what="`decode ... after`", span=statement.span)
-        if self.decode not in ("", statement.axis):
-            raise errors.DecodeTwice(first=self.decode, second=statement.axis, span=statement.span)
-        self.decode = statement.axis
+            self.after = self._prefix(body, statement, statement.after)
+
+    def _prefix(self, body: Body, statement: syntax.DecodeStmt, name: str) -> str:
+        """The input that is the length of the prefix; none when it is left out, and 0."""
+        value = body.environment.values.get(name)
+        node = self.scope.builder[value.node] if isinstance(value, Tensor) else None
+        if node is not None and node.id == self.absent.get(name):
+            return ""
+        declared = any(isinstance(s, syntax.InputStmt) and s.name == name for s in self.model.body)
+        if node is None or not declared:
+            problem = f"no input above is called `{name}`"
+        elif node.attrs.get("name") != name or node.attrs.get("computed"):
+            problem = f"`{name}` is computed"
+        elif node.type.dtype != "int":
+            problem = f"`{name}` is {node.type}"
+        elif any(axis.time == statement.axis for axis in node.axes):
+            problem = f"`{name}` has an entry for each position"
+        else:
+            return name
+        raise errors.DecodeAfter(
+            axis=statement.axis, name=name, problem=problem, span=statement.span
+        )
 
     def _time_axis(self, body: Body, statement: syntax.TimeStmt | syntax.DecodeStmt) -> Label:
         label = body.frame.find(statement.axis)

@@ -4,6 +4,9 @@ An abstract interpretation. For a bool it finds an interval that j - i must lie 
 is true (and one for false); for a score, where it may be other than -inf. An end that is not
 proved is None, so nothing is ever skipped by mistake. Assumed: values that are masked away are
 finite.
+
+With a `prefix`, the number of keys that any query may see, the interval is of the keys behind it:
+what needs j < prefix is nowhere.
 """
 
 from __future__ import annotations
@@ -56,29 +59,38 @@ def _looser(a: Dim | None, b: Dim | None) -> Dim | None:
 class Slot:
     """An integer value: sum of slot indices floor-divided by `divisor`, times signs, plus `offset`.
 
-    `keys` and `queries` count how often each index occurs.
+    `keys` and `queries` count how often each index occurs, `prefixes` the length of the prefix.
     """
 
     keys: int = 0
     queries: int = 0
     offset: Dim = ZERO
     divisor: Dim = ONE
+    prefixes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Visibility:
-    """The analysis for one pair of time axes of a function: `key` is j's, `query` is i's."""
+    """The analysis for one pair of time axes of a function: `key` is j's, `query` is i's.
+
+    None is an axis that the value at hand has lost: above a rename its entries are another's.
+
+    `prefix` are the nodes that are the length of the prefix; with any, only keys j >= prefix count.
+    """
 
     edit: Edit
-    key: Axis
-    query: Axis
+    key: Axis | None
+    query: Axis | None
+    prefix: frozenset[int] = frozenset()
 
     def seen(self, node_id: int) -> Interval:
         """Where a score may differ from -inf."""
         node = self.edit[node_id]
         rule = SCORES.get(node.op)
-        if node.op in VIEWS | {"cast", "stop_gradient"} and self._keeps_time(node):
+        if node.op in ("cast", "stop_gradient"):
             return self.seen(node.inputs[0])
+        if (above := self._above(node)) is not None:
+            return above.seen(node.inputs[0])
         return rule(self, node) if rule else EVERYWHERE
 
     def support(self, node: Node) -> Interval:
@@ -97,8 +109,10 @@ class Visibility:
             return self.seen(node.inputs[0])
         if node.type.dtype == "bool":
             return self.when(node_id, True)
-        if node.op in VIEWS | {"cast", "to_float", "stop_gradient", "div", "neg"}:
+        if node.op in ("cast", "to_float", "stop_gradient", "div", "neg"):
             return self.nonzero(node.inputs[0])
+        if (above := self._above(node)) is not None:
+            return above.nonzero(node.inputs[0])
         if node.op in ("add", "sub", "mul"):
             a, b = map(self.nonzero, node.inputs)
             return a.meet(b) if node.op == "mul" else a.join(b)
@@ -114,8 +128,8 @@ class Visibility:
         value = constant(node)
         if isinstance(value, bool):
             return EVERYWHERE if value == truth else NOWHERE
-        if node.op in VIEWS and self._keeps_time(node):
-            return self.when(node.inputs[0], truth)
+        if (above := self._above(node)) is not None:
+            return above.when(node.inputs[0], truth)
         if node.op == "not":
             return self.when(node.inputs[0], not truth)
         if node.op in ("min", "max"):
@@ -131,13 +145,23 @@ class Visibility:
         a, b = (self.slot(i) for i in node.inputs)
         if a is None or b is None:
             return EVERYWHERE
+        at_most = self._behind if a.prefixes != b.prefixes else _at_most
         if node.op == "eq":
-            return _at_most(a, b, 0).meet(_at_most(b, a, 0)) if truth else EVERYWHERE
+            return at_most(a, b, 0).meet(at_most(b, a, 0)) if truth else EVERYWHERE
         strict = node.op == "lt"
-        return _at_most(a, b, -1 if strict else 0) if truth else _at_most(b, a, 0 if strict else -1)
+        return at_most(a, b, -1 if strict else 0) if truth else at_most(b, a, 0 if strict else -1)
+
+    def _behind(self, a: Slot, b: Slot, limit: int) -> Interval:
+        """Behind the prefix j - prefix is never negative: a bound below 0 holds nowhere."""
+        gap = (a.keys - b.keys, a.queries - b.queries, a.prefixes - b.prefixes)
+        slack = (b.offset - a.offset + limit).substitute(self.edit.program.sizes).constant
+        plain = gap == (1, 0, -1) and a.divisor == b.divisor == ONE
+        return NOWHERE if plain and slack is not None and slack < 0 else EVERYWHERE
 
     def slot(self, node_id: int) -> Slot | None:
-        """An int value as an affine form of the two slots."""
+        """An int value as an affine form of the two slots and the length of the prefix."""
+        if node_id in self.prefix:
+            return Slot(prefixes=1)
         node = self.edit[node_id]
         value = constant(node)
         if isinstance(value, int | Dim) and not isinstance(value, bool):
@@ -145,30 +169,48 @@ class Visibility:
         if node.op == "index":
             axis = node.attrs.axis("axis")
             return {self.key: Slot(keys=1), self.query: Slot(queries=1)}.get(axis)
-        if node.op in VIEWS and self._keeps_time(node):
-            return self.slot(node.inputs[0])
+        if (above := self._above(node)) is not None:
+            return above.slot(node.inputs[0])
         if node.op not in ("add", "sub", "floordiv"):
             return None
         a, b = (self.slot(i) for i in node.inputs)
         return None if a is None or b is None else FORMS[node.op](a, b)
 
-    def _keeps_time(self, node: Node) -> bool:
-        """A view that leaves both time axes as they are (they may be absent from its operand)."""
+    def _above(self, node: Node) -> Visibility | None:
+        """The analysis of a view's operand, whose entries at j and i the view has at j and i.
+
+        A view along the prefix's own axes, its rows, has the prefix of other rows.
+        """
+        if node.op not in VIEWS:
+            return None
+        if node.op == "broadcast":
+            return self
         (x,) = self.edit.operands(node)
-        touched = set(x.axes) ^ set(node.axes)
-        if node.op == "rename":
-            touched = {a for pair in node.attrs.pairs("pairs") for a in pair}
-        return not touched & {self.key, self.query} or node.op == "broadcast"
+        pairs = node.attrs.pairs("pairs") if node.op == "rename" else ()
+        was: dict[Axis | None, Axis | None] = {**dict.fromkeys(a for a, _ in pairs)}
+        was |= {new: old for old, new in pairs}
+        changed = set(x.axes) ^ set(node.axes)
+        if (changed - was.keys()) & {self.key, self.query}:
+            return None
+        rows = {a for i in self.prefix for a in self.edit[i].axes}
+        prefix = frozenset[int]() if rows & (changed | was.keys()) else self.prefix
+        key, query = was.get(self.key, self.key), was.get(self.query, self.query)
+        return Visibility(self.edit, key, query, prefix)
 
 
 def _sum(a: Slot, b: Slot, sign: int = 1) -> Slot | None:
     if a.divisor != ONE or b.divisor != ONE:
         return None
-    return Slot(a.keys + sign * b.keys, a.queries + sign * b.queries, a.offset + b.offset * sign)
+    return Slot(
+        a.keys + sign * b.keys,
+        a.queries + sign * b.queries,
+        a.offset + b.offset * sign,
+        prefixes=a.prefixes + sign * b.prefixes,
+    )
 
 
 def _quotient(a: Slot, b: Slot) -> Slot | None:
-    if b.keys or b.queries or a.divisor != ONE:
+    if b.keys or b.queries or a.prefixes or b.prefixes or a.divisor != ONE:
         return None
     return Slot(a.keys, a.queries, a.offset, b.offset)
 
@@ -195,7 +237,9 @@ def _at_most(a: Slot, b: Slot, limit: int) -> Interval:
         return Interval(upper=slack)
     if (keys, queries) == (-1, 1):
         return Interval(lower=slack)
-    return EVERYWHERE
+    # a slot is at least 0
+    below = slack.constant is not None and slack.constant < 0
+    return NOWHERE if (keys, queries) == (1, 0) and below else EVERYWHERE
 
 
 def _chosen(sight: Visibility, node: Node) -> Interval:

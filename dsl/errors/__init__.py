@@ -131,6 +131,7 @@ from .definitions import (
     WhichModel,
 )
 from .model import (
+    DecodeAfter,
     DecodeTwice,
     ExitInDecode,
     InputAxes,
@@ -138,6 +139,7 @@ from .model import (
     InputKind,
     InputTwice,
     LooksAhead,
+    ShortPrefix,
     TimeAxis,
     TimeFact,
     TimeFactValue,
@@ -254,6 +256,7 @@ __all__ = [
     "ConfigRefused",
     "ConfigValue",
     "DamagedCheckpoint",
+    "DecodeAfter",
     "DecodeTwice",
     "DefinedTwice",
     "DivisionByZero",
@@ -365,6 +368,7 @@ __all__ = [
     "ScannedAxis",
     "SharedByRows",
     "SharedSizes",
+    "ShortPrefix",
     "SingleQuotes",
     "SizeMismatch",
     "SizeRelation",
