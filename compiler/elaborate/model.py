@@ -117,7 +117,6 @@ class _ModelElaborator:
         self.outputs: list[tuple[str, int]] = []
         self.decode: syntax.DecodeStmt | None = None
         self.after = ""
-        self.absent: dict[str, int] = {}  # inputs left out -> the constants in their stead
         self.hypers = hyperparameters(model)
         self.session.model_effects = {
             syntax.Assign: self._assign,
@@ -242,9 +241,8 @@ class _ModelElaborator:
         if isinstance(default, Tensor) and not self._is_input(statement):
             body.environment.values[statement.name] = self._computed(body, statement, default, axes)
             return
-        if "default" in attrs and self._left_out(statement) and not self._is_prefix(attrs):
+        if "default" in attrs and self._left_out(statement):
             node = self._constant(body, attrs["default"], kind)
-            self.absent[statement.name] = node
         else:
             node = body.emitter.node("input", (), (kind,), **attrs)
         body.environment.values[statement.name] = Tensor(
@@ -255,12 +253,10 @@ class _ModelElaborator:
         return self.scope.builder.nodes
 
     def _left_out(self, statement: syntax.InputStmt) -> bool:
+        """Never the length of a prefix: it is an input of what runs, given or not."""
         given = self.request.given
-        return given is not None and statement.name not in given
-
-    def _is_prefix(self, attrs: Mapping[str, Any]) -> bool:
-        """Whether an input is the length of a prefix that is there when nothing is given."""
-        return attrs["name"] in {s.after for s in self._decoding()} and attrs["default"] != 0
+        prefixes = {s.after for s in self._decoding()}
+        return given is not None and statement.name not in {*given, *prefixes}
 
     def _decoding(self) -> list[syntax.DecodeStmt]:
         return [s for s in syntax.walk(self.model) if isinstance(s, syntax.DecodeStmt)]
@@ -406,13 +402,11 @@ class _ModelElaborator:
             self.after = self._prefix(body, statement, statement.after)
 
     def _prefix(self, body: Body, statement: syntax.DecodeStmt, name: str) -> str:
-        """The input that is the length of the prefix; none when it is left out, and 0."""
+        """The input that is the length of the prefix."""
         value = body.environment.values.get(name)
         node = self.scope.builder[value.node] if isinstance(value, Tensor) else None
-        if node is not None and node.id == self.absent.get(name):
-            return ""
-        declared = any(isinstance(s, syntax.InputStmt) and s.name == name for s in self.model.body)
-        if node is None or not declared:
+        inputs = [s for s in syntax.walk(self.model) if isinstance(s, syntax.InputStmt)]
+        if node is None or not any(s.name == name for s in inputs):
             problem = f"no input above is called `{name}`"
         elif node.attrs.get("name") != name or node.attrs.get("computed"):
             problem = f"`{name}` is computed"

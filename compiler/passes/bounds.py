@@ -237,9 +237,7 @@ def _at_most(a: Slot, b: Slot, limit: int) -> Interval:
         return Interval(upper=slack)
     if (keys, queries) == (-1, 1):
         return Interval(lower=slack)
-    # a slot is at least 0
-    below = slack.constant is not None and slack.constant < 0
-    return NOWHERE if (keys, queries) == (1, 0) and below else EVERYWHERE
+    return EVERYWHERE
 
 
 def _chosen(sight: Visibility, node: Node) -> Interval:
