@@ -23,7 +23,7 @@ from .elaborate import Module, Request, elaborate
 from .ir.graph import Axis, Function, Node, Program
 from .passes.bounds import ONE, Visibility
 from .passes.canonicalize import CANONICALIZE
-from .passes.properties import VIEWS, constant, reduced_axes
+from .passes.properties import reduced_axes
 from .rewrite import Edit, Session, run_pass
 
 NOTHING, ALL = -math.inf, math.inf
@@ -226,37 +226,11 @@ class _Proof:
 
     def ahead(self, sight: Visibility, index: int) -> float:
         """The most by which an index is past the query's slot, which is at least 0."""
-        slot, node = sight.slot(index), self.edit[index]
-        if slot is not None and slot.keys == 0 and slot.queries in (0, 1):
-            past = self.number(slot.offset)
-            return past if slot.queries and slot.divisor == ONE else max(past, 0.0)
-        if node.op in ("max", "where"):
-            return max(self.ahead(sight, i) for i in node.inputs[-2:])
-        if node.op == "min":
-            return min(self.ahead(sight, i) for i in node.inputs)
-        if node.op in ("add", "sub"):
-            a, b = node.inputs
-            (_, most), (low, high) = self.extent(a), self.extent(b)
-            if node.op == "sub":
-                return self.ahead(sight, a) - low
-            return min(self.ahead(sight, a) + high, most + self.ahead(sight, b))
-        return ALL
-
-    def extent(self, node_id: int) -> tuple[float, float]:
-        """The least and the most that an integer can be; unbounded where that is not known."""
-        node = self.edit[node_id]
-        value = constant(node)
-        if isinstance(value, int | Dim) and not isinstance(value, bool):
-            least = self.number(Dim.of(value))
-            return (least, least) if least < ALL else (NOTHING, ALL)
-        if node.op == "index":
-            return 0.0, self.number(node.attrs.axis("axis").size - 1)
-        if node.op in VIEWS:
-            return self.extent(node.inputs[0])
-        if node.op not in ("add", "sub"):
-            return NOTHING, ALL
-        (a, b), (c, d) = (self.extent(i) for i in node.inputs)
-        return (a - d, b - c) if node.op == "sub" else (a + c, b + d)
+        slot = sight.slot(index)
+        if slot.keys or slot.queries not in (0, 1):
+            return ALL
+        past = self.number(slot.high)
+        return past if slot.queries and slot.divisor == ONE else max(past, 0.0)
 
     # ----------------------------------------------------------------------------- calls
 

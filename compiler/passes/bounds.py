@@ -12,8 +12,8 @@ what needs j < prefix is nowhere.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 
 from ...dsl.dims import Dim, maximum, minimum
 from ..ir.graph import Axis, Node
@@ -57,16 +57,30 @@ def _looser(a: Dim | None, b: Dim | None) -> Dim | None:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """An integer value: sum of slot indices floor-divided by `divisor`, times signs, plus `offset`.
+    """An integer: slot indices and something from `low` to `high`, all floor-divided by `divisor`.
 
-    `keys` and `queries` count how often each index occurs, `prefixes` the length of the prefix.
+    `keys` and `queries` count how often each index occurs, `prefixes` the length of the prefix. None
+    is a bound that is not known.
     """
 
     keys: int = 0
     queries: int = 0
-    offset: Dim = ZERO
+    low: Dim | None = ZERO
+    high: Dim | None = ZERO
     divisor: Dim = ONE
     prefixes: int = 0
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        return self.keys, self.queries, self.prefixes
+
+    @property
+    def number(self) -> Dim | None:
+        """The value, where it is one known number."""
+        return self.low if not any(self.counts) and self.low == self.high else None
+
+
+UNKNOWN = Slot(low=None, high=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +157,6 @@ class Visibility:
         if node.op not in ("le", "lt", "eq"):
             return EVERYWHERE
         a, b = (self.slot(i) for i in node.inputs)
-        if a is None or b is None:
-            return EVERYWHERE
         at_most = self._behind if a.prefixes != b.prefixes else _at_most
         if node.op == "eq":
             return at_most(a, b, 0).meet(at_most(b, a, 0)) if truth else EVERYWHERE
@@ -153,28 +165,30 @@ class Visibility:
 
     def _behind(self, a: Slot, b: Slot, limit: int) -> Interval:
         """Behind the prefix j - prefix is never negative: a bound below 0 holds nowhere."""
-        gap = (a.keys - b.keys, a.queries - b.queries, a.prefixes - b.prefixes)
-        slack = (b.offset - a.offset + limit).substitute(self.edit.program.sizes).constant
-        plain = gap == (1, 0, -1) and a.divisor == b.divisor == ONE
-        return NOWHERE if plain and slack is not None and slack < 0 else EVERYWHERE
+        gap = _sum(a, b, -1)
+        if gap.counts != (1, 0, -1) or gap.low is None:
+            return EVERYWHERE
+        slack = (limit - gap.low).substitute(self.edit.program.sizes).constant
+        return NOWHERE if slack is not None and slack < 0 else EVERYWHERE
 
-    def slot(self, node_id: int) -> Slot | None:
-        """An int value as an affine form of the two slots and the length of the prefix."""
+    def slot(self, node_id: int) -> Slot:
+        """What is known of an int value."""
         if node_id in self.prefix:
             return Slot(prefixes=1)
         node = self.edit[node_id]
         value = constant(node)
         if isinstance(value, int | Dim) and not isinstance(value, bool):
-            return Slot(offset=Dim.of(value))
+            return Slot(low=Dim.of(value), high=Dim.of(value))
         if node.op == "index":
             axis = node.attrs.axis("axis")
-            return {self.key: Slot(keys=1), self.query: Slot(queries=1)}.get(axis)
+            other = Slot(high=axis.size - 1)
+            return {self.key: Slot(keys=1), self.query: Slot(queries=1)}.get(axis, other)
         if (above := self._above(node)) is not None:
             return above.slot(node.inputs[0])
-        if node.op not in ("add", "sub", "floordiv"):
-            return None
-        a, b = (self.slot(i) for i in node.inputs)
-        return None if a is None or b is None else FORMS[node.op](a, b)
+        if node.op not in FORMS:
+            return UNKNOWN
+        a, b = (self.slot(i) for i in node.inputs[-2:])
+        return FORMS[node.op](a, b)
 
     def _above(self, node: Node) -> Visibility | None:
         """The analysis of a view's operand, whose entries at j and i the view has at j and i.
@@ -198,39 +212,98 @@ class Visibility:
         return Visibility(self.edit, key, query, prefix)
 
 
-def _sum(a: Slot, b: Slot, sign: int = 1) -> Slot | None:
-    if a.divisor != ONE or b.divisor != ONE:
-        return None
+def _sum(a: Slot, b: Slot, sign: int = 1) -> Slot:
+    a, b = _undivided(a), _undivided(b)
+    low, high = (b.low, b.high) if sign > 0 else (b.high, b.low)
     return Slot(
         a.keys + sign * b.keys,
         a.queries + sign * b.queries,
-        a.offset + b.offset * sign,
+        None if a.low is None or low is None else a.low + low * sign,
+        None if a.high is None or high is None else a.high + high * sign,
         prefixes=a.prefixes + sign * b.prefixes,
     )
 
 
-def _quotient(a: Slot, b: Slot) -> Slot | None:
-    if b.keys or b.queries or a.prefixes or b.prefixes or a.divisor != ONE:
-        return None
-    return Slot(a.keys, a.queries, a.offset, b.offset)
+def _multiple(a: Slot, b: Slot) -> Slot:
+    factor = b.number.constant if b.number is not None else None
+    if factor is None or factor < 0:
+        return UNKNOWN
+    a = _undivided(a)
+    return Slot(
+        a.keys * factor,
+        a.queries * factor,
+        None if a.low is None else a.low * factor,
+        None if a.high is None else a.high * factor,
+        prefixes=a.prefixes * factor,
+    )
 
 
-FORMS: dict[str, Callable[[Slot, Slot], Slot | None]] = {
+def _quotient(a: Slot, b: Slot) -> Slot:
+    below_one = b.number is not None and b.number.constant is not None and b.number.constant < 1
+    if b.number is None or below_one or b.divisor != ONE or a.divisor != ONE or a.prefixes:
+        return UNKNOWN
+    return replace(a, divisor=b.number)
+
+
+def _undivided(slot: Slot) -> Slot:
+    """Of an index that is divided: the index, as it is never below its quotient."""
+    if slot.divisor == ONE:
+        return slot
+    if slot.counts not in ONE_INDEX or slot.high is None:
+        return UNKNOWN
+    return replace(slot, low=None, high=maximum(slot.high, 0), divisor=ONE)
+
+
+def _alike(a: Slot, b: Slot) -> tuple[Slot, Slot]:
+    """Two values as sums of the same indices. A number is no more than an index plus that number."""
+    if (a.counts, a.divisor) == (b.counts, b.divisor):
+        return a, b
+    a, b = _undivided(a), _undivided(b)
+    if a.counts in ONE_INDEX and not any(b.counts):
+        b = replace(b, keys=a.keys, queries=a.queries, low=None)
+    elif b.counts in ONE_INDEX and not any(a.counts):
+        a = replace(a, keys=b.keys, queries=b.queries, low=None)
+    return (a, b) if a.counts == b.counts else (UNKNOWN, UNKNOWN)
+
+
+def _either_of(a: Slot, b: Slot) -> Slot:
+    a, b = _alike(a, b)
+    low = None if a.low is None or b.low is None else minimum(a.low, b.low)
+    return replace(a, low=low, high=_looser(a.high, b.high))
+
+
+def _largest(a: Slot, b: Slot) -> Slot:
+    found, (a, b) = _either_of(a, b), _alike(a, b)
+    known = [low for low in (a.low, b.low) if low is not None]
+    return replace(found, low=reduce(maximum, known) if known else None)
+
+
+def _smallest(a: Slot, b: Slot) -> Slot:
+    found, (a, b) = _either_of(a, b), _alike(a, b)
+    return replace(found, high=_tighter(a.high, b.high))
+
+
+ONE_INDEX = ((1, 0, 0), (0, 1, 0))
+FORMS: dict[str, Callable[[Slot, Slot], Slot]] = {
     "add": _sum,
     "sub": partial(_sum, sign=-1),
+    "mul": _multiple,
     "floordiv": _quotient,
+    "where": _either_of,
+    "max": _largest,
+    "min": _smallest,
 }
 
 
 def _at_most(a: Slot, b: Slot, limit: int) -> Interval:
     """The bound on j - i that a - b <= limit proves."""
-    if a.divisor != b.divisor:
+    if a.divisor != b.divisor or a.low is None or b.high is None:
         return EVERYWHERE
     keys, queries = a.keys - b.keys, a.queries - b.queries
-    slack = b.offset - a.offset + limit
+    slack = b.high - a.low + limit
     if a.divisor != ONE:
         # floor(x / c) - floor(y / c) <= n gives x - y <= n*c + c - 1
-        slack = b.offset - a.offset + a.divisor * limit + a.divisor - 1
+        slack = b.high - a.low + a.divisor * limit + a.divisor - 1
         if abs(a.keys) + abs(a.queries) != 1 or abs(b.keys) + abs(b.queries) != 1:
             return EVERYWHERE
     if (keys, queries) == (1, -1):
