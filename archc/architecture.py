@@ -115,7 +115,7 @@ def contrast(before: Model, after: Model) -> Contrast:
 def _text(program: Program) -> tuple[object, ...]:
     """All that a program means."""
     functions = tuple(show_function(f) for f in program.functions)
-    return functions, program.parameters, program.decode
+    return functions, program.parameters, program.decode, program.after
 
 
 # ------------------------------------------------------------------------------ sizes

@@ -21,7 +21,6 @@ from .compiler.incremental import Incremental, Slot
 from .dsl.errors import CacheFull
 
 if TYPE_CHECKING:
-    from .api import Model
     from .backends.base import Array, Executable
     from .compiler.ops import ModelDType
 
@@ -78,7 +77,9 @@ class Decoder:
             done = self.prefill.step(arrays, {}, {})
             return done.outputs, self._state(rows, done.states, done.sizes, {})
         self._check_length(state.length + rows)
-        values = {path: self._given(path, value, state, rows) for path, value in state.values.items()}
+        values = {
+            path: self._given(path, value, state, rows) for path, value in state.values.items()
+        }
         held = {p: v.array if isinstance(v, Growing) else v for p, v in values.items()}
         done = self.chunk.step(arrays, held, {**state.sizes, self.derived.past: state.length})
         return done.outputs, self._state(state.length + rows, done.states, done.sizes, values)

@@ -255,7 +255,9 @@ SEGMENTS = {
         "scan s with @[b, d] = 0 { @ = 0.5 * @ + x }; output @o[b, s, d] = @"
     ),
 }
-PREFIX = {"`decode .. after`": "output @[b, s, d] = x"}
+PREFIX = {
+    "`decode .. after`": _attend(mask="(s, t) -> prefix(s, t, length)", rotate="rope()"),
+}
 DTYPES: dict[ModelDType, str] = {
     "f64": "float64",
     "f32": "float32",
@@ -282,7 +284,7 @@ CONSTRUCTS: tuple[Construct, ...] = (
     *_group("time", PADDING, "time s: valid = keep"),
     *_group("time", SEGMENTS, "time s: segment = ids // 4, position = ids"),
     *_group("time", DECODE, "decode s"),
-    *_group("time", PREFIX, "decode s after n"),
+    *_group("time", PREFIX, "input length: int[b] = 2; decode s after length"),
     *(Construct("dtypes", name, IN_DTYPE, dtype=dtype) for dtype, name in DTYPES.items()),
     *(
         Construct(

@@ -23,6 +23,7 @@ from ..dsl.errors import (
     InputRange,
     InputShape,
     MissingInput,
+    ShortPrefix,
     SizeRelation,
     UnknownInput,
 )
@@ -43,7 +44,6 @@ class Executable(ABC):
     @abstractmethod
     def trace(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[ValueKey, Array]]:
         """As `run`, with every value of the program as loaded (of several results: the first)."""
-
 
     def step(
         self, inputs: Mapping[str, Array], states: Mapping[str, Any], sizes: Mapping[str, int]
@@ -132,6 +132,32 @@ def bind_inputs(
     check_lookups(program, sizes)
     left_out = {n: _default(node, sizes, precision) for n, node in nodes.items() if n not in given}
     return BoundInputs({**given, **left_out}, sizes)
+
+
+def check_prefix(program: Program, bound: BoundInputs) -> None:
+    """Of the first call of a decoding: raises `ShortPrefix` where it has not the whole prefix.
+
+    Slots of the prefix see one another (`Program.after` names the input that says how many), so no
+    later call can add one. `bound` are the inputs of that call.
+    """
+    if not program.after:
+        return
+    (node,) = (
+        n
+        for n in map(program.main.__getitem__, program.main.inputs)
+        if node_name(n) == program.after
+    )
+    needed = int(bound.arrays[program.after].max(initial=0))
+    (rows,) = {
+        axis.size.evaluate(bound.sizes)
+        for i in program.main.inputs
+        for axis in program.main[i].axes
+        if axis.name == program.decode
+    }
+    if needed > rows:
+        raise ShortPrefix(
+            name=program.after, axis=program.decode, needed=needed, rows=rows, span=span_of(node)
+        )
 
 
 def _default(node: Node, sizes: Mapping[str, int], precision: Precision) -> Array:

@@ -4,12 +4,16 @@ One abstract interpretation over the canonical graph. For each value and each of
 decoded timeline it finds the largest j - i such that the value at i may depend on input position j;
 a reduction over time is bounded by the proved support of what it reduces (`passes/bounds.py`). What
 is not proved counts as looking ahead, and the refusal names the line where that begins.
+
+`decode s after p` promises less: the value at i reads no j but those with j <= i or j < p. Then a
+reach of r means j <= i + r or j < p. Of a reach of at most 0 a position may read all below p, and
+keeps that promise; where the reach is more, the prefix is like any other place.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..dsl.dims import Dim
@@ -19,7 +23,7 @@ from .elaborate import Module, Request, elaborate
 from .ir.graph import Axis, Function, Node, Program
 from .passes.bounds import ONE, Visibility
 from .passes.canonicalize import CANONICALIZE
-from .passes.properties import VIEWS, constant, reduced_axes
+from .passes.properties import reduced_axes
 from .rewrite import Edit, Session, run_pass
 
 NOTHING, ALL = -math.inf, math.inf
@@ -77,11 +81,13 @@ def prove_causal(program: Program) -> None:
         return
     _every_layer(program)
     canonical, _ = run_pass(CANONICALIZE, program, Session())
-    inputs = {i: _of_input(canonical.main[i], program.decode) for i in canonical.main.inputs}
-    reaches = _reaches(canonical, canonical.main, inputs)
+    nodes = [canonical.main[i] for i in canonical.main.inputs]
+    inputs = {node.id: _of_input(node, program.decode) for node in nodes}
+    prefix = frozenset(n.id for n in nodes if n.attrs["name"] == program.after)
+    reaches = _reaches(canonical, canonical.main, inputs, prefix)
     for name, node_id in canonical.main.outputs:
         if name != "loss" and reaches[node_id].furthest > 0:
-            raise _refusal(program.decode, name, reaches[node_id].cause)
+            raise _refusal(program, name, reaches[node_id].cause)
 
 
 def _every_layer(program: Program) -> None:
@@ -100,10 +106,11 @@ def _without(axis: Axis, reach: Reach, anywhere: float) -> Reach:
     return Reach(along, max(reach.anywhere, anywhere), reach.cause)
 
 
-def _refusal(axis: str, output: str, cause: Node | None) -> LooksAhead:
+def _refusal(program: Program, output: str, cause: Node | None) -> LooksAhead:
     spans = cause.origins[0].spans if cause is not None and cause.origins else ()
     return LooksAhead(
-        axis=axis,
+        axis=program.decode,
+        after=program.after,
         output=output,
         op=cause.op if cause is not None else "this",
         span=spans[0] if spans else None,
@@ -111,9 +118,11 @@ def _refusal(axis: str, output: str, cause: Node | None) -> LooksAhead:
     )
 
 
-def _reaches(program: Program, function: Function, inputs: Mapping[int, Reach]) -> dict[int, Reach]:
-    """The reach of every value of a function."""
-    proof = _Proof(program, Edit(program, function, Session()))
+def _reaches(
+    program: Program, function: Function, inputs: Mapping[int, Reach], prefix: frozenset[int]
+) -> dict[int, Reach]:
+    """The reach of every value of a function, whose inputs `prefix` are the length of the prefix."""
+    proof = _Proof(program, Edit(program, function, Session()), prefix)
     found: dict[int, Reach] = dict(inputs)
     for node in function.nodes:
         if node.op != "input":
@@ -127,6 +136,7 @@ class _Proof:
 
     program: Program
     edit: Edit
+    prefix: frozenset[int]
     carried: dict[int, list[Reach]] = field(default_factory=dict)
     """What each value that a repeat carries reads at its end, by the node of the repeat."""
 
@@ -156,14 +166,19 @@ class _Proof:
         return joined
 
     def over_time(self, node: Node, key: Axis, joined: Reach) -> Reach:
-        """Every query position may read the keys of the support, wherever those read."""
+        """Every query position may read the keys of the support, wherever those read.
+
+        Those of the prefix count only where they read ahead themselves.
+        """
         queries = [a for a in node.axes if a.time == self.program.decode and a != key]
         kept = {a: r for a, r in joined.along.items() if a != key or node.op == "softmax"}
         read = max(joined.along.get(key, NOTHING), 0.0)
         if not queries:
             return Reach(kept, ALL, joined.cause)
+        prefix = self.prefix if read <= 0 else frozenset[int]()
         for query in queries:
-            ahead = self.number(Visibility(self.edit, key, query).support(node).upper) + read
+            seen = Visibility(self.edit, key, query, prefix).support(node)
+            ahead = NOTHING if seen.empty else self.number(seen.upper) + read
             kept[query] = max(kept.get(query, NOTHING), ahead)
         return Reach(kept, joined.anywhere, joined.cause)
 
@@ -211,37 +226,11 @@ class _Proof:
 
     def ahead(self, sight: Visibility, index: int) -> float:
         """The most by which an index is past the query's slot, which is at least 0."""
-        slot, node = sight.slot(index), self.edit[index]
-        if slot is not None and slot.keys == 0 and slot.queries in (0, 1):
-            past = self.number(slot.offset)
-            return past if slot.queries and slot.divisor == ONE else max(past, 0.0)
-        if node.op in ("max", "where"):
-            return max(self.ahead(sight, i) for i in node.inputs[-2:])
-        if node.op == "min":
-            return min(self.ahead(sight, i) for i in node.inputs)
-        if node.op in ("add", "sub"):
-            a, b = node.inputs
-            (_, most), (low, high) = self.extent(a), self.extent(b)
-            if node.op == "sub":
-                return self.ahead(sight, a) - low
-            return min(self.ahead(sight, a) + high, most + self.ahead(sight, b))
-        return ALL
-
-    def extent(self, node_id: int) -> tuple[float, float]:
-        """The least and the most that an integer can be; unbounded where that is not known."""
-        node = self.edit[node_id]
-        value = constant(node)
-        if isinstance(value, int | Dim) and not isinstance(value, bool):
-            least = self.number(Dim.of(value))
-            return (least, least) if least < ALL else (NOTHING, ALL)
-        if node.op == "index":
-            return 0.0, self.number(node.attrs.axis("axis").size - 1)
-        if node.op in VIEWS:
-            return self.extent(node.inputs[0])
-        if node.op not in ("add", "sub"):
-            return NOTHING, ALL
-        (a, b), (c, d) = (self.extent(i) for i in node.inputs)
-        return (a - d, b - c) if node.op == "sub" else (a + c, b + d)
+        slot = sight.slot(index)
+        if slot.keys or slot.queries not in (0, 1):
+            return ALL
+        past = self.number(slot.high)
+        return past if slot.queries and slot.divisor == ONE else max(past, 0.0)
 
     # ----------------------------------------------------------------------------- calls
 
@@ -294,10 +283,18 @@ class _Proof:
         """What a step makes of its operands, and the states after it joined with those before."""
         body = self.program.body(node)
         given = [*others[:first], *state, *others[first:]]
-        found = _reaches(self.program, body, dict(zip(body.inputs, given, strict=True)))
+        read = dict(zip(body.inputs, given, strict=True))
+        last = first + len(state)
+        prefix = self.prefix_in(body, node.inputs[last:], last)
+        found = _reaches(self.program, body, read, prefix)
         results = [found[i] for i in body.output_ids]
         count = len(state)
         return results[:-count], [r.join(s) for r, s in zip(results[-count:], state, strict=True)]
+
+    def prefix_in(self, body: Function, captured: Sequence[int], first: int) -> frozenset[int]:
+        """The inputs of a body, from `first` on, that are the length of the prefix in every step."""
+        given = zip(captured, body.inputs[first:], strict=False)
+        return frozenset(inside for outside, inside in given if outside in self.prefix)
 
     def result(self, node: Node, operands: list[Reach], joined: Reach) -> Reach:
         """A repeat gives what it carries apart; the last state of a scan has read every step."""
@@ -322,7 +319,9 @@ class _Proof:
             body = self.program.function(name)
             given = [*state, *captured]
             given += [Reach()] * (len(body.inputs) - len(given))
-            found = _reaches(self.program, body, dict(zip(body.inputs, given, strict=True)))
+            read = dict(zip(body.inputs, given, strict=True))
+            prefix = self.prefix_in(body, node.inputs[len(state) :], len(state))
+            found = _reaches(self.program, body, read, prefix)
             state = [found[i].join(s) for i, s in zip(body.output_ids, state, strict=True)]
         return state
 

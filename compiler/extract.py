@@ -178,6 +178,7 @@ class _Growth:
             parameters=tuple(p for p in program.parameters if p.path in read),
             bindings=program.bindings + _unshown(program, main, sizes),
             decode="",
+            after="",
         )
         return Extract(made, self.feeds, dict(results))
 

@@ -20,13 +20,13 @@ Among equal cuts the one nearest the use is taken: keys after rotary turns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from types import MappingProxyType
 from typing import Literal
 
-from ..dsl.dims import Dim, maximum, minimum, product
+from ..dsl.dims import Dim, maximum, product
 from ..dsl.span import Span
 from .cut import cheapest_cut
 from .ir.graph import Axis, Function, Node, Program, TensorType, callees
@@ -439,9 +439,7 @@ class Values:
         key = self.key(node)
         if key is None:
             return None
-        query = next(
-            (a for n in self.function.nodes for a in n.axes if a.name == self.program.decode), None
-        )
+        query = self.decoded
         widest: Reach = Dim()
         todo, seen = [(node.id, key)], {(node.id, key)}
         while todo and query is not None and widest is not None:
@@ -588,6 +586,12 @@ class Values:
         if furthest != ZERO:
             yield self.state(node, "last", furthest)
 
+    @cached_property
+    def decoded(self) -> Axis | None:
+        """The decoded axis itself, where a value has it."""
+        axes = (a for n in self.function.nodes for a in n.axes)
+        return next((a for a in axes if a.name == self.program.decode), None)
+
     def is_decoded(self, axis: Axis) -> bool:
         return self.program.decode in (axis.name, axis.time)
 
@@ -611,74 +615,11 @@ class Values:
 
     def lag(self, take: Node) -> Dim | None:
         """How far before the slot a take along the timeline reads, where that is bounded."""
-        offset = self.offset(self.function[take.inputs[1]])
-        if offset is None or offset.slots != 1:
+        slot = Visibility(self.edit, None, self.decoded).slot(take.inputs[1])
+        if slot.counts != (0, 1, 0) or slot.divisor != ONE or slot.low is None:
             return None
-        known = offset.low.symbols() <= self.frame.sizes.keys()
-        return maximum(-offset.low, 0) if known else None
-
-    def offset(self, node: Node) -> _Offset | None:
-        """A whole number as a multiple of the slot and a bounded rest."""
-        if node.op == "const":
-            value = node.attrs["value"]
-            known = isinstance(value, int | Dim) and not isinstance(value, bool)
-            return _Offset(0, Dim.of(value), Dim.of(value)) if known else None  # type: ignore[arg-type]
-        if node.op == "index":
-            axis = node.attrs.axis("axis")
-            slots = axis.name == self.program.decode
-            return _Offset(1) if slots else _Offset(0, Dim(), axis.size - 1)
-        if node.op in VIEWS:
-            return self.offset(self.function[node.inputs[0]])
-        rule = _OFFSETS.get(node.op)
-        parts = [self.offset(self.function[i]) for i in node.inputs[-2:]] if rule else []
-        a, b = parts if len(parts) == 2 else (None, None)
-        return rule(a, b) if rule and a is not None and b is not None else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Offset:
-    """`slots` times the slot, plus something from `low` to `high`."""
-
-    slots: int
-    low: Dim = ZERO
-    high: Dim = ZERO
-
-
-def _added(a: _Offset, b: _Offset) -> _Offset:
-    return _Offset(a.slots + b.slots, a.low + b.low, a.high + b.high)
-
-
-def _subtracted(a: _Offset, b: _Offset) -> _Offset:
-    return _Offset(a.slots - b.slots, a.low - b.high, a.high - b.low)
-
-
-def _multiplied(a: _Offset, b: _Offset) -> _Offset | None:
-    factor = b.low.constant
-    if b.slots or b.low != b.high or factor is None or factor < 0:
-        return None
-    return _Offset(a.slots * factor, a.low * factor, a.high * factor)
-
-
-def _either(a: _Offset, b: _Offset) -> _Offset | None:
-    same = a.slots == b.slots
-    return _Offset(a.slots, minimum(a.low, b.low), maximum(a.high, b.high)) if same else None
-
-
-def _not_below(a: _Offset, b: _Offset) -> _Offset | None:
-    """A slot's offset or a number, whichever is greater: not further back than the offset."""
-    if a.slots == b.slots:
-        return _Offset(a.slots, maximum(a.low, b.low), maximum(a.high, b.high))
-    slot, number = (a, b) if a.slots else (b, a)
-    return replace(slot, high=maximum(slot.high, number.high)) if slot.slots == 1 else None
-
-
-_OFFSETS: dict[str, Callable[[_Offset, _Offset], _Offset | None]] = {
-    "add": _added,
-    "sub": _subtracted,
-    "mul": _multiplied,
-    "where": _either,
-    "max": _not_below,
-}
+        known = slot.low.symbols() <= self.frame.sizes.keys()
+        return maximum(-slot.low, 0) if known else None
 
 
 def _reduces(node: Node, axis: Axis) -> bool:

@@ -157,6 +157,30 @@ def glam(
     return rms(x, w["final_norm.gain"]) @ w["embed.w"].T / 8
 
 
+def prefix_lm(
+    w: Weights, ids: torch.Tensor, kept: torch.Tensor, lengths: tuple[int, ...]
+) -> torch.Tensor:
+    """T5's layers and buckets on both sides; slots of a prompt see it all, later ones what is past."""
+    x = w["embed.w"][ids]
+    steps = torch.arange(ids.shape[1])
+    gap = steps - steps[:, None]
+    far = 2 + (torch.log(gap.abs().clamp(1) / 2) / np.log(16 / 2) * 2).long()
+    bucket = torch.where(gap.abs() < 2, gap.abs(), far.clamp(max=3)) + 4 * (gap > 0)
+    bias = w["distance.table"][bucket].permute(2, 0, 1)
+    shown = (gap <= 0) | (steps < torch.tensor(lengths)[:, None, None])
+    seen = (shown & kept[:, None, :])[:, None]
+    for i in range(3):
+        at = f"layers[{i}]."
+        n = rms(x, w[f"{at}norm1.gain"])
+        q, k, v = (split(linear(n, w[f"{at}attention.{part}.w"]), HEADS) for part in "qkv")
+        p = (q @ k.mT + bias).masked_fill(~seen, -torch.inf).softmax(-1)
+        x = x + linear((p @ v).transpose(1, 2).flatten(2), w[f"{at}attention.o.w"])
+        n = rms(x, w[f"{at}norm2.gain"])
+        gate = F.gelu(linear(n, w[f"{at}ffn.gate.w"]), approximate="tanh")
+        x = x + linear(gate * linear(n, w[f"{at}ffn.up.w"]), w[f"{at}ffn.down.w"])
+    return rms(x, w["final_norm.gain"]) @ w["embed.w"].T / 8
+
+
 def gshard(
     x: torch.Tensor,
     kept: torch.Tensor,
@@ -185,6 +209,7 @@ class Case:
     example: str
     formula: Callable[[Weights, torch.Tensor, torch.Tensor], torch.Tensor]
     settings: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, Any] = field(default_factory=dict)  # inputs beside ids and mask
 
 
 CASES = {
@@ -199,6 +224,12 @@ CASES = {
     "gpt4-one-of-four": Case("gpt4_speculated", lambda *given: gpt4(*given, 1), {"used": 1}),
     "grok1": Case("grok1", grok1),
     "glam": Case("glam", glam),
+    "prefix-lm": Case(
+        "prefix_lm",
+        lambda *given: prefix_lm(*given, (4, 7)),
+        others={"prefix_length": np.array([4, 7])},
+    ),
+    "prefix-lm-without-one": Case("prefix_lm", lambda *given: prefix_lm(*given, (0, 0))),
     "glam-full-experts": Case("glam", lambda *given: glam(*given, 4), {"capacity": 4}),
 }
 
@@ -227,7 +258,7 @@ def test_agrees_with_the_formula(
     seen = inputs["attention_mask"].astype(bool)
     weights = {path: matrix(value) for path, value in model.weights.items()}
     expected = case.formula(weights, torch.from_numpy(inputs["input_ids"]), torch.from_numpy(seen))
-    found = model.compile(backend, dtype=dtype, level=level)(**inputs)["logits"]
+    found = model.compile(backend, dtype=dtype, level=level)(**inputs, **case.others)["logits"]
     assert distance(found[seen], expected.numpy()[seen]) <= bound
 
 

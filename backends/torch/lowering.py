@@ -182,7 +182,9 @@ def append(scope: Scope, node: Node, kept: Value, rows: Value) -> Value:
     call = expression("{0}({1}, {2})", scope.module.helper("append"), kept.expr, scope.size(before))
     assert isinstance(call, ast.Call)
     call.args += [rows.expr, number(kept.dim(before))]
-    return Value(call, node.type.dtype, single(tuple(axis if a == before else a for a in kept.axes)))
+    return Value(
+        call, node.type.dtype, single(tuple(axis if a == before else a for a in kept.axes))
+    )
 
 
 @lowers("table")

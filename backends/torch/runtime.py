@@ -26,7 +26,16 @@ from ...compiler.ir.graph import Node, Parameter, Program
 from ...compiler.ir.walk import calls, join
 from ...compiler.ops import ModelDType, Precision
 from ...dsl.errors import IndexOutOfRange, MissingWeight, WeightShape
-from ..base import Array, BoundInputs, Executable, Stepped, ValueKey, bind_inputs, node_name, span_of
+from ..base import (
+    Array,
+    BoundInputs,
+    Executable,
+    Stepped,
+    ValueKey,
+    bind_inputs,
+    node_name,
+    span_of,
+)
 from .emit import Emitted, emit_model, left
 from .module import ChunkMethod
 
@@ -111,7 +120,9 @@ class TorchExecutable(Executable):
         made = {
             join(path, name): value
             for path, function in calls(self.program)
-            for (name, _), value in zip(left(function), found.get(f"{path}." if path else "", ()), strict=True)
+            for (name, _), value in zip(
+                left(function), found.get(f"{path}." if path else "", ()), strict=True
+            )
         }
         outputs = {name: to_numpy(value) for name, value in outputs.items()}
         return Stepped(outputs, made, bound.sizes)

@@ -115,7 +115,8 @@ class _ModelElaborator:
             kind="model",
         )
         self.outputs: list[tuple[str, int]] = []
-        self.decode = ""
+        self.decode: syntax.DecodeStmt | None = None
+        self.after = ""
         self.hypers = hyperparameters(model)
         self.session.model_effects = {
             syntax.Assign: self._assign,
@@ -141,7 +142,8 @@ class _ModelElaborator:
             tuple(self.session.emitter.bindings.items()),
             tuple(self.scope.parameters),
             tuple(self.session.emitter.constraints),
-            decode=self.decode,
+            decode=self.decode.axis if self.decode is not None else "",
+            after=self.after,
         )
         return program.with_functions(())
 
@@ -251,15 +253,20 @@ class _ModelElaborator:
         return self.scope.builder.nodes
 
     def _left_out(self, statement: syntax.InputStmt) -> bool:
+        """Never the length of a prefix: it is an input of what runs, given or not."""
         given = self.request.given
-        return given is not None and statement.name not in given
+        prefixes = {s.after for s in self._decoding()}
+        return given is not None and statement.name not in {*given, *prefixes}
+
+    def _decoding(self) -> list[syntax.DecodeStmt]:
+        return [s for s in syntax.walk(self.model) if isinstance(s, syntax.DecodeStmt)]
 
     def _is_input(self, statement: syntax.InputStmt) -> bool:
         """Whether an input whose default is computed stays one.
 
         With an entry for each decoded position it is no fact of the call.
         """
-        decoded = {s.axis for s in syntax.walk(self.model) if isinstance(s, syntax.DecodeStmt)}
+        decoded = {s.axis for s in self._decoding()}
         is_fact = self.request.facts and decoded.isdisjoint(d.name for d in statement.brackets)
         return is_fact or statement.name in (self.request.given or ())
 
@@ -386,11 +393,32 @@ class _ModelElaborator:
 
     def _decode(self, body: Body, statement: syntax.DecodeStmt) -> None:
         self._time_axis(body, statement)
+        first = self.decode or statement
+        if (first.axis, first.after) != (statement.axis, statement.after):
+            first_text, second = first.span.text, statement.span.text
+            raise errors.DecodeTwice(first=first_text, second=second, span=statement.span)
+        self.decode = statement
         if statement.after is not None:
-            raise errors.Unsupported(what="`decode ... after`", span=statement.span)
-        if self.decode not in ("", statement.axis):
-            raise errors.DecodeTwice(first=self.decode, second=statement.axis, span=statement.span)
-        self.decode = statement.axis
+            self.after = self._prefix(body, statement, statement.after)
+
+    def _prefix(self, body: Body, statement: syntax.DecodeStmt, name: str) -> str:
+        """The input that is the length of the prefix."""
+        value = body.environment.values.get(name)
+        node = self.scope.builder[value.node] if isinstance(value, Tensor) else None
+        inputs = [s for s in syntax.walk(self.model) if isinstance(s, syntax.InputStmt)]
+        if node is None or not any(s.name == name for s in inputs):
+            problem = f"no input above is called `{name}`"
+        elif node.attrs.get("name") != name or node.attrs.get("computed"):
+            problem = f"`{name}` is computed"
+        elif node.type.dtype != "int":
+            problem = f"`{name}` is {node.type}"
+        elif any(axis.time == statement.axis for axis in node.axes):
+            problem = f"`{name}` has an entry for each position"
+        else:
+            return name
+        raise errors.DecodeAfter(
+            axis=statement.axis, name=name, problem=problem, span=statement.span
+        )
 
     def _time_axis(self, body: Body, statement: syntax.TimeStmt | syntax.DecodeStmt) -> Label:
         label = body.frame.find(statement.axis)

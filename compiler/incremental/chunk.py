@@ -142,7 +142,9 @@ class _Chunk:
                 alone = self.values.key(node) == key
                 reach = None if whole else self.values.window(node) if alone else ZERO
                 found[key] = wider(found.get(key, ZERO), reach)
-        return {key: reach if reach is None or reach != ZERO else ONE for key, reach in found.items()}
+        return {
+            key: reach if reach is None or reach != ZERO else ONE for key, reach in found.items()
+        }
 
     def is_key(self, axis: Axis) -> bool:
         return axis.time == self.decoded.name and axis != self.decoded
@@ -150,7 +152,9 @@ class _Chunk:
     def type(self, kind: TensorType, axes: Mapping[Axis, Axis]) -> TensorType:
         return TensorType(kind.dtype, tuple(axes.get(a, a) for a in kind.axes))
 
-    def add(self, op: str, inputs: tuple[int, ...], attrs: Mapping[str, AttrValue], **more: object) -> int:
+    def add(
+        self, op: str, inputs: tuple[int, ...], attrs: Mapping[str, AttrValue], **more: object
+    ) -> int:
         """A node that comes from the one that is being made."""
         origins = self.node.origins if self.node is not None else ()
         return self.builder.add(op, inputs, attrs, origins=origins, **more)  # type: ignore[arg-type]
@@ -345,7 +349,11 @@ class _Chunk:
         if axis == self.decoded:
             return self.slots()
         made = self.clone(node, (), self.keys)
-        return self.offset(made, self.derivation.start(self.reaches[axis])) if axis in self.keys else made
+        return (
+            self.offset(made, self.derivation.start(self.reaches[axis]))
+            if axis in self.keys
+            else made
+        )
 
     def reduced(self, node: Node) -> int:
         if self.decoded in reduced_axes(node):
@@ -367,8 +375,13 @@ class _Chunk:
             return self.joined(node, self.rows(node, key), key)
         reach = self.reaches[key]
         history = self.derivation.history(reach)
-        mapped = tuple((history if a == self.decoded else self.keys.get(a, a), self.keys.get(b, b)) for a, b in pairs)
-        return self.add("rename", (self.history(node.inputs[0], reach),), {"pairs": mapped}, hint=node.hint)
+        mapped = tuple(
+            (history if a == self.decoded else self.keys.get(a, a), self.keys.get(b, b))
+            for a, b in pairs
+        )
+        return self.add(
+            "rename", (self.history(node.inputs[0], reach),), {"pairs": mapped}, hint=node.hint
+        )
 
     def take(self, node: Node) -> int:
         axis = node.attrs.axis("axis")
@@ -395,7 +408,11 @@ class _Chunk:
         value = self.add("add", (running, before), {}, hint=node.hint)
         last = {"axis": self.decoded, "at": self.decoded.size - 1}
         self.leave(node, self.add("pick", (value,), last))
-        return self.add("transpose", (value,), {"order": node.axes}) if self.builder[value].axes != node.axes else value
+        return (
+            self.add("transpose", (value,), {"order": node.axes})
+            if self.builder[value].axes != node.axes
+            else value
+        )
 
     def scan(self, node: Node) -> int:
         self._check_body(node)
@@ -418,7 +435,11 @@ class _Chunk:
         body = self.values.program.body(node)
         for inner in body.nodes:
             times = [a for a in inner.axes if self.derivation.is_time(a)]
-            named = [v for v in inner.attrs.values() if isinstance(v, Axis) and self.derivation.is_time(v)]
+            named = [
+                v
+                for v in inner.attrs.values()
+                if isinstance(v, Axis) and self.derivation.is_time(v)
+            ]
             if any(self.is_key(a) for a in times) or (inner.op in MEETING and (times or named)):
                 raise self.refusal(inner, "reads other positions in the steps of a `scan`")
 
@@ -439,7 +460,10 @@ class _Chunk:
             "kinds": tuple(parts[str(kind)].name for kind in kinds),
             "carried": call.carried + len(histories),
         }
-        types = (*(self.type(t, self.keys) for t in node.types), *(self.builder[i].type for i in histories))
+        types = (
+            *(self.type(t, self.keys) for t in node.types),
+            *(self.builder[i].type for i in histories),
+        )
         return self.builder.add("repeat", operands, attrs, types, node.origins, node.hint)
 
     def _initial(self, node: Node, index: int, reach: Reach) -> int:

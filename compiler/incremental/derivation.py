@@ -11,6 +11,7 @@ from ..ir.graph import Axis, Function, Node, Program, TensorType
 from ..rewrite import Session
 from ..state import Histories, Kind, LoopPlan, Plan, Reach, wider
 
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """One state. `path` is complete, as a parameter's; `type` is the value's in the full sequence.

@@ -18,9 +18,7 @@ def _with_states(derivation: Derivation, part: Part) -> Function:
     for node in function.nodes:
         builder.append(_calling(part, node) if node.id in part.loops else node)
     states = [(f"{STATE}{kept.path}", _left(derivation, builder, kept)) for kept in part.kept]
-    return Function(
-        part.name, builder.nodes, function.inputs, (*function.outputs, *states)
-    )
+    return Function(part.name, builder.nodes, function.inputs, (*function.outputs, *states))
 
 
 def _calling(part: Part, loop: Node) -> Node:

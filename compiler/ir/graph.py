@@ -265,7 +265,9 @@ class Constraint:
 class Program:
     """A model: `main` and the functions it uses, hyperparameter bindings, parameters.
 
-    `decode` names the axis along which the model is declared autoregressive, if any.
+    `decode` names the axis along which the model is declared autoregressive, if any; `after` the
+    input that says behind how many slots: those before all see one another, so they must be given
+    together.
     """
 
     name: str
@@ -275,6 +277,7 @@ class Program:
     constraints: tuple[Constraint, ...] = ()
     main_name: str = "main"
     decode: str = ""
+    after: str = ""
     _by_name: dict[str, Function] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

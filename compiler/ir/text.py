@@ -83,7 +83,8 @@ def show(program: Program, *, locs: bool = False) -> str:
     if program.main_name != "main":
         lines.append(f"entry {_name(program.main_name)}")
     if program.decode:
-        lines.append(f"decode {_name(program.decode)}")
+        after = f" after {_name(program.after)}" if program.after else ""
+        lines.append(f"decode {_name(program.decode)}{after}")
     lines += map(_show_axis, all_axes(program))
     lines += map(_show_parameter, program.parameters)
     lines += [f"require <{c.left}> {c.op} <{c.right}>" for c in program.constraints]
@@ -355,6 +356,7 @@ class _Reader:
         bindings = self.unique(self.list_of(self.binding, ")"))
         entry = self.name() if self.has("entry") else "main"
         decode = self.name() if self.has("decode") else ""
+        after = self.name() if decode and self.has("after") else ""
         while self.has("axis"):
             self.declare_axis()
         parameters = tuple(self.parameters())
@@ -362,7 +364,7 @@ class _Reader:
         functions = tuple(self.while_has("function", self.function))
         self.take("end", "a function or the end")
         self.check_functions(functions, entry)
-        return Program(name, functions, bindings, parameters, constraints, entry, decode)
+        return Program(name, functions, bindings, parameters, constraints, entry, decode, after)
 
     def while_has(self, word: str, item: Callable[[], Item]) -> Iterator[Item]:
         while self.has(word):

@@ -24,6 +24,7 @@ def verify(program: Program) -> Program:
     """Returns `program` if all invariants hold. Raises InternalError naming function and node."""
     _check_names(program)
     _check_calls_end(program)
+    _check_after(program)
     for function in program.functions:
         _check_interface(program, function)
     for function in program.functions:
@@ -80,6 +81,17 @@ def _check_calls_end(program: Program) -> None:
             finished.add(name)
 
     visit(program.main_name, ())
+
+
+def _check_after(program: Program) -> None:
+    if not program.after:
+        return
+    main = program.main
+    found = [main[i] for i in main.inputs if main[i].attrs.get("name") == program.after]
+    if not found or found[0].type.dtype != "int":
+        raise InternalError(f"decode after {program.after}: no whole number among the inputs")
+    if any(axis.time == program.decode for axis in found[0].axes):
+        raise InternalError(f"decode after {program.after}: it changes along {program.decode}")
 
 
 def _check_interface(program: Program, function: Function) -> None:

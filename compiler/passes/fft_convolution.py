@@ -9,12 +9,12 @@ largest one of its row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...dsl.dims import Dim
 from ..ir.graph import Axis, Node
 from ..rewrite import Declined, Edit, Outcome, Pass, Rewrite, Rule
-from .bounds import Slot, Visibility
+from .bounds import FORMS, UNKNOWN, Slot, Visibility
 from .properties import constant, traffic, unfused_traffic
 
 BACK = Slot(keys=-1, queries=1)  # the query's slot minus the key's
@@ -76,12 +76,12 @@ def _toeplitz(edit: Edit, matrix: Node, key: Axis) -> Toeplitz | Declined | None
     return Toeplitz(kernel, lag, query, masks, (*nodes, matrix.id))
 
 
-def _clamped(sight: Visibility, index: Node) -> Slot | None:
+def _clamped(sight: Visibility, index: Node) -> Slot:
     """An index that bounds keep at or above zero, without them."""
     while index.op == "max":
         low = constant(sight.edit[index.inputs[1]])
         if not isinstance(low, int | Dim) or Dim.of(low) != Dim():
-            return None
+            return UNKNOWN
         index = sight.edit[index.inputs[0]]
     return sight.slot(index.id)
 
@@ -91,11 +91,8 @@ def _is_causal(sight: Visibility, condition: Node) -> bool:
     if condition.op not in ("le", "lt"):
         return False
     a, b = (sight.slot(i) for i in condition.inputs)
-    if a is None or b is None or a.divisor != b.divisor or a.divisor != Dim.of(1):
-        return False
-    least = 0 if condition.op == "le" else -1
-    gap = Slot(b.keys - a.keys, b.queries - a.queries, b.offset - a.offset + least)
-    return gap == BACK
+    least = Dim.of(0 if condition.op == "le" else 1)
+    return FORMS["sub"](b, a) == replace(BACK, low=least, high=least)
 
 
 def _convolved(edit: Edit, node: Node, x: Node, key: Axis, found: Toeplitz) -> Outcome:

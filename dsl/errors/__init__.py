@@ -131,6 +131,7 @@ from .definitions import (
     WhichModel,
 )
 from .model import (
+    DecodeAfter,
     DecodeTwice,
     ExitInDecode,
     InputAxes,
@@ -140,6 +141,7 @@ from .model import (
     LooksAhead,
     NeedsWholeSequence,
     NoDecode,
+    ShortPrefix,
     TimeAxis,
     TimeFact,
     TimeFactValue,
@@ -258,6 +260,7 @@ __all__ = [
     "ConfigRefused",
     "ConfigValue",
     "DamagedCheckpoint",
+    "DecodeAfter",
     "DecodeTwice",
     "DefinedTwice",
     "DivisionByZero",
@@ -371,6 +374,7 @@ __all__ = [
     "ScannedAxis",
     "SharedByRows",
     "SharedSizes",
+    "ShortPrefix",
     "SingleQuotes",
     "SizeMismatch",
     "SizeRelation",

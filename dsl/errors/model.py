@@ -73,8 +73,29 @@ class TimeFactValue(ArchError, id="time-fact-value"):
 class DecodeTwice(ArchError, id="decode-twice"):
     first: str
     second: str
-    title = "a model decodes along one axis, not both `{first}` and `{second}`"
-    labels = {"span": "a second axis"}
+    title = "a model decodes in one way, not by both `{first}` and `{second}`"
+    labels = {"span": "a second way"}
+
+
+class DecodeAfter(ArchError, id="decode-after"):
+    axis: str
+    name: str
+    problem: str
+    title = "`decode {axis} after {name}` needs a whole number for each row, an input"
+    labels = {"span": "{problem}"}
+    help = "declare it above: `input {name}: int[b]`, perhaps with a number as its default"
+
+
+class ShortPrefix(ArchError, id="short-prefix"):
+    name: str
+    axis: str
+    needed: int
+    rows: int
+    title = (
+        "`{name}` says that the first {needed} slots see one another, but the first call has {rows}"
+    )
+    labels = {"span": "declared here"}
+    help = "give at least {needed} slots along `{axis}` at first: they cannot see what comes later"
 
 
 class ExitInDecode(ArchError, id="exit-in-decode"):
@@ -103,13 +124,23 @@ class LooksAhead(ArchError, id="looks-ahead"):
     axis: str
     output: str
     op: str
+    after: str = ""
     title = "`decode {axis}` promises that no position reads a later one, but `{output}` does"
     labels = {"span": "this `{op}` is not proved to stay at or before its own position"}
 
+    @property
+    def message(self) -> str:
+        if not self.after:
+            return super().message
+        promise = f"`decode {self.axis} after {self.after}` promises that no position reads a later"
+        return f"{promise} one behind the first `{self.after}`, but `{self.output}` does"
+
     def help_text(self) -> str:
-        drop = f"drop `decode {self.axis}` from the model"
+        after = f" after {self.after}" if self.after else ""
+        drop = f"drop `decode {self.axis}{after}` from the model"
         if self.op in ("softmax", "dot", "sum", "amax"):
-            mask = "mask later positions with `causal` and -inf (a finite fill proves nothing)"
+            shown = f"prefix({self.axis}, t, {self.after})" if after else "causal"
+            mask = f"mask later positions with `{shown}` and -inf (a finite fill proves nothing)"
             return f"{mask}, or {drop}"
         if self.op == "scan":
             return f"run it forwards and read no last state along `{self.axis}`, or {drop}"
