@@ -14,7 +14,16 @@ import numpy as np
 
 from ...compiler.ir.graph import STATE, Program
 from ...compiler.ops import Array, ModelDType, Precision
-from ..base import Backend, BoundInputs, Executable, Stepped, ValueKey, bind_inputs, node_name
+from ..base import (
+    Backend,
+    BoundInputs,
+    Executable,
+    Stepped,
+    ValueKey,
+    bind_inputs,
+    check_prefix,
+    node_name,
+)
 from .constants import load_constants
 from .interpreter import DEFAULT_TILE, Interpreter, Observer, Shared
 
@@ -57,6 +66,8 @@ class NumpyExecutable(Executable):
         self, inputs: Mapping[str, Array], states: Mapping[str, Array], sizes: Mapping[str, int]
     ) -> Stepped:
         bound = bind_inputs(self.shared.program, inputs, self.shared.precision, sizes)
+        if not states:
+            check_prefix(self.shared.program, bound)
         interpreter = Interpreter(self.shared, bound.sizes, states=states)
         outputs = self._outputs(interpreter, bound)
         given = {id(array) for array in bound.arrays.values()}

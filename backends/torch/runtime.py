@@ -33,6 +33,7 @@ from ..base import (
     Stepped,
     ValueKey,
     bind_inputs,
+    check_prefix,
     node_name,
     span_of,
 )
@@ -107,23 +108,22 @@ class TorchExecutable(Executable):
     ) -> Stepped:
         """The states of a layer go to it and come from it in the order of its text."""
         bound = bind_inputs(self.program, inputs, self.precision, sizes)
+        if not states:
+            check_prefix(self.program, bound)
         arguments: list[Any] = self._given(bound)
         if any(function.states for function in self.program.functions):
             given: dict[str, list[torch.Tensor]] = defaultdict(list)
             for path, function in calls(self.program):
                 for node in function.states:
                     place = join(path, node.attrs.string("path"))
-                    given[f"{path}." if path else ""].append(states[place])
+                    given[_prefix(path)].append(states[place])
             arguments += [bound.sizes[self.program.past], *given.pop("", []), given]
         with torch.no_grad():
             outputs, found = self.module(*arguments)
-        made = {
-            join(path, name): value
-            for path, function in calls(self.program)
-            for (name, _), value in zip(
-                left(function), found.get(f"{path}." if path else "", ()), strict=True
-            )
-        }
+        made: dict[str, torch.Tensor] = {}
+        for path, function in calls(self.program):
+            places = [join(path, name) for name, _ in left(function)]
+            made.update(zip(places, found.get(_prefix(path), ()), strict=True))
         outputs = {name: to_numpy(value) for name, value in outputs.items()}
         return Stepped(outputs, made, bound.sizes)
 
@@ -189,6 +189,11 @@ class TorchExecutable(Executable):
         path = folder / name
         path.write_text(emitted.text, encoding="utf-8")
         return _imported(path)
+
+
+def _prefix(path: str) -> str:
+    """What a module at a call path has as its `prefix`."""
+    return f"{path}." if path else ""
 
 
 def _out_of_range(takes: Sequence[Node], error: IndexError) -> IndexOutOfRange:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from ...dsl.diagnostics import InternalError
 from ...dsl.dims import Dim
 from ...dsl.errors import NeedsWholeSequence
 from ..ir.graph import STATE, AttrValue, Axis, Builder, Function, Node, TensorType
@@ -317,9 +316,9 @@ class _Chunk:
         if node.op == "index":
             return self.slots()
         if node.op == "rename":
-            pairs = tuple((a, b) for a, b in node.attrs.pairs("pairs") if b != key)
+            others = tuple((a, b) for a, b in node.attrs.pairs("pairs") if b != key)
             made = self.made[node.inputs[0]]
-            return self.clone(replace_pairs(node, pairs), (made,), self.keys) if pairs else made
+            return self.add("rename", (made,), {"pairs": others}) if others else made
         operands = tuple(self.rows(self.function[i], key) for i in node.inputs)
         return self.clone(node, operands, {**self.keys, key: self.decoded})
 
@@ -482,11 +481,6 @@ def _counts(node: Node, key: Axis) -> bool:
     if node.op in ("scan", "repeat"):
         return True
     return node.op in ("topk", "cumsum") and node.attrs["axis"] == key
-
-
-def replace_pairs(node: Node, pairs: tuple[tuple[Axis, Axis], ...]) -> Node:
-    """A rename of fewer axes."""
-    raise InternalError(f"a key that is kept is renamed along other axes too: {pairs}")
 
 
 def _with_axes(value: AttrValue, axes: Mapping[Axis, Axis]) -> AttrValue:

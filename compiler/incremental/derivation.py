@@ -128,7 +128,7 @@ class Derivation:
             for relation in self.program.constraints
             if not (relation.left.symbols() | relation.right.symbols()) & length
         )
-        whole = replace(self.program, constraints=relations)
+        whole = replace(self.program, constraints=relations, after="")
         return whole.with_functions(chunks)
 
     # ------------------------------------------------------------------------ axes of slots

@@ -3,8 +3,9 @@
     (x, l) <- (f(x), g(x, l)) n times, l unread        =  x <- f(x) n times
     .., then (x, y) <- (f(x), y) at the end, x unread  =  ..
 
-Always legal: what is read is computed as before. What decides an exit is read, and so is a state; where
-rows may leave or states are left, the last layers stay. So does one state of a scan, and a function that several loops run.
+Always legal: what is read is computed as before. What decides an exit is read, and so is a state;
+where rows may leave or states are left, the last layers stay. So does one state of a scan, and a
+function that several loops run.
 """
 
 from __future__ import annotations
