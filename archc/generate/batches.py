@@ -4,7 +4,8 @@ Rows of one batch have their slots in common, so a shorter prompt has padding be
 changes its text is a property of the model: relative and rotary positions do not mind, a table of
 positions does. So it is tried: the model is run at its smallest sizes in float64, each row alone and
 both in a batch. Where padding tells, prompts of one length share a batch; where rows read each other,
-each runs alone.
+each runs alone. A model that reads how long the call is, to choose its rotary frequencies for instance,
+is told a length by padding that no row has: that it does is seen in the graph.
 """
 
 from __future__ import annotations
@@ -141,11 +142,23 @@ def sharing_of(program: Program, face: Face) -> Sharing:
         trial = _Trial(program, face)
         if not trial.possible:
             return "alone"
-        if face.text.valid in trial.nodes and trial.agrees(PADDING):
+        known = face.text.valid in trial.nodes and not _reads_length(program)
+        if known and trial.agrees(PADDING):
             return "padded"
         return "equal" if trial.agrees(0) else "alone"
     except ArchError:  # some relation of sizes holds for the batch and not for a row of it
         return "alone"
+
+
+def _reads_length(program: Program) -> bool:
+    """Whether anything uses the size of the decoded axis."""
+    return any(
+        function.users()[node.id]
+        for function in program.functions
+        for node in function.nodes
+        if node.op == "size"
+        and program.decode in (node.attrs.axis("axis").name, node.attrs.axis("axis").time)
+    )
 
 
 class _Trial:
