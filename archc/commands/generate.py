@@ -182,6 +182,7 @@ def command(
         model,
         ids or None,
         source=read or None,
+        messages=chat,
         stop=stop,
         decoder=decoder,
         draft=None if small is None else _loaded(small, padded=False, rows="last", **options),

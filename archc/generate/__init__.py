@@ -76,8 +76,8 @@ def generate(
 
     Row i draws from a stream of chance of its own, seeded by `seed + i`; at temperature 0 nothing
     is left to chance. A text ends before the first of the strings `stop`, at one of the tokens
-    `ends` (default: the checkpoint's), or after `max_tokens`. With `messages` prompts are answered by
-    the chat template, after an instruction `system`. `stream` is called with a prompt's number and
+    `ends` (default: the checkpoint's), or after `max_tokens`. With `messages` prompts are answered, not
+    continued: texts go through the chat template, after an instruction `system`. `stream` is called with a prompt's number and
     each new piece of its text, at last with an empty one.
 
     `source` is what an encoder reads; `inputs` are other arrays by the names of the model's inputs, with a
@@ -113,7 +113,7 @@ def generate(
             seed=seed + i,
             limit=max_tokens,
             ends=last,
-            writer=language.writer(prompt, stops, _shown(stream, i)),
+            writer=language.writer(() if messages else prompt, stops, _shown(stream, i)),
         )
         for i, (prompt, of_row) in enumerate(paired(asked, read, language.start))
     ]

@@ -68,12 +68,12 @@ class Language:
         return found
 
     def writer(
-        self, prompt: Ids, stops: tuple[str, ...], show: Callable[[str], None]
+        self, after: Ids, stops: tuple[str, ...], show: Callable[[str], None]
     ) -> Writer | None:
-        """What writes the text after `prompt`, and shows it piece by piece."""
+        """What writes the text that goes on from `after`, and shows it piece by piece."""
         if self.tokenizer is None:
             return None
-        return Writer(self.tokenizer.stream(prompt[-CONTEXT:]), Cut(stops), show)
+        return Writer(self.tokenizer.stream(after[-CONTEXT:]), Cut(stops), show)
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
