@@ -162,7 +162,7 @@ def _template(directory: Path, settings: Mapping[str, Any]) -> str | None:
 
 def _special(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
     """Texts of `bos_token`, `eos_token` and the like, by the settings, else by their own file."""
-    found = _json(directory / "special_tokens_map.json") | settings
+    found = {**_json(directory / "special_tokens_map.json"), **settings}
     texts = {k: v["content"] if isinstance(v, dict) else v for k, v in found.items() if k in ROLES}
     return {role: text for role, text in texts.items() if isinstance(text, str)}
 

@@ -172,8 +172,7 @@ def command(
     if draft is not None:
         small = open_model(draft, weights=draft_weights)
     language = generate.language_of(model)
-    ids = [language.message(text, system) if chat else language.prompt(text) for text in asked]
-    read = [language.source(text) for text in sources]
+    ids, read = language.prompts(asked, chat=chat, system=system), language.sources(sources)
     ragged = len({*map(len, ids)}) > 1 or len({*map(len, read)}) > 1
     rows = "last" if small is None else "all"
     decoder = _loaded(model, padded=ragged and small is None, rows=rows, **options)

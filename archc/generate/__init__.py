@@ -18,7 +18,7 @@ from ..dsl.errors import GenerationSetting
 from .chat import chat, conversation
 from .face import Face, face_of
 from .job import Job
-from .prompts import Prompts, language_of, listed, paired, tokens_of
+from .prompts import Ids, Prompts, language_of, paired
 from .rows import Reason, Result, Row
 from .sampling import Sampling
 
@@ -77,8 +77,8 @@ def generate(
     Row i draws from a stream of chance of its own, seeded by `seed + i`; at temperature 0 nothing
     is left to chance. A text ends before the first of the strings `stop`, at one of the tokens
     `ends` (default: the checkpoint's), or after `max_tokens`. With `messages` prompts are answered, not
-    continued: texts go through the chat template, after an instruction `system`. `stream` is called with a prompt's number and
-    each new piece of its text, at last with an empty one.
+    continued: texts go through the chat template, after an instruction `system`. `stream` is called
+    with a prompt's number and each new piece of its text, at last with an empty one.
 
     `source` is what an encoder reads; `inputs` are other arrays by the names of the model's inputs, with a
     row for each prompt where they have the batch axis. `draft` is a smaller model of the same vocabulary
@@ -88,54 +88,39 @@ def generate(
     many calls: `decoder_of` makes it. Raises `NotGenerative`, `GenerationSetting`, `EmptyPrompt`,
     `NoTokenizer`, `OtherVocabulary`, `CacheFull`, `LogitsNotNumbers`, and what loading and running raise.
     """
-    face, language = face_of(model), language_of(model, tokenizer)
+    _at_least(0, max_tokens=max_tokens, seed=seed)
+    _at_least(1, draft_tokens=draft_tokens)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    for name, value, least in (
-        ("max_tokens", max_tokens, 0),
-        ("seed", seed, 0),
-        ("draft_tokens", draft_tokens, 1),
-    ):
-        if value < least:
-            raise GenerationSetting(name=name, got=str(value), expected=f"{least} or more")
-
-    def encode(text: str) -> list[int]:
-        return language.message(text, system) if messages else language.prompt(text)
-
-    asked = tokens_of(listed(prompts), encode)
-    read = tokens_of(listed(source), language.source)
+    face, language = face_of(model), language_of(model, tokenizer)
+    asked = language.prompts(prompts, chat=messages, system=system)
+    pairs = paired(asked, language.sources(source), language.start)
     stops = language.stops(stop)
     last = language.ends if ends is None else frozenset(ends)
-    rows = [
-        Row(
-            prompt=prompt,
-            source=of_row,
-            sampling=sampling,
-            seed=seed + i,
-            limit=max_tokens,
-            ends=last,
-            writer=language.writer(() if messages else prompt, stops, _shown(stream, i)),
-        )
-        for i, (prompt, of_row) in enumerate(paired(asked, read, language.start))
-    ]
-    job = Job(
-        model,
-        face,
-        language,
-        rows,
-        given={name: np.asarray(array) for name, array in inputs.items()},
-        loading={
-            "backend": backend,
-            "dtype": dtype,
-            "cache_dtype": cache_dtype,
-            "max_length": max_length,
-            **(options or {}),
-        },
-    )
+
+    def row(i: int, prompt: Ids, read: Ids) -> Row:
+        writer = language.writer(() if messages else prompt, stops, _shown(stream, i))
+        return Row(prompt, read, sampling, seed + i, max_tokens, last, writer)
+
+    rows = [row(i, *pair) for i, pair in enumerate(pairs)]
+    given = {name: np.asarray(array) for name, array in inputs.items()}
+    load = {
+        "backend": backend,
+        "dtype": dtype,
+        "cache_dtype": cache_dtype,
+        "max_length": max_length,
+    }
+    job = Job(model, face, language, rows, given, load | dict(options or {}))
     if draft is None:
         job.run(decoder)
     else:
         job.run_with(draft, draft_tokens, decoder)
     return [row.result() for row in rows]
+
+
+def _at_least(least: int, **settings: int) -> None:
+    for name, value in settings.items():
+        if value < least:
+            raise GenerationSetting(name=name, got=str(value), expected=f"{least} or more")
 
 
 def _shown(stream: Show | None, row: int) -> Callable[[str], None]:

@@ -86,23 +86,23 @@ def padded(
 ) -> dict[str, Array]:
     """Ids `[b, n]` of one length, and where the input is wanted, which of them are there."""
     length = max(map(len, rows))
-    ids, valid = np.zeros((len(rows), length), np.int64), np.zeros((len(rows), length), np.bool_)
+    ids: Array = np.zeros((len(rows), length), np.int64)
+    valid: Array = np.zeros((len(rows), length), np.bool_)
     for i, row in enumerate(rows):
         place = slice(length - len(row), None) if left else slice(None, len(row))
         ids[i, place], valid[i, place] = row, True
-    return {lane.ids: ids} | ({lane.valid: valid} if lane.valid in inputs else {})  # type: ignore[dict-item]
+    found = {lane.ids: ids}
+    if lane.valid is not None and lane.valid in inputs:
+        found[lane.valid] = valid
+    return found
 
 
 def groups(rows: Sequence[Row], sharing: Sharing) -> list[list[int]]:
     """The numbers of the rows that share a batch, in order of their first."""
-    keys = {
-        "padded": lambda i: None,
-        "equal": lambda i: (len(rows[i].prompt), len(rows[i].source)),
-        "alone": lambda i: i,
-    }
     found: dict[object, list[int]] = {}
-    for i in range(len(rows)):
-        found.setdefault(keys[sharing](i), []).append(i)
+    for i, row in enumerate(rows):
+        lengths = (len(row.prompt), len(row.source)) if sharing == "equal" else None
+        found.setdefault(i if sharing == "alone" else lengths, []).append(i)
     return list(found.values())
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from operator import index
+from typing import TYPE_CHECKING, Any
 
-from ..dsl.errors import EmptyPrompt, GenerationSetting, NoTokenizer
-from .chat import chat
+from ..dsl.diagnostics import ArchError
+from ..dsl.errors import EmptyPrompt, GenerationSetting, MissingPackage, NoTokenizer
+from .chat import chat as chat_text
 from .rows import Cut, Writer
 
 if TYPE_CHECKING:
@@ -17,19 +19,19 @@ if TYPE_CHECKING:
 Ids = tuple[int, ...]
 Prompt = str | Sequence[int]
 Prompts = Prompt | Sequence[Prompt]
-Encode = Callable[[str], Sequence[int]]
 CONTEXT = 8  # tokens of a prompt after which the first new ones are decoded
 
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """The tokenizer of a model, or none: then prompts are ids, and no text is written.
+    """The tokenizer of a model, or why there is none: then prompts are ids, and no text is written.
 
     `path` is what the model's weights are called in messages.
     """
 
-    tokenizer: Tokenizer | None
     path: str
+    tokenizer: Tokenizer | None
+    missing: ArchError | None = None
 
     @property
     def start(self) -> Ids:
@@ -41,20 +43,27 @@ class Language:
         """The ids that end a text."""
         return frozenset() if self.tokenizer is None else self.tokenizer.ends
 
-    def prompt(self, text: str) -> list[int]:
-        """Tokens of a text to continue. Raises `NoTokenizer`."""
-        tokenizer = self._tokenizer()
-        start = [*tokenizer.decoder_start]
-        return [*start, *tokenizer.encode(text, special=not start)]
+    def prompts(
+        self, given: Prompts | None, *, chat: bool = False, system: str | None = None
+    ) -> list[Ids]:
+        """Token ids of prompts to continue or, with `chat`, of messages to answer.
 
-    def message(self, text: str, system: str | None) -> list[int]:
-        """Tokens of a message to answer. Raises `NoTokenizer`, and what `chat` raises."""
-        tokenizer = self._tokenizer()
-        return tokenizer.encode(chat(tokenizer, text, self.path, system=system), special=False)
+        Raises `NoTokenizer` for texts without one, and what a chat template raises.
+        """
+        encode = (lambda text: self._message(text, system)) if chat else self._prompt
+        return [_ids(p, encode) for p in listed(given)]
 
-    def source(self, text: str) -> list[int]:
-        """Tokens of a text for an encoder. Raises `NoTokenizer`."""
-        return self._tokenizer().encode(text)
+    def sources(self, given: Prompts | None) -> list[Ids]:
+        """Token ids of texts for an encoder. Raises `NoTokenizer`."""
+        return [_ids(p, lambda text: self._tokenizer().encode(text)) for p in listed(given)]
+
+    def _prompt(self, text: str) -> list[int]:
+        tokenizer = self._tokenizer()
+        return [*self.start, *tokenizer.encode(text, special=not self.start)]
+
+    def _message(self, text: str, system: str | None) -> list[int]:
+        tokenizer = self._tokenizer()
+        return tokenizer.encode(chat_text(tokenizer, text, self.path, system=system), special=False)
 
     def stops(self, stop: str | Sequence[str]) -> tuple[str, ...]:
         """The strings that end a text. Raises `GenerationSetting`, `NoTokenizer`."""
@@ -76,29 +85,24 @@ class Language:
         return Writer(self.tokenizer.stream(after[-CONTEXT:]), Cut(stops), show)
 
     def _tokenizer(self) -> Tokenizer:
-        if self.tokenizer is None:
-            raise NoTokenizer(
-                path=self.path, reason="prompts can only be token ids, and stops none"
-            )
-        return self.tokenizer
+        if self.tokenizer is not None:
+            return self.tokenizer
+        raise self.missing or NoTokenizer(path=self.path, reason="there is no checkpoint")
 
 
 def language_of(model: Model, tokenizer: Tokenizer | None = None) -> Language:
-    """`tokenizer`, or the one that came with the model's weights. Raises `MissingPackage`."""
-    if model.checkpoint is None:
-        return Language(tokenizer, model.definition.name)
-    path = str(model.checkpoint.path)
-    return Language(_opened(model) if tokenizer is None else tokenizer, path)
-
-
-def _opened(model: Model) -> Tokenizer | None:
+    """`tokenizer`, or the one that came with the model's weights."""
     from ..tokenizer import open_tokenizer
 
-    assert model.checkpoint is not None
+    if model.checkpoint is None:
+        return Language(model.definition.name, tokenizer)
+    path = str(model.checkpoint.path)
+    if tokenizer is not None:
+        return Language(path, tokenizer)
     try:
-        return open_tokenizer(model.checkpoint)
-    except NoTokenizer:
-        return None
+        return Language(path, open_tokenizer(model.checkpoint))
+    except (NoTokenizer, MissingPackage) as missing:  # it may not be needed
+        return Language(path, None, missing)
 
 
 def listed(prompts: Prompts | None) -> list[Prompt]:
@@ -107,14 +111,14 @@ def listed(prompts: Prompts | None) -> list[Prompt]:
         return []
     if isinstance(prompts, str):
         return [prompts]
-    items = list(prompts)
-    alone = bool(items) and not isinstance(items[0], str) and not hasattr(items[0], "__len__")
-    return [items] if alone else items  # type: ignore[list-item]
+    items: list[Any] = list(prompts)
+    alone = bool(items) and not hasattr(items[0], "__len__")
+    return [items] if alone else items
 
 
-def tokens_of(prompts: Sequence[Prompt], encode: Encode) -> list[Ids]:
-    """Token ids of each prompt. Those that are ids stay as they are."""
-    return [tuple(map(int, encode(p) if isinstance(p, str) else p)) for p in prompts]
+def _ids(prompt: Prompt, encode: Callable[[str], Sequence[int]]) -> Ids:
+    """Token ids of a text; those that are ids stay as they are."""
+    return tuple(map(index, encode(prompt) if isinstance(prompt, str) else prompt))
 
 
 def paired(prompts: list[Ids], sources: list[Ids], start: Ids) -> list[tuple[Ids, Ids]]:

@@ -112,7 +112,7 @@ class CacheFull(ArchError, id="cache-full"):
 
 class LogitsNotNumbers(ArchError, id="logits-not-numbers"):
     tokens: int
-    title = "after {tokens} tokens the model's logits are not numbers"
+    title = "the logits after token {tokens} are not numbers"
     help = (
         "f16 overflows where bf16 and f32 do not: try `--dtype f32`; `archc diff` with these weights\n"
         "finds the line where it begins"
