@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 
 import archc
 from archc.cli import main
+from archc.commands.generate import command
 from archc.compiler.checkpoint import open_checkpoint
 from archc.decoder import Decoder
 from archc.tokenizer import open_tokenizer
@@ -158,6 +160,22 @@ def test_what_a_checkpoint_says_of_its_tokens(tmp_path: Path) -> None:
     found = open_tokenizer(open_checkpoint(folder))
     assert found.decoder_start == (2, 7)
     assert found.special == {"eos_token": "w1", "pad_token": "w0"}
+
+
+def test_the_page_runs_and_names_every_option(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (EXAMPLES.parent / "docs" / "generate.md").read_text()
+    named = set(re.findall(r"--[a-z][a-z-]*", page))
+    options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
+    assert named == {o for o in options if o.startswith("--")}
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    (tmp_path / "SmolLM2-135M").symlink_to(checkpoint)
+    export(T5, tmp_path / "flan-t5-small")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    exec("\n".join(blocks), {})
 
 
 @pytest.mark.parametrize(
