@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from .sampling import Array, Sampling, draw
+from .sampling import Array, Sampling
 
 if TYPE_CHECKING:
     from ..tokenizer import Stream
@@ -144,7 +144,7 @@ class Row:
 
     def choose(self, logits: Array) -> int:
         """The token after this text, of logits [v]."""
-        return draw(self.distribution(logits), self.random)
+        return self.sampling.choose(logits, self.tokens, self.random)
 
     def take(self, token: int) -> None:
         """Go on by `token`, which may end the text."""

@@ -7,7 +7,7 @@ it lies on the likeliest token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from ..dsl.errors import GenerationSetting, LogitsNotNumbers
 
 Array = NDArray[Any]
-Filter = Callable[[Array], Array]  # probabilities -> which of them stay
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +44,42 @@ class Sampling:
     def distribution(self, logits: Array, seen: Collection[int]) -> Array:
         """float64[v], the probability of each token after those in `seen`, of logits [v].
 
-        Ties go to the smaller id. Raises `LogitsNotNumbers`.
+        Raises `LogitsNotNumbers`.
+        """
+        tokens, chances = self.candidates(logits, seen)
+        found = np.zeros(len(logits))
+        found[tokens] = chances
+        return found
+
+    def choose(self, logits: Array, seen: Collection[int], random: np.random.Generator) -> int:
+        """A token after those in `seen`, of logits [v]. Raises `LogitsNotNumbers`."""
+        tokens, chances = self.candidates(logits, seen)
+        return int(tokens[draw(chances, random)])
+
+    def candidates(self, logits: Array, seen: Collection[int]) -> tuple[Array, Array]:
+        """The tokens that may follow `seen`, in order, and their probabilities: int and float64 [n].
+
+        Of equal tokens the one of the smaller id stays. Raises `LogitsNotNumbers`.
         """
         scores = penalised(logits.astype(np.float64), seen, self.repetition_penalty)
         best = scores.max()
         if not np.isfinite(best):
             raise LogitsNotNumbers(tokens=len(seen))
         if self.temperature == 0:
-            return one_hot(int(scores.argmax()), len(scores))
-        with np.errstate(over="ignore"):  # a cold enough sample is -inf everywhere else
-            found = normalised(np.exp((scores - best) / self.temperature))
-        for stays in self._filters():
-            found = normalised(np.where(stays(found), found, 0.0))
-        return found
+            return np.array([scores.argmax()]), np.ones(1)
+        tokens = np.arange(len(scores)) if self.top_k is None else largest(scores, self.top_k)
+        with np.errstate(over="ignore"):  # a cold enough sample is -inf but at the best
+            chances = normalised(np.exp((scores[tokens] - best) / self.temperature))
+        if self.top_p is not None and self.top_p < 1:
+            tokens, chances = _only(nucleus(chances, self.top_p), tokens, chances)
+        if self.min_p is not None:  # Nguyen et al., 2024, arXiv:2407.01082
+            likely = np.flatnonzero(chances >= self.min_p * chances.max())
+            tokens, chances = _only(likely, tokens, chances)
+        return tokens, chances
 
-    def _filters(self) -> list[Filter]:
-        found: list[Filter] = []
-        if (k := self.top_k) is not None:
-            found.append(lambda p: largest(p, k))
-        if (mass := self.top_p) is not None and mass < 1:
-            found.append(lambda p: nucleus(p, mass))
-        if (share := self.min_p) is not None:
-            found.append(lambda p: p >= share * p.max())  # Nguyen et al., 2024, arXiv:2407.01082
-        return found
+
+def _only(places: Array, tokens: Array, chances: Array) -> tuple[Array, Array]:
+    return tokens[places], normalised(chances[places])
 
 
 def penalised(scores: Array, seen: Collection[int], penalty: float) -> Array:
@@ -86,37 +98,32 @@ def penalised(scores: Array, seen: Collection[int], penalty: float) -> Array:
     return changed
 
 
-def largest(p: Array, k: int) -> Array:
-    """bool[v]: the `k` largest entries of p[v], of equal ones the first."""
-    if k >= len(p):
-        return np.ones(len(p), np.bool_)
-    least = np.partition(p, -k)[-k]
-    stays: Array = p > least
-    stays[np.flatnonzero(p == least)[: k - np.count_nonzero(stays)]] = True
-    return stays
+def largest(values: Array, k: int) -> Array:
+    """The places of the `k` largest of values[n], of equal ones the first, in order."""
+    if k >= len(values):
+        return np.arange(len(values))
+    least = np.partition(values, -k)[-k]
+    above, equal = np.flatnonzero(values > least), np.flatnonzero(values == least)
+    return np.sort(np.concatenate((above, equal[: k - len(above)])))
 
 
 def nucleus(p: Array, mass: float) -> Array:
-    """bool[v]: the fewest largest entries of p[v] that sum to `mass`.
+    """The places of the fewest largest of p[n] that sum to `mass`, in order.
 
-    Holtzman et al., 2020, arXiv:1904.09751.
+    Holtzman et al., 2020, arXiv:1904.09751. Entries below (1 - mass) / n are less than 1 - mass
+    together, so the others suffice, which are few where p is peaked.
     """
-    reached = np.cumsum(np.sort(p)[::-1])
-    return largest(p, int(np.searchsorted(reached, mass)) + 1)
+    high = np.flatnonzero(p >= (1 - mass) / len(p))
+    reached = np.cumsum(np.sort(p[high])[::-1])
+    return high[largest(p[high], int(np.searchsorted(reached, mass)) + 1)]
 
 
 def draw(p: Array, random: np.random.Generator) -> int:
-    """A token by its weight in p[v], which need not sum to 1."""
+    """A place by its weight in p[n], which need not sum to 1."""
     reached = np.cumsum(p)
     return int(np.searchsorted(reached, random.random() * reached[-1], "right"))
 
 
 def normalised(weights: Array) -> Array:
     found: Array = weights / weights.sum()
-    return found
-
-
-def one_hot(token: int, size: int) -> Array:
-    found = np.zeros(size)
-    found[token] = 1.0
     return found
