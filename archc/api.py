@@ -25,14 +25,16 @@ from .compiler.elaborate import (
 from .compiler.ir.graph import Program
 from .dsl import parse_file
 from .dsl.errors import NoWeights, OtherModel, UnknownBackend, UnknownInput
-from .dsl.syntax import CheckpointDef, InputStmt, ModelDef
+from .dsl.syntax import CheckpointDef, InputStmt, ModelDef, walk
 
 if TYPE_CHECKING:  # what only some calls need is imported by them: `check` needs none of it
     from .backends.base import Array, Backend, Executable
     from .compiler.checkpoint import Checkpoint
     from .compiler.ops import ModelDType
     from .compiler.passes import Optimised
-    from .decoder import Decoder
+    from .decoder import Decoder, Rows
+    from .generate import Result
+    from .generate.prompts import Prompts
 
 # name -> (module, class): a backend is imported when it is first asked for
 BACKENDS: dict[str, tuple[str, str]] = {
@@ -71,15 +73,19 @@ class Model:
         """The graph with every declared input whose default is not computed."""
         return self.program_for(None)
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the inputs that the text declares."""
+        return tuple(s.name for s in walk(self.definition) if isinstance(s, InputStmt))
+
     def program_for(self, given: Collection[str] | None) -> Program:
         """The graph when just `given` inputs are supplied: the others are replaced by defaults.
 
         Raises `UnknownInput`, and what elaboration raises.
         """
-        declared = tuple(s.name for s in self.definition.body if isinstance(s, InputStmt))
         for name in given or ():
-            if name not in declared:
-                raise UnknownInput(name=name, known=declared)
+            if name not in self.inputs:
+                raise UnknownInput(name=name, known=self.inputs)
         key = None if given is None else frozenset(given)
         if key not in self._programs:
             request = Request(self.overrides, key, self.loss)
@@ -130,39 +136,39 @@ class Model:
 
     def decoder(
         self,
-        backend: str = "numpy",
+        backend: str = "torch",
         *,
         dtype: ModelDType = "f32",
-        level: int = 1,
-        inputs: Collection[str] | None = None,
         cache_dtype: ModelDType | None = None,
         max_length: int | None = None,
+        inputs: Collection[str] | None = None,
+        rows: Rows = "all",
         **options: Any,
     ) -> Decoder:
-        """The model as a function from a state and new rows to outputs and the next state.
+        """Load the weights into a backend to go on from where a call stopped; see `archc.decoder`.
 
-        `inputs` are those that calls will supply, as for `compile`. What is kept of each position is
-        stored as `cache_dtype` (default: as computed), with room for `max_length` positions (default:
-        grown as needed). Raises `NoDecode`, `NeedsWholeSequence`, `NoWeights`.
+        `cache_dtype` is that of what is kept (default: `dtype`), `max_length` the greatest number of
+        slots (default: no limit). `inputs` and `options` are as for `compile`; with `rows="last"`
+        outputs have the last new row only.
         """
-        from .compiler.incremental import derive
-        from .compiler.passes import optimise
         from .decoder import Decoder
 
-        weights = self.given_weights()
-        runner = _backend(backend)
-        unwanted = runner.unwanted_passes(dtype, **options)
-        derived = derive(self.program_for(inputs))
-        loaded = [
-            runner.load(
-                optimise(program, level=level, disable=unwanted).program,
-                weights,
-                dtype=dtype,
-                **options,
-            )
-            for program in (derived.prefill, derived.chunk)
-        ]
-        return Decoder(derived, *loaded, cache_dtype=cache_dtype, max_length=max_length)
+        return Decoder(
+            self,
+            backend,
+            dtype=dtype,
+            cache_dtype=cache_dtype,
+            max_length=max_length,
+            inputs=inputs,
+            rows=rows,
+            **options,
+        )
+
+    def generate(self, prompts: Prompts | None = None, **options: Any) -> list[Result]:
+        """Continue texts or token ids, token by token; `archc.generate.generate` has the options."""
+        from .generate import generate
+
+        return generate(self, prompts, **options)
 
     def export(self, directory: str | Path, *, shard_bytes: int | None = None) -> tuple[str, ...]:
         """Write the model as a Hugging Face directory: config.json and safetensors.

@@ -1,42 +1,49 @@
-"""A model run chunk by chunk: `prefill` for the first rows of a sequence, `chunk` for those that follow.
+"""A model that goes on from where it stopped: `prefill` for the first rows, `chunk` for those after.
 
-    decoder = model.decoder(backend="torch")
-    outputs, state = decoder(None, input_ids=ids)      # [b, n]
-    outputs, state = decoder(state, input_ids=more)    # [b, m], m >= 1
+decoder = model.decoder(backend="torch")
+outputs, state = decoder(None, input_ids=prompt)     # arrays [b, n]
+outputs, state = decoder(state, input_ids=next)      # only what has the decoded axis
 
-A state is a value: what was made from an older one does not change it, so a sequence can be taken up
-again at an earlier position. Slots are common to the rows of a batch; shorter rows are padded, on
-whichever side, and say so by the input that declares what is valid.
+A state is a value: an older one may be continued, also after a newer one was made from it. Slots are
+common to the rows of a batch; shorter rows are padded, on whichever side, and say so by the input that
+declares what is valid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .compiler.incremental import Incremental, Slot
+from .backends.base import node_name
+from .compiler.incremental import derive, last_row
+from .compiler.passes import optimise
 from .dsl.errors import CacheFull
 
 if TYPE_CHECKING:
-    from .backends.base import Array, Executable
+    from .api import Model
+    from .backends.base import Array
+    from .compiler.ir.graph import Function, Program
     from .compiler.ops import ModelDType
+
+Rows = Literal["all", "last"]
+FIRST_ROOM = 64  # slots that a cache without a greatest length has room for at least
 
 
 @dataclass(slots=True)
 class Growing:
-    """An array with room for later slots. `filled` slots are written, for the newest of its states."""
+    """An array with room for later slots. `filled` of them are written, for the newest of its states."""
 
     array: Any
     filled: int
     room: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """What is kept of the first `length` slots, by path."""
+    """What is kept of the first `length` slots: values by path, and the sizes they have."""
 
     length: int
     values: Mapping[str, Any]
@@ -49,70 +56,88 @@ class State:
         return sum(int(array.nbytes) for array in held)
 
 
-@dataclass(frozen=True)
 class Decoder:
-    """The two derived programs of a model, loaded with its weights."""
+    """`model` loaded for decoding. `inputs` names what calls supply, `rows` what outputs hold.
 
-    derived: Incremental
-    prefill: Executable
-    chunk: Executable
-    cache_dtype: ModelDType | None = None
-    max_length: int | None = None
-    slots: Mapping[str, Slot] = field(init=False)
+    With `rows="last"` outputs have the last new row only. What is kept of each slot is stored as
+    `cache_dtype` (default: as computed), with room for `max_length` slots (default: grown as needed).
+    Raises `NoDecode`, `NeedsWholeSequence`, and what `Model.compile` raises.
+    """
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "slots", {slot.path: slot for slot in self.derived.slots})
+    def __init__(
+        self,
+        model: Model,
+        backend: str = "torch",
+        *,
+        dtype: ModelDType = "f32",
+        level: int = 1,
+        cache_dtype: ModelDType | None = None,
+        max_length: int | None = None,
+        inputs: Collection[str] | None = None,
+        rows: Rows = "all",
+        **options: Any,
+    ) -> None:
+        from .api import backend as backend_called
+
+        self.model, self.rows, self.max_length = model, rows, max_length
+        self.cache_dtype = cache_dtype
+        self.derived = derive(model.program_for(inputs))
+        self.slots = {slot.path: slot for slot in self.derived.slots}
+        runner, weights = backend_called(backend), model.given_weights()
+        unwanted = runner.unwanted_passes(dtype, **options)
+        self.prefill, self.chunk = (
+            runner.load(
+                optimise(self._wanted(p), level=level, disable=unwanted).program,
+                weights,
+                dtype=dtype,
+                **options,
+            )
+            for p in (self.derived.prefill, self.derived.chunk)
+        )
+        names = _names(self.derived.prefill.main)
+        self.inputs = tuple(names if inputs is None else inputs)
+
+    def _wanted(self, program: Program) -> Program:
+        return last_row(program) if self.rows == "last" else program
 
     def __call__(self, state: State | None, /, **inputs: Any) -> tuple[dict[str, Array], State]:
         """Outputs of the new rows, and the state after them.
 
-        Of a first chunk all inputs are given, of a later one those along the decoded axis. Raises
-        `CacheFull`, and what a run raises.
+        A first call is given all inputs, a later one those along the decoded axis. Raises `CacheFull`,
+        and what running the model raises.
         """
-        arrays = {name: np.asarray(value) for name, value in inputs.items()}
         program = self.derived.prefill if state is None else self.derived.chunk
-        rows = self._rows(program.main, program.decode, arrays)
+        arrays = {n: np.asarray(a) for n, a in inputs.items() if self._is_read(program, n)}
+        before = 0 if state is None else state.length
+        rows = _rows(program, arrays)
+        if self.max_length is not None and before + rows > self.max_length:
+            raise CacheFull(length=before + rows, max_length=self.max_length)
         if state is None:
-            self._check_length(rows)
             done = self.prefill.step(arrays, {}, {})
             return done.outputs, self._state(rows, done.states, done.sizes, {})
-        self._check_length(state.length + rows)
-        values = {
-            path: self._given(path, value, state, rows) for path, value in state.values.items()
-        }
+        values = {path: self._given(path, v, before, rows) for path, v in state.values.items()}
         held = {p: v.array if isinstance(v, Growing) else v for p, v in values.items()}
-        done = self.chunk.step(arrays, held, {**state.sizes, self.derived.past: state.length})
-        return done.outputs, self._state(state.length + rows, done.states, done.sizes, values)
+        done = self.chunk.step(arrays, held, {**state.sizes, self.derived.past: before})
+        return done.outputs, self._state(before + rows, done.states, done.sizes, values)
 
-    def _rows(self, main: Any, axis: str, arrays: Mapping[str, Array]) -> int:
-        """How many rows the inputs have along the decoded axis."""
-        for node in (main[i] for i in main.inputs):
-            names = [a.name for a in node.axes]
-            name = node.attrs.string("name")
-            if axis in names and name in arrays and arrays[name].ndim == len(names):
-                return arrays[name].shape[names.index(axis)]
-        return 0  # the run says what is missing or misshapen
+    def _is_read(self, program: Program, name: str) -> bool:
+        """Whether a run takes an input: also one that is unknown, which the run refuses."""
+        return name in _names(program.main) or name not in self.inputs
 
-    def _check_length(self, length: int) -> None:
-        if self.max_length is not None and length > self.max_length:
-            raise CacheFull(length=length, room=self.max_length)
-
-    def _given(self, path: str, value: Any, state: State, rows: int) -> Any:
+    def _given(self, path: str, value: Any, length: int, rows: int) -> Any:
         """A state as the chunk is given it. One that grows has room, and nobody else's rows in it."""
         if not isinstance(value, Growing):
             return value
-        dim, length = self.slots[path].dim, state.length + rows
-        assert dim is not None
-        if value.filled == state.length and value.room >= length:
+        if value.filled == length and value.room >= length + rows:
             return value
-        room = self.max_length or max(2 * state.length, length, 64)
-        array = self.chunk.empty(value.array, dim, room, self._stored(path))
-        place = (slice(None),) * dim + (slice(0, state.length),)
+        slot = self.slots[path]
+        assert slot.dim is not None
+        room = self.max_length or max(2 * length, length + rows, FIRST_ROOM)
+        stored = None if slot.fact else self.cache_dtype
+        array = self.chunk.empty(value.array, slot.dim, room, stored)
+        place = (slice(None),) * slot.dim + (slice(0, length),)
         array[place] = value.array[place]
-        return Growing(array, state.length, room)
-
-    def _stored(self, path: str) -> ModelDType | None:
-        return None if self.slots[path].fact else self.cache_dtype
+        return Growing(array, length, room)
 
     def _state(
         self,
@@ -132,3 +157,17 @@ class Decoder:
                 values[path] = Growing(left[path], length, length)
         kept = {n: size for n, size in sizes.items() if n not in self.derived.symbols}
         return State(length, values, kept)
+
+
+def _names(main: Function) -> list[str]:
+    return [node_name(main[i]) for i in main.inputs]
+
+
+def _rows(program: Program, arrays: Mapping[str, Array]) -> int:
+    """How many rows the inputs have along the decoded axis; the run says what is misshapen."""
+    for node in map(program.main.__getitem__, program.main.inputs):
+        names = [axis.name for axis in node.axes]
+        array = arrays.get(node_name(node))
+        if program.decode in names and array is not None and array.ndim == len(names):
+            return array.shape[names.index(program.decode)]
+    return 0

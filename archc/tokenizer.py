@@ -8,7 +8,7 @@ refused rather than approximated.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 _CONTROL, _USER_DEFINED = 3, 4  # GGUF token types that never come out of merges
+ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 sequence decodes to
 
 # Regular expressions as in tokenizer.json of the models named; https://github.com/ggml-org/llama.cpp
@@ -53,28 +54,42 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokenizer:
-    """`ends` are the ids that end a text; `chat_template` is the Jinja source, if there is one."""
+    """`ends` are the ids that end a text; `chat_template` is the Jinja source, if there is one.
+
+    `special` are the texts of special tokens by their role (`eos_token`), as a chat template names them.
+    `decoder_start` are the ids that the text of a decoder beside an encoder begins with.
+    """
 
     model: tokenizers.Tokenizer
     first: tuple[int, ...] = ()  # ids to put in front that `model` does not put there itself
     ends: frozenset[int] = frozenset()
     chat_template: str | None = None
+    special: Mapping[str, str] = field(default_factory=dict)
+    decoder_start: tuple[int, ...] = ()
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, with the special tokens the model was trained to see around it."""
-        return [*self.first, *self.model.encode(text).ids]
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Token ids of `text`, with the special tokens the model was trained to see around it.
+
+        Without `special`, none that the text does not spell.
+        """
+        first = self.first if special else ()
+        return [*first, *self.model.encode(text, add_special_tokens=special).ids]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, without special tokens."""
         return self.model.decode(list(ids), skip_special_tokens=True)
 
-    def stream(self) -> Stream:
-        return Stream(self.decode)
+    def stream(self, after: Sequence[int] = ()) -> Stream:
+        """A decoder of more ids, whose text goes on from that of `after`."""
+        return Stream(self.decode, list(after), len(after))
 
 
 @dataclass(slots=True)
 class Stream:
-    """Decodes ids one by one. Text is given out when its last character is complete."""
+    """Decodes ids one by one. Text is given out when its last character is complete.
+
+    Ids that are there at the start and shown are left context: their text is not given out.
+    """
 
     decode: Callable[[Iterable[int]], str]
     _ids: list[int] = field(default_factory=list)
@@ -127,8 +142,14 @@ def _from_directory(directory: Path) -> Tokenizer:
     model.no_padding()  # lengths are the caller's: some files pad or cut to the training length
     model.no_truncation()
     settings = _json(directory / "tokenizer_config.json")
-    ends = _end_ids(directory, model, settings)
-    return Tokenizer(model, (), ends, _template(directory, settings))
+    return Tokenizer(
+        model,
+        (),
+        _end_ids(directory, model, settings),
+        _template(directory, settings),
+        _special(directory, settings),
+        _decoder_start(directory),
+    )
 
 
 def _template(directory: Path, settings: Mapping[str, Any]) -> str | None:
@@ -137,6 +158,21 @@ def _template(directory: Path, settings: Mapping[str, Any]) -> str | None:
         return file.read_text(encoding="utf-8")
     template = settings.get("chat_template")
     return template if isinstance(template, str) else None
+
+
+def _special(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Texts of `bos_token`, `eos_token` and the like, by the settings, else by their own file."""
+    found = {**_json(directory / "special_tokens_map.json"), **settings}
+    texts = {k: v["content"] if isinstance(v, dict) else v for k, v in found.items() if k in ROLES}
+    return {role: text for role, text in texts.items() if isinstance(text, str)}
+
+
+def _decoder_start(directory: Path) -> tuple[int, ...]:
+    """The first ids of a decoder's text, one of which may be forced upon it."""
+    found = _json(directory / "config.json") | _json(directory / "generation_config.json")
+    ids = (found.get(k) for k in ("decoder_start_token_id", "forced_bos_token_id"))
+    start = tuple(i for i in ids if isinstance(i, int))
+    return start if isinstance(found.get("decoder_start_token_id"), int) else ()
 
 
 def _end_ids(directory: Path, model: Any, settings: Mapping[str, Any]) -> frozenset[int]:
@@ -179,7 +215,10 @@ def _from_gguf(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
     starts = field.get("add_bos_token", kind.starts) and "bos_token_id" in field
     first = (field["bos_token_id"],) if starts else ()
     ends = frozenset(field[k] for k in ("eos_token_id", "eot_token_id") if k in field)
-    return Tokenizer(model, first, ends, metadata.get("tokenizer.chat_template"))
+    template = metadata.get("tokenizer.chat_template")
+    named = {role: field.get(f"{role.replace('unk', 'unknown')}_id") for role in ROLES}
+    special = {role: field["tokens"][i] for role, i in named.items() if i is not None}
+    return Tokenizer(model, first, ends, template, special)
 
 
 def _byte_level(kind: PreTokenizer, field: Mapping[str, Any]) -> tokenizers.Tokenizer:

@@ -35,9 +35,10 @@ WEIGHTS = click.option(
 RANDOM = click.option(
     "--random", "seed", type=int, metavar="SEED", help="Random weights from this seed."
 )
+DTYPES = click.Choice(["f64", "f32", "bf16", "f16"])
 DTYPE = click.option(
     "--dtype",
-    type=click.Choice(["f64", "f32", "bf16", "f16"]),
+    type=DTYPES,
     default="f32",
     show_default=True,
     help="The model's element type.",

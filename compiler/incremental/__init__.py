@@ -32,9 +32,10 @@ from ..rewrite import Session, run_pass
 from ..state import plan_of
 from .chunk import chunk_of
 from .derivation import Derivation, Part, Slot
+from .last_row import last_row
 from .prefill import prefilled
 
-__all__ = ["Incremental", "Slot", "derive"]
+__all__ = ["Incremental", "Slot", "derive", "last_row"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,8 @@ class NotGenerative(ArchError, id="not-generative"):
     reason: str
     title = "`{model}` cannot generate text: {reason}"
     help = (
-        "it takes a line `decode s`, one `ids` input along s without a default, and logits along s"
+        "it takes a line `decode s`, one `ids` input along s without a default, and an output\n"
+        "`logits[b, s, vocab]` with a number for each id"
     )
 
 
@@ -84,6 +85,38 @@ class ChatTemplateFails(ArchError, id="chat-template"):
 class EmptyPrompt(ArchError, id="empty-prompt"):
     title = "the prompt has no tokens"
     help = "a model without a beginning-of-text token needs at least one to go on from"
+
+
+class GenerationSetting(ArchError, id="generation-setting"):
+    name: str
+    got: str
+    expected: str
+    title = "cannot generate with {name}: {got}"
+    help = "it takes {expected}"
+
+
+class OtherVocabulary(ArchError, id="other-vocabulary"):
+    model: str
+    draft: str
+    reason: str
+    title = "{draft} cannot draft for {model}: {reason}"
+    help = "both must have one vocabulary: take a smaller model of the same family"
+
+
+class CacheFull(ArchError, id="cache-full"):
+    length: int
+    max_length: int
+    title = "{length} tokens are longer than the greatest length, {max_length}"
+    help = "give a shorter prompt, or a greater `--max-length`"
+
+
+class LogitsNotNumbers(ArchError, id="logits-not-numbers"):
+    tokens: int
+    title = "the logits after token {tokens} are not numbers"
+    help = (
+        "f16 overflows where bf16 and f32 do not: try `--dtype f32`; `archc diff` with these weights\n"
+        "finds the line where it begins"
+    )
 
 
 class OutOfMemory(ArchError, id="out-of-memory"):
