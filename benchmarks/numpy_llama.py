@@ -118,12 +118,15 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare(name: str, tokens: int, runs: int, ours: Callable[[], Array], by_hand: Callable) -> None:
+def compare(
+    name: str, tokens: int, runs: int, ours: Callable[[], Array], by_hand: Callable
+) -> None:
     """Times two ways to the same logits in turn."""
     apart = abs(ours() - by_hand()).max()
     times = [(seconds(ours), seconds(by_hand)) for _ in range(runs)]
     medians = [statistics.median(column) for column in zip(*times, strict=True)]
-    for who, column, median in zip(("archc", "by hand"), zip(*times, strict=True), medians):
+    columns = zip(*times, strict=True)
+    for who, column, median in zip(("archc", "by hand"), columns, medians, strict=True):
         print(f"{name:14} {who:8} {tokens / median:8.1f} tok/s, best {tokens / min(column):8.1f}")
     print(f"{name:14} {medians[1] / medians[0]:8.2f} times as fast; logits {apart:.1e} apart")
 

@@ -11,6 +11,7 @@ import ast
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,13 @@ def wrapped(owner: Any, name: str, wrong: Callable[..., Any]) -> Fault:
 
 def meaning(op: str, wrong: Callable[..., Any]) -> Fault:
     """`wrong(right, call, *arrays)` in place of what an op means to the numpy backend."""
-    return lambda: wrapped(OPS[op], "evaluate", wrong)()
+
+    def fault() -> AbstractContextManager[Any]:
+        prepare = OPS[op].prepare
+        right = lambda call, *arrays: prepare(call)(*arrays)  # noqa: E731
+        return setting(OPS[op], "prepare", lambda call: partial(wrong, right, call))
+
+    return fault
 
 
 def template(target: str, op: str, text: str) -> Fault:

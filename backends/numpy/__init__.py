@@ -16,7 +16,7 @@ from ...compiler.ir.graph import Program
 from ...compiler.ops import Array, ModelDType, Precision
 from ..base import Backend, Executable, ValueKey, bind_inputs, node_name
 from .constants import load_constants
-from .interpreter import DEFAULT_TILE, Interpreter, Observer, Shared
+from .interpreter import Interpreter, Observer, Shared
 
 
 class NumpyBackend(Backend):
@@ -33,7 +33,7 @@ class NumpyBackend(Backend):
         weights: Mapping[str, Array],
         *,
         dtype: ModelDType = "f32",
-        tile: int = DEFAULT_TILE,
+        tile: int | None = None,
         **options: Any,
     ) -> NumpyExecutable:
         shared = Shared(program, Precision(dtype), tile=tile)

@@ -15,6 +15,7 @@ from .registry import (
     align,
     evaluate,
     infer,
+    prepared,
     promote,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "elementwise",
     "evaluate",
     "infer",
+    "prepared",
     "program",
     "promote",
     "reduce",

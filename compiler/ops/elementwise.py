@@ -6,7 +6,7 @@ libdevice, which Triton's interpreter lacks, and keep the accuracy the plain for
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..ir.graph import Attrs, Axis, DType, TensorType
 from .erf import erf
@@ -18,12 +18,13 @@ from .registry import (
     B,
     C,
     Call,
+    Evaluate,
     N,
     Op,
     Sample,
     Template,
     Types,
-    align,
+    aligning,
     floating,
     op,
     per_result,
@@ -93,14 +94,44 @@ def pointwise(
         kinds = operands(tuple(t.dtype for t in inputs))
         return (TensorType(result or kinds[-1], union(inputs)),)
 
-    @made.meaning
-    def _(call: Call, *arrays: Array) -> Array:
+    @made.prepared_meaning
+    def _(call: Call) -> Evaluate:
         kinds = operands(tuple(t.dtype for t in call.inputs))
         to = call.outputs[0].axes
-        operand = zip(arrays, kinds, call.inputs, strict=True)
-        return function(*(align(call.compute(x, kind), t.axes, to) for x, kind, t in operand))
+        fits = [_fitting(call, k, t, to) for k, t in zip(kinds, call.inputs, strict=True)]
+        run: Function = getattr(function, "load", lambda: function)()
+        if _may_overwrite(call, kinds) and isinstance(run, np.ufunc):
+            return _overwriting(run, fits, call.reuse or 0)
+        return lambda *arrays: run(*[fit(x) for fit, x in zip(fits, arrays, strict=True)])
 
     return made
+
+
+def _fitting(call: Call, kind: DType, x: TensorType, to: tuple[Axis, ...]) -> Function:
+    """What brings an operand to the dtype of computation and the layout of the result."""
+    dtype, aligned = call.precision.compute(kind), aligning(x.axes, to)
+
+    def converted(x: Array) -> Array:
+        return x if x.dtype is dtype else x.astype(dtype)
+
+    return converted if aligned is None else lambda x: aligned(converted(x))
+
+
+def _may_overwrite(call: Call, kinds: DTypes) -> bool:
+    """Whether the result has the elements and the dtype of the operand to reuse."""
+    if call.reuse is None or not call.outputs[0].axes:
+        return False
+    (result,), reused, precision = call.outputs, call.inputs[call.reuse], call.precision
+    found = precision.storage(result.dtype), precision.compute(kinds[call.reuse])
+    return set(reused.axes) == set(result.axes) and {precision.storage(reused.dtype)} == {*found}
+
+
+def _overwriting(run: Function, fits: Sequence[Function], reused: int) -> Evaluate:
+    def overwrite(*arrays: Array) -> Array:
+        fitted = [fit(x) for fit, x in zip(fits, arrays, strict=True)]
+        return run(*fitted, out=fitted[reused])
+
+    return overwrite
 
 
 def on(*dtypes: DType, domain: tuple[float, float] = (-2.0, 2.0)) -> tuple[Sample, ...]:
@@ -289,9 +320,9 @@ def _(attrs: Attrs, inputs: Types) -> Types:
     )
 
 
-@CAST.meaning
-def _(call: Call, x: Array) -> Array:
-    return x
+@CAST.prepared_meaning
+def _(call: Call) -> Evaluate:
+    return lambda x: x
 
 
 ROUND_TO = op(
