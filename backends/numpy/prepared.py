@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...compiler.ir.graph import Axis, Function, Node, Program, callees, operand_types
-from ...compiler.ops import OPS, Array, Call, Precision, prepared
+from ...compiler.ops import OPS, Array, Call, Precision, prepared, same
 from ...dsl.diagnostics import ArchError
 from ...dsl.dims import Dim
 from ..base import span_of
@@ -34,7 +34,7 @@ class Step:
     node: Node
     run: Run | None
     sources: tuple[int, ...]
-    dying: tuple[int, ...]
+    dying: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class Ready:
     """A function's steps in order and the values known without them, by place (see `Structure`)."""
 
     inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
+    outputs: tuple[int, ...] = ()
     steps: list[Step] = field(default_factory=list)
     known: dict[int, Any] = field(default_factory=dict)
 
@@ -58,21 +58,35 @@ class Ready:
             for place, value in values.items():
                 see(place, value)
         for step in self.steps:
-            operands = [values[i] for i in step.sources]
+            node, operands = step.node, [values[i] for i in step.sources]
             if step.run is not None:
                 result = step.run(*operands)
             else:
                 assert call is not None
-                result = call(step.node, operands)
+                result = call(node, operands)
             if type(result) is tuple:
-                values |= results(step.node, result)
+                values |= results(node, result)
             else:
-                values[step.node.id] = result
+                values[node.id] = result
             if see is not None:
-                see(step.node.id, values[step.node.id])
+                see(node.id, values[node.id])
             for dead in step.dying:
                 values.pop(dead, None)
         return [values[i] for i in self.outputs]
+
+    def drop_after_last_use(self) -> None:
+        """Each step is told which values are read by none after it."""
+        last: dict[int, int] = {}
+        for number, step in enumerate(self.steps):
+            last |= dict.fromkeys((*step.sources, step.node.id, -1 - step.node.id), number)
+        for place in (*self.known, *self.outputs):
+            last.pop(place, None)
+        single = {-1 - s.node.id for s in self.steps if s.run and len(s.node.types) == 1}
+        dying: dict[int, list[int]] = {}
+        for place, number in last.items():
+            if place not in single:
+                dying.setdefault(number, []).append(place)
+        self.steps = [replace(s, dying=tuple(dying.get(n, ()))) for n, s in enumerate(self.steps)]
 
     def one(self, *arguments: Array) -> Any:
         """As a step: the only output as it is."""
@@ -84,14 +98,13 @@ class Structure:
     """What holds for a function at all sizes.
 
     The place of a value is its node's id; `-1 - id` is that of all results of a node with several.
-    `dying` says which places no later node reads, `reuse` which operand a node may overwrite.
+    `reuse` says which operand a node may overwrite.
     """
 
     def __init__(self, function: Function) -> None:
         self.sources = {
             n.id: tuple(_place(function, n, i) for i in n.inputs) for n in function.nodes
         }
-        self.dying = _last_uses(function)
         readers = Counter(i for n in function.nodes for i in n.inputs)
         readers.update(function.output_ids)
         self.reuse = {
@@ -122,16 +135,6 @@ def symbols(program: Program, function: Function) -> set[str]:
     return found - program.sizes.keys()
 
 
-def _last_uses(function: Function) -> dict[int, tuple[int, ...]]:
-    last = {place: n.id for n in function.nodes for i in n.inputs for place in (i, -1 - i)}
-    kept = set(function.output_ids)
-    dying: dict[int, tuple[int, ...]] = {}
-    for place, user in last.items():
-        if place not in kept:
-            dying[user] = (*dying.get(user, ()), place)
-    return dying
-
-
 def _is_fresh(function: Function, readers: Counter[int], value: int) -> bool:
     """Whether the one reader of `value` alone can see its array."""
     while readers[value] == 1:
@@ -150,18 +153,24 @@ def make_ready(
     overwrite: bool,
 ) -> Ready:
     """`run_of(node, reuse)` gives what a node runs, None for one that the interpreter does."""
-    ready = Ready(function.inputs, function.output_ids)
+    ready = Ready(function.inputs)
+    alias: dict[int, int] = {}  # the place of a value that another node leaves as it is
     for node in function.nodes:
         if node.op == "input":
             continue
-        sources, reuse = structure.sources[node.id], structure.reuse.get(node.id)
-        if reuse is not None and (not overwrite or sources[reuse] in ready.known):
+        reuse = structure.reuse.get(node.id) if overwrite else None
+        sources = tuple(alias.get(i, i) for i in structure.sources[node.id])
+        if reuse is not None and sources[reuse] in ready.known:
             reuse = None
         run = run_of(node, reuse)
-        if run is not None and all(i in ready.known for i in sources) and _is_small(node, sizes):
+        if run is same and overwrite:
+            alias[node.id] = sources[0]
+        elif run is not None and all(i in ready.known for i in sources) and _is_small(node, sizes):
             ready.known |= results(node, run(*(ready.known[i] for i in sources)))
         else:
-            ready.steps.append(Step(node, run, sources, structure.dying.get(node.id, ())))
+            ready.steps.append(Step(node, run, sources))
+    ready.outputs = tuple(alias.get(i, i) for i in function.output_ids)
+    ready.drop_after_last_use()
     return ready
 
 

@@ -17,6 +17,7 @@ from .registry import (
     infer,
     prepared,
     promote,
+    same,
 )
 
 __all__ = [
@@ -40,5 +41,6 @@ __all__ = [
     "program",
     "promote",
     "reduce",
+    "same",
     "structure",
 ]

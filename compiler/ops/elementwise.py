@@ -30,6 +30,7 @@ from .registry import (
     per_result,
     promote,
     require,
+    same,
     tensor,
 )
 
@@ -102,7 +103,7 @@ def pointwise(
         run: Function = getattr(function, "load", lambda: function)()
         if _may_overwrite(call, kinds) and isinstance(run, np.ufunc):
             return _overwriting(run, fits, call.reuse or 0)
-        return lambda *arrays: run(*[fit(x) for fit, x in zip(fits, arrays, strict=True)])
+        return _fitted(run, fits)
 
     return made
 
@@ -124,6 +125,17 @@ def _may_overwrite(call: Call, kinds: DTypes) -> bool:
     (result,), reused, precision = call.outputs, call.inputs[call.reuse], call.precision
     found = precision.storage(result.dtype), precision.compute(kinds[call.reuse])
     return set(reused.axes) == set(result.axes) and {precision.storage(reused.dtype)} == {*found}
+
+
+def _fitted(run: Function, fits: Sequence[Function]) -> Evaluate:
+    """`run` on fitted operands; written out for one and two, of which there are many."""
+    if len(fits) == 1:
+        (one,) = fits
+        return lambda x: run(one(x))
+    if len(fits) == 2:
+        left, right = fits
+        return lambda a, b: run(left(a), right(b))
+    return lambda *arrays: run(*[fit(x) for fit, x in zip(fits, arrays, strict=True)])
 
 
 def _overwriting(run: Function, fits: Sequence[Function], reused: int) -> Evaluate:
@@ -322,7 +334,7 @@ def _(attrs: Attrs, inputs: Types) -> Types:
 
 @CAST.prepared_meaning
 def _(call: Call) -> Evaluate:
-    return lambda x: x
+    return same
 
 
 ROUND_TO = op(

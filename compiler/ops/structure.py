@@ -24,6 +24,7 @@ from .registry import (
     may_be_equal,
     op,
     require,
+    same,
     tensor,
 )
 
@@ -154,7 +155,7 @@ def _(attrs: Attrs, inputs: Types) -> Types:
 
 @RENAME.prepared_meaning
 def _(call: Call) -> Evaluate:
-    return lambda x: x
+    return same
 
 
 TRANSPOSE = op(
