@@ -100,7 +100,7 @@ def mentions(node: Node, axis: Axis) -> bool:
 def runs_by_rows(body: Function, rows: Axis) -> bool:
     """Whether any run of entries of `rows` can be computed without the others."""
     local = all(
-        OPS[n.op].pointwise or n.op in (*GENERATORS, "input", "size") or not mentions(n, rows)
+        OPS[n.op].pointwise or n.op in (*GENERATORS, "transpose", "size") or not mentions(n, rows)
         for n in body.nodes
     )
     return local and all(rows in body[i].axes for i in body.output_ids)
