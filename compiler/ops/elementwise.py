@@ -162,9 +162,13 @@ def pairs(*dtypes: DType, domain: tuple[float, float] = (-2.0, 2.0)) -> tuple[Sa
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)), with exp of a non-positive number only."""
-    small = np.exp(-np.abs(x))
-    return np.asarray(np.where(x >= 0, 1, small) / (1 + small))
+    """1 / (1 + exp(-x)) as exp(min(x, 0)) / (1 + exp(-abs(x))): no exponential overflows."""
+    small = np.asarray(np.abs(x))
+    np.exp(np.negative(small, out=small), out=small)
+    small += 1
+    top = np.asarray(np.exp(np.minimum(x, 0)))
+    top /= small
+    return top
 
 
 TRITON_TANH = (
