@@ -146,6 +146,17 @@ def through_half(right, call, x):
     return y.astype(np.float16).astype(y.dtype) if call.attrs["dtype"] == "f32" else y
 
 
+def several_tiles(fault: Fault) -> Fault:
+    """With tiles of few keys, so that short inputs have several."""
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with setting(tiles, "KEYS", 64), fault():
+            yield
+
+    return both
+
+
 NUMPY: dict[str, Fault] = {
     "scale dropped": meaning("mul", unscaled),
     "mask bound": meaning("le", lambda right, call, a, b: right(call, a, b - 1)),
@@ -162,8 +173,8 @@ NUMPY: dict[str, Fault] = {
     "last tile skipped": wrapped(
         tiles.TiledRun, "windows", lambda right, run: list(right(run))[:-1]
     ),
-    "tiles not rescaled": wrapped(
-        tiles.TiledRun, "enter_scores", lambda right, *given: np.ones_like(right(*given))
+    "tiles not rescaled": several_tiles(
+        wrapped(tiles.TiledRun, "enter_scores", lambda right, *given: np.ones_like(right(*given)))
     ),
 }
 
