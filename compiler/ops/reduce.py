@@ -240,8 +240,8 @@ def _(call: Call) -> Evaluate:
         left = _presum(a.astype(kind, copy=False), of_a, a_axes)
         right = _presum(b.astype(kind, copy=False), of_b, b_axes)
         larger = right.size > left.size
-        result = np.matmul(lefts[larger](left), rights[larger](right).swapaxes(-1, -2))
-        result = result.reshape(lengths)
+        product: Array = np.matmul(lefts[larger](left), rights[larger](right).swapaxes(-1, -2))
+        result: Array = product.reshape(lengths)
         return result if as_laid else result.transpose(order)
 
     return run

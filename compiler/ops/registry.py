@@ -291,7 +291,8 @@ def prepared(name: str, call: Call) -> Evaluate:
 def _rounded(run: Evaluate, kind: np.dtype[Any]) -> Evaluate:
     def rounded(*arrays: Array) -> Array:
         result: Any = run(*arrays)
-        return result if result.dtype is kind else result.astype(kind, copy=False)
+        made: Array = result if result.dtype is kind else result.astype(kind, copy=False)
+        return made
 
     return rounded
 
