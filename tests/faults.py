@@ -11,6 +11,7 @@ import ast
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,13 @@ def wrapped(owner: Any, name: str, wrong: Callable[..., Any]) -> Fault:
 
 def meaning(op: str, wrong: Callable[..., Any]) -> Fault:
     """`wrong(right, call, *arrays)` in place of what an op means to the numpy backend."""
-    return lambda: wrapped(OPS[op], "evaluate", wrong)()
+
+    def fault() -> AbstractContextManager[Any]:
+        prepare = OPS[op].prepare
+        right = lambda call, *arrays: prepare(call)(*arrays)  # noqa: E731
+        return setting(OPS[op], "prepare", lambda call: partial(wrong, right, call))
+
+    return fault
 
 
 def template(target: str, op: str, text: str) -> Fault:
@@ -139,6 +146,17 @@ def through_half(right, call, x):
     return y.astype(np.float16).astype(y.dtype) if call.attrs["dtype"] == "f32" else y
 
 
+def several_tiles(fault: Fault) -> Fault:
+    """With tiles of few keys, so that short inputs have several."""
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with setting(tiles, "KEYS", 64), fault():
+            yield
+
+    return both
+
+
 NUMPY: dict[str, Fault] = {
     "scale dropped": meaning("mul", unscaled),
     "mask bound": meaning("le", lambda right, call, a, b: right(call, a, b - 1)),
@@ -155,8 +173,8 @@ NUMPY: dict[str, Fault] = {
     "last tile skipped": wrapped(
         tiles.TiledRun, "windows", lambda right, run: list(right(run))[:-1]
     ),
-    "tiles not rescaled": wrapped(
-        tiles.TiledRun, "enter_scores", lambda right, *given: np.ones_like(right(*given))
+    "tiles not rescaled": several_tiles(
+        wrapped(tiles.TiledRun, "enter_scores", lambda right, *given: np.ones_like(right(*given)))
     ),
 }
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from archc.backends.numpy import NumpyBackend
+from archc.backends.numpy import NumpyBackend, tiles
 from archc.compiler.ir.graph import Axis, Builder, Function, Parameter, Program, TensorType
 from archc.compiler.ir.walk import calls
 from archc.compiler.ops.attend import NotTileable, plan_attend
@@ -212,8 +213,6 @@ def test_tiled_attention_in_other_dtypes(dtype):
 
 
 def test_tiles_without_a_visible_key_are_not_computed(monkeypatch):
-    from archc.backends.numpy import tiles
-
     visited = []
     visit = tiles.TiledRun.visit
     monkeypatch.setattr(
@@ -223,6 +222,78 @@ def test_tiles_without_a_visible_key_are_not_computed(monkeypatch):
     given["present"][:, 8:24] = False
     NumpyBackend().load(alone("attend", attention_body()), {}, tile=8).run(given)
     assert visited == [(0, 8), (24, 32), (32, 40)]
+
+
+def peak_bytes(run) -> int:
+    """The most that NumPy held at once while `run` ran."""
+    tracemalloc.start()
+    try:
+        run()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def one_head(length: int, window: int | None = None) -> tuple[Program, dict[str, np.ndarray]]:
+    """Causal attention with proved bounds, as tile-attention leaves it, and its inputs."""
+    program = alone("attend", attention_body(window))
+    last = program.main.nodes[-1]
+    lower = None if window is None else Dim.of(window - 1)
+    seen = {"keys": t, "query": s, "upper": Dim(), "lower": lower}
+    node = replace(last, attrs=type(last.attrs)({**last.attrs, **seen}))
+    main = replace(program.main, nodes=(*program.main.nodes[:-1], node))
+    rng = np.random.default_rng(0)
+    shape = {"q": (1, length, 2, 3, 2), "k": (1, length, 2, 2), "v": (1, length, 2, 2)}
+    given = {n: rng.normal(size=size).astype(np.float32) for n, size in shape.items()}
+    return program.with_functions([main]), given | {"present": np.ones((1, length), bool)}
+
+
+def test_memory_of_attention_grows_with_tokens_not_with_pairs():
+    def peak(length: int) -> int:
+        program, given = one_head(length)
+        loaded = NumpyBackend().load(program, {})
+        return peak_bytes(lambda: loaded.run(given))
+
+    short, long = peak(2048), peak(4096)
+    assert long < 2.2 * short
+    assert long < 4096 * 4096, "a byte for each score of one head"
+
+
+@pytest.mark.parametrize("window", [None, 9])
+def test_queries_look_at_no_tile_beyond_the_bounds_of_the_mask(window, monkeypatch):
+    visited = []
+    visit = tiles.TiledRun.visit
+    monkeypatch.setattr(
+        tiles.TiledRun, "visit", lambda run, tile: (visited.append(tile.window), visit(run, tile))
+    )
+    program, given = one_head(40, window)
+    tiled = NumpyBackend().load(program, {}, dtype="f64", tile=8).run(given)
+    blocks = range(0, 40, 8)
+    if window is None:
+        assert visited == [(j, j + 8) for i in blocks for j in range(0, i + 8, 8)]
+    else:
+        assert visited == [w for i in blocks for w in ([(i - 8, i)] if i else []) + [(i, i + 8)]]
+    body = attention_body(window)
+    plain = NumpyBackend().load(alone("pointwise", body), {}, dtype="f64").run(given)
+    np.testing.assert_allclose(tiled["out"], plain["out"], atol=1e-13)
+
+
+def test_a_row_does_not_depend_on_its_batch_or_what_comes_after():
+    program, given = one_head(700)
+    loaded = NumpyBackend().load(program, {})
+    once = loaded.run(given)
+    twice = loaded.run({n: np.concatenate([x, x]) for n, x in given.items()})
+    np.testing.assert_array_equal(twice["out"][:1], once["out"])
+
+
+def test_values_made_once_for_all_layers_are_not_overwritten():
+    """A second run, one of other sizes and one that is watched find them as they were."""
+    program = tiny()
+    loaded, given = NumpyBackend().load(program, weights(program)), inputs(5)
+    first = loaded.run(given)["logits"]
+    loaded.run(inputs(9))
+    np.testing.assert_array_equal(loaded.trace(given)[0]["logits"], first)
+    np.testing.assert_array_equal(loaded.run(given)["logits"], first)
 
 
 def test_what_is_not_linear_in_the_weights_is_not_tiled():

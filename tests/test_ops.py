@@ -22,7 +22,7 @@ MODELS = ("f64", "f32", "bf16", "f16")
 CASES = [
     pytest.param(name, sample, id=f"{name}-{i}")
     for name, op in OPS.items()
-    if op.evaluate is not None
+    if op.prepare is not None
     for i, sample in enumerate(op.samples)
 ]
 
@@ -224,11 +224,12 @@ def test_sums_of_halves_accumulate_in_float32():
 
 def test_dot_reads_weights_in_place():
     """A projection is one BLAS call on views of its operands, whatever order the weight has."""
-    x, w = np.ones((2, 3, 4)), np.ones((3, 4, 2))
+    x, w, call = np.ones((2, 3, 4)), np.ones((3, 4, 2)), Call(Attrs(), (), (), {})
     for weight, axes in ((w, (B, C, A)), (np.ascontiguousarray(w.T), (A, C, B))):
-        matrix = _matrices(weight, axes, (), (A,), (B, C) if axes[0] is B else (C, B))
+        inner = (B, C) if axes[0] is B else (C, B)
+        matrix = _matrices(call, axes, (), (A,), inner)(weight)
         assert np.shares_memory(matrix, weight)
-    assert np.shares_memory(_matrices(x, (A, B, C), (), (A, B), (C,)), x)
+    assert np.shares_memory(_matrices(call, (A, B, C), (), (A, B), (C,))(x), x)
 
 
 def test_dot_counts_a_multiplication_and_an_addition_per_product():

@@ -25,7 +25,7 @@ from ..base import (
     node_name,
 )
 from .constants import load_constants
-from .interpreter import DEFAULT_TILE, Interpreter, Observer, Shared
+from .interpreter import Interpreter, Observer, Shared
 
 
 class NumpyBackend(Backend):
@@ -42,7 +42,7 @@ class NumpyBackend(Backend):
         weights: Mapping[str, Array],
         *,
         dtype: ModelDType = "f32",
-        tile: int = DEFAULT_TILE,
+        tile: int | None = None,
         **options: Any,
     ) -> NumpyExecutable:
         shared = Shared(program, Precision(dtype), tile=tile)

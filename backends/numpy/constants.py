@@ -18,23 +18,22 @@ from ...compiler.ops import Array
 from ...dsl.diagnostics import InternalError
 from ...dsl.errors import MissingWeight, WeightShape
 from ..base import ValueKey
-from .interpreter import Interpreter, Shared, Values
+from .interpreter import Interpreter, Shared
 
 
-def load_constants(shared: Shared, weights: Mapping[str, Array]) -> dict[ValueKey, Values]:
+def load_constants(shared: Shared, weights: Mapping[str, Array]) -> dict[ValueKey, Array]:
     """Every weight and derived value that a run reads. Raises MissingWeight, WeightShape."""
     program = shared.program
     reader = _Reader(shared, weights, Counter(path for path, _ in weight_uses(program)))
     interpreter = Interpreter(shared, program.sizes)
-    constants: dict[ValueKey, Values] = {}
+    constants: dict[ValueKey, Array] = {}
     for path, function in calls(program):
-        values: dict[int, Values] = {}
+        values: dict[int, Array] = {}
         for node in _static(function):
             if node.op == "weight":
-                values[node.id] = (reader.read(join(path, node.attrs.string("path")), node),)
+                values[node.id] = reader.read(join(path, node.attrs.string("path")), node)
             else:
-                operands = [values[i][0] for i in node.inputs]
-                values[node.id] = interpreter.fused(node, operands)
+                values[node.id] = interpreter.fused(node)(*(values[i] for i in node.inputs))
         for node_id in _read_at_run_time(function) & set(values):
             constants[path, node_id] = values[node_id]
     return constants

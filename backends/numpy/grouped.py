@@ -6,27 +6,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from ...compiler.ir.graph import Axis, Function
-from ...compiler.ops import Array, align
+from ...compiler.ops import Array, Precision, align
 from ...compiler.ops.grouped import plan_grouped
 from ...dsl.errors import IndexOutOfRange
 from ..base import span_of
-from .interpreter import Interpreter
 
 
-def grouped(interpreter: Interpreter, body: Function, operands: Sequence[Array]) -> Array:
+def grouped(
+    body: Function, sizes: Mapping[str, int], precision: Precision, *operands: Array
+) -> Array:
     """The output of a grouped node's body. Raises IndexOutOfRange."""
     plan = plan_grouped(body)
     values = dict(zip(body.inputs, operands, strict=True))
     x, matrices, index = (values[n.id] for n in (plan.x, plan.matrices, plan.index))
 
     def shape(axes: Sequence[Axis]) -> tuple[int, ...]:
-        return tuple(axis.size.evaluate(interpreter.sizes) for axis in axes)
+        return tuple(axis.size.evaluate(sizes) for axis in axes)
 
     def for_each_row(value: Array, axes: Sequence[Axis]) -> Array:
         return np.broadcast_to(align(value, axes, plan.rows), shape(plan.rows)).ravel()
@@ -46,13 +47,14 @@ def grouped(interpreter: Interpreter, body: Function, operands: Sequence[Array])
     matrices = align(matrices, plan.matrices.axes, order).reshape(count, *features)
 
     kind = plan.product.type
-    precision = interpreter.shared.precision
     result = np.empty((picked.size, features[1]), precision.storage(kind.dtype))
     dtype = precision.compute(kind.dtype)
     sorted_rows = np.argsort(picked, kind="stable")
     entries, starts = np.unique(picked[sorted_rows], return_index=True)
     for entry, (start, stop) in zip(entries, pairwise([*starts, picked.size]), strict=True):
         rows = sorted_rows[start:stop]
-        result[rows] = x[source[rows]].astype(dtype) @ matrices[entry].astype(dtype)
+        result[rows] = x[source[rows]].astype(dtype, copy=False) @ matrices[entry].astype(
+            dtype, copy=False
+        )
     result = result.reshape(*shape(plan.rows), *outer)
     return align(result, (*plan.rows, *plan.outer), kind.axes)

@@ -1,4 +1,4 @@
-"""Runs functions of a program in NumPy: ops that refer to functions here, the others by `evaluate`.
+"""Runs functions of a program in NumPy: ops that refer to functions here, the others as prepared.
 
 A fused node runs its body; `attend` runs it tile by tile (`tiles.py`). Values are dropped after
 their last use. Weights, derived parameters and tables are computed once and shared by all runs.
@@ -8,54 +8,53 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from ...compiler.ir.graph import STATE, Axis, Function, Node, Program, TensorType, operand_types
+from ...compiler.ir.graph import STATE, Function, Node, Program, TensorType
 from ...compiler.ir.walk import iterations, join
-from ...compiler.ops import FUSED, Array, Call, Precision, evaluate
+from ...compiler.ops import FUSED, SCANS, Array, Precision
 from ...compiler.ops.structure import along
-from ...dsl.diagnostics import ArchError
-from ..base import ValueKey, span_of
+from ..base import ValueKey
+from .prepared import Ready, Run, Structure, make_ready, ready_primitive, symbols
 
 Values = tuple[Array, ...]
 Observer = Callable[[ValueKey, Array], None]
-Constants = Mapping[ValueKey, Values]
-DEFAULT_TILE = 64
+Constants = Mapping[ValueKey, Array]
+LONGEST_CHUNK = 64
+CALLING = frozenset({"weight", "derived", "state", "repeat", *SCANS})  # they need the call path
 
 
 @dataclass(slots=True)
 class Shared:
-    """What outlives a run: the program, its constants and, per function, when each value dies."""
+    """What outlives a run: the program, its constants, and functions made ready for the last sizes.
+
+    `tile` is how many keys `attend` visits at a time, None for what suits the machine.
+    """
 
     program: Program
     precision: Precision
     constants: Constants = field(default_factory=dict)
-    tile: int = DEFAULT_TILE
-    tables: dict[tuple[str, tuple[int, ...]], Values] = field(default_factory=dict)
-    deaths: dict[str, dict[int, list[int]]] = field(default_factory=dict)
+    tile: int | None = None
+    tables: dict[tuple[str, tuple[int, ...]], Array] = field(default_factory=dict)
+    structures: dict[str, Structure] = field(default_factory=dict)
+    symbols: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    ready: dict[tuple[str, bool], tuple[tuple[int, ...], Ready]] = field(default_factory=dict)
 
-    def dying(self, function: Function) -> dict[int, list[int]]:
-        """For each node, the values that no later node reads."""
-        if function.name not in self.deaths:
-            self.deaths[function.name] = _last_uses(function)
-        return self.deaths[function.name]
+    def structure(self, function: Function) -> Structure:
+        name = function.name
+        if name not in self.structures:
+            self.symbols[name] = tuple(sorted(symbols(self.program, function)))
+            self.structures[name] = Structure(function)
+        return self.structures[name]
 
 
 def _symbol(node: Node) -> str:
     """What stands for the length of a chunk in the sizes of its function."""
     (symbol,) = node.attrs.axis("chunk").size.symbols()
     return symbol
-
-
-def _last_uses(function: Function) -> dict[int, list[int]]:
-    last = {source: node.id for node in function.nodes for source in node.inputs}
-    kept = set(function.output_ids)
-    dying: dict[int, list[int]] = {}
-    for source, user in last.items():
-        if source not in kept:
-            dying.setdefault(user, []).append(source)
-    return dying
 
 
 @dataclass(slots=True)
@@ -70,61 +69,52 @@ class Interpreter:
 
     def run(self, function: Function, arguments: Sequence[Array], path: str = "") -> list[Array]:
         """The outputs of `function`, called with one array for each of its inputs."""
-        values: dict[int, Values] = {
-            i: (a,) for i, a in zip(function.inputs, arguments, strict=True)
-        }
-        dying = self.shared.dying(function)
-        for node in function.nodes:
-            if node.op == "weight" and (path, node.id) not in self.shared.constants:
-                continue  # only derived parameters read it, and they are made
-            if node.id not in values:
-                values[node.id] = self.value(node, function, values, path)
-            if self.observe is not None:
-                self.observe((path, node.id), values[node.id][0])
-            for dead in dying.get(node.id, ()):
-                values.pop(dead, None)
-        return [values[i][0] for i in function.output_ids]
 
-    def value(
-        self, node: Node, function: Function, values: Mapping[int, Values], path: str
-    ) -> Values:
-        """All results of a node whose operands are in `values`."""
-        if node.op in ("weight", "derived"):
-            return self.shared.constants[path, node.id]
-        if node.op == "state":
-            return (self.states[join(path, node.attrs.string("path"))],)
-        if node.op == "result":
-            return (values[node.inputs[0]][node.attrs.integer("index")],)
-        operands = [values[i][0] for i in node.inputs]
+        def call(node: Node, operands: Sequence[Array]) -> Any:
+            return self.call(node, function, operands, path)
+
+        def see(place: int, value: Array | None) -> None:
+            if self.observe is not None and place >= 0 and value is not None:
+                self.observe((path, place), value)
+
+        ready = self.ready(function)
+        return ready.run(arguments, call, None if self.observe is None else see)
+
+    def ready(self, function: Function) -> Ready:
+        """The function made ready for the sizes of this run."""
+        shared, key = self.shared, (function.name, self.observe is None)
+        structure = shared.structure(function)
+        sizes = tuple(self.sizes.get(s, -1) for s in shared.symbols[function.name])
+        found = shared.ready.get(key)
+        if found is None or found[0] != sizes:
+            overwrite = self.observe is None
+            run_of = partial(self.run_of, function)
+            made = make_ready(function, structure, run_of, self.sizes, overwrite)
+            found = shared.ready[key] = sizes, made
+        return found[1]
+
+    def run_of(self, function: Function, node: Node, reuse: int | None) -> Run | None:
+        """What a node runs; None for one that needs the call path."""
+        if node.op in CALLING:
+            return None
         if node.op == "table":
-            return self.table(node)
+            value = self.table(node)
+            return lambda: value
+        if node.op in FUSED:
+            return self.fused(node)
+        return ready_primitive(function, node, self.sizes, self.shared.precision, reuse)
+
+    def call(self, node: Node, function: Function, operands: Sequence[Array], path: str) -> Any:
+        """A node that needs the call path. A weight that only derived parameters read is gone."""
+        if node.op in ("weight", "derived"):
+            return self.shared.constants.get((path, node.id))
+        if node.op == "state":
+            return self.states[join(path, node.attrs.string("path"))]
         if node.op == "repeat":
             return self.repeat(node, function, operands, path)
         if node.op == "scan":
             return self.scan(node, function, operands)
-        if node.op == "chunked_scan":
-            return self.chunked_scan(node, function, operands)
-        if node.op in FUSED:
-            return self.fused(node, operands)
-        return self.primitive(node, function, operands)
-
-    def primitive(
-        self,
-        node: Node,
-        function: Function,
-        operands: Sequence[Array],
-        windows: Mapping[Axis, tuple[int, int]] | None = None,
-    ) -> Values:
-        """An op with a meaning of its own. `windows`: see `Call`."""
-        types = operand_types(node.op, [function[i] for i in node.inputs])
-        precision = self.shared.precision
-        call = Call(node.attrs, types, node.types, self.sizes, precision, windows or {})
-        try:
-            return evaluate(node.op, call, operands)
-        except ArchError as error:
-            if error.span is None:
-                error.span, error.calls = span_of(node), node.spans[1:]
-            raise
+        return self.chunked_scan(node, function, operands)
 
     def repeat(
         self, node: Node, function: Function, operands: Sequence[Array], path: str
@@ -233,28 +223,30 @@ class Interpreter:
     def chunks(self, node: Node) -> list[tuple[int, int]]:
         """[start, stop) of each chunk in the order they run; `tile` bounds their length too."""
         total = node.attrs.axis("axis").size.evaluate(self.sizes)
-        length = min(node.attrs.integer("length"), self.shared.tile)
+        length = node.attrs.integer("length")
+        length = min(length, self.shared.tile or LONGEST_CHUNK)
         found = [(start, min(start + length, total)) for start in range(0, total, length)]
         return found[::-1] if node.attrs["reverse"] else found
 
-    def fused(self, node: Node, operands: Sequence[Array]) -> Values:
+    def fused(self, node: Node) -> Run:
+        """What a fused node runs on its operands."""
         from .grouped import grouped
-        from .tiles import attend
+        from .tiles import Attention
 
-        body = self.shared.program.body(node)
-        inside = Interpreter(self.shared, self.sizes)
-        if node.op == "attend":
-            return tuple(attend(inside, node, body, operands))
+        body, precision = self.shared.program.body(node), self.shared.precision
         if node.op == "grouped":
-            return (grouped(inside, body, operands),)
-        return tuple(inside.run(body, operands))
+            return partial(grouped, body, self.sizes, precision)
+        whole = Interpreter(self.shared, self.sizes).ready(body).one
+        if node.op != "attend":
+            return whole
+        return Attention.of(node, body, self.sizes, precision, self.shared.tile) or whole
 
-    def table(self, node: Node) -> Values:
+    def table(self, node: Node) -> Array:
         """The table's function in float64, rounded once to the run's dtype."""
         key = node.attrs.string("body"), node.type.shape(self.sizes)
         if key not in self.shared.tables:
             exact = Shared(self.shared.program, Precision("f64"))
             (result,) = Interpreter(exact, self.sizes).run(self.shared.program.body(node), ())
             stored = self.shared.precision.storage(node.type.dtype)
-            self.shared.tables[key] = (result.astype(stored),)
+            self.shared.tables[key] = result.astype(stored)
         return self.shared.tables[key]

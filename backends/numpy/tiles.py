@@ -1,9 +1,9 @@
-"""`attend` as a machine runs it: one pass over tiles of keys with an online softmax.
+"""`attend` as a machine runs it: tiles of queries by tiles of keys, with an online softmax.
 
 For each tile the scores are evaluated on the tile; the running sum l and the accumulators are
-multiplied by exp(m_old - m_new) and added to. A tile whose mask holds nowhere is skipped. Rows that
-see no key give zeros. `compiler/ops/attend.py` has the equation and says which bodies qualify; any
-other body runs as it is, which is the same value.
+multiplied by exp(m_old - m_new) and added to. Tiles beyond the mask's proved bounds are not looked
+at, one whose mask holds nowhere is skipped. Rows that see no key give zeros.
+`compiler/ops/attend.py` has the equation and says which bodies qualify.
 """
 
 from __future__ import annotations
@@ -14,38 +14,164 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...compiler.ir.graph import Axis, Function, Node, TensorType, operand_types
-from ...compiler.ops import OPS, Array, Call, align
-from ...compiler.ops.attend import MOVES, AttendPlan, NotTileable, consumed_axes, plan_attend
+from ...compiler.ops import OPS, Array, Call, Precision, align
+from ...compiler.ops.attend import (
+    MOVES,
+    AttendPlan,
+    NotTileable,
+    consumed_axes,
+    plan_attend,
+    runs_by_rows,
+)
 from ...compiler.ops.reduce import divide_rows, finite
-from .interpreter import Interpreter
+from ...compiler.ops.structure import along
+from .prepared import OVERLAYS, Run, Structure, Windows, ready_primitive
 
 Window = tuple[int, int]
+# Fixed, so that a row does not depend on its batch: scores of a head fit a core's cache.
+QUERIES, KEYS = 128, 512
 
 
-def attend(
-    interpreter: Interpreter, node: Node, body: Function, operands: Sequence[Array]
-) -> list[Array]:
-    """The outputs of an attend node's body."""
-    keys = node.attrs.get("keys")
-    try:
-        plan = plan_attend(body, keys if isinstance(keys, Axis) else None)
-    except NotTileable:
-        return interpreter.run(body, operands)
-    whole = dict(zip(body.inputs, operands, strict=True))
-    return TiledRun(interpreter, body, plan, whole).run()
+@dataclass(slots=True)
+class Attention:
+    """An attend node made ready for given sizes: its operands -> its output, or all of them.
+
+    `ready` holds what nodes run, by the lengths of a tile: nothing but an index needs its place.
+    """
+
+    node: Node
+    body: Function
+    plan: AttendPlan
+    sizes: Mapping[str, int]
+    precision: Precision
+    structure: Structure
+    tile: int | None
+    query: Axis | None  # the row axis of the keys' timeline, if its entries need no others
+    ready: dict[tuple[int, tuple[int, ...]], Run] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        node: Node,
+        body: Function,
+        sizes: Mapping[str, int],
+        precision: Precision,
+        tile: int | None,
+    ) -> Attention | None:
+        """None when the body cannot be tiled."""
+        keys, query = node.attrs.get("keys"), node.attrs.get("query")
+        try:
+            plan = plan_attend(body, keys if isinstance(keys, Axis) else None)
+        except NotTileable:
+            return None
+        alone = isinstance(query, Axis) and runs_by_rows(body, query)
+        rows = query if alone else None
+        return Attention(node, body, plan, sizes, precision, Structure(body), tile, rows)
+
+    def __call__(self, *operands: Array) -> Array | tuple[Array, ...]:
+        blocks = [self.block(queries, operands) for queries in self.blocks()]
+        made = [self.joined(i, parts) for i, parts in enumerate(zip(*blocks, strict=True))]
+        return tuple(made) if len(made) > 1 else made[0]
+
+    def blocks(self) -> list[Window | None]:
+        if self.query is None:
+            return [None]
+        size, step = self.query.size.evaluate(self.sizes), self.tile or QUERIES
+        return [(i, min(i + step, size)) for i in range(0, max(size, 1), step)]
+
+    def block(self, queries: Window | None, operands: Sequence[Array]) -> list[Array]:
+        """The outputs of a run of queries."""
+        windows = {self.query: queries} if self.query and queries else {}
+        whole = {
+            i: window_of(x, self.body[i].axes, windows)
+            for i, x in zip(self.body.inputs, operands, strict=True)
+        }
+        return TiledRun(self, windows, self.visible(queries), whole).run()
+
+    def visible(self, queries: Window | None) -> Window:
+        """The keys that these queries can see by the bounds proved for the mask."""
+        size = self.plan.keys.size.evaluate(self.sizes)
+        if queries is None:
+            return 0, size
+        lower, upper = (
+            None if self.node.attrs.get(end) is None else self.node.attrs.dim(end)
+            for end in ("lower", "upper")
+        )
+        first = 0 if lower is None else queries[0] - lower.evaluate(self.sizes)
+        stop = size if upper is None else queries[1] + upper.evaluate(self.sizes)
+        return max(first, 0), min(stop, size)
+
+    def joined(self, output: int, parts: Sequence[Array]) -> Array:
+        if len(parts) == 1 or self.query is None:
+            return parts[0]
+        place = self.body[self.body.output_ids[output]].type.position(self.query)
+        return np.concatenate(parts, axis=place)
+
+    def run_of(self, node: Node, windows: Windows) -> Run:
+        """What a node runs on operands within `windows`, rounded to storage."""
+        if node.op == "index":
+            return ready_primitive(self.body, node, self.sizes, self.precision, None, windows)
+        key = node.id, tuple(stop - start for start, stop in windows.values())
+        if key not in self.ready:
+            reuse = self.reuse(node) if self.plan.keys in windows else None
+            self.ready[key] = ready_primitive(
+                self.body, node, self.sizes, self.precision, reuse, windows
+            )
+        return self.ready[key]
+
+    def reuse(self, node: Node) -> int | None:
+        """The operand that may be overwritten: one made for a tile, not a slice of a whole value."""
+        found = self.structure.reuse.get(node.id)
+        if found is None or self.body[node.inputs[found]].op in OVERLAYS:
+            return None
+        return found if node.inputs[found] in self.plan.tiled else None
+
+    def raw(self, node: Node, windows: Windows) -> Run:
+        """The same for a contraction, in the dtype of computation."""
+        key = -1 - node.id, tuple(stop - start for start, stop in windows.values())
+        if key not in self.ready:
+            types = operand_types(node.op, [self.body[i] for i in node.inputs])
+            call = Call(node.attrs, types, node.types, self.sizes, self.precision, windows)
+            self.ready[key] = meaning(node, call)
+        return self.ready[key]
+
+
+def meaning(node: Node, call: Call) -> Run:
+    """What a node runs, not rounded to storage."""
+    prepare = OPS[node.op].prepare
+    assert prepare is not None
+    return prepare(call)
+
+
+def window_of(x: Array, axes: Sequence[Axis], windows: Windows) -> Array:
+    """The part of a value within `windows`, a view."""
+    for axis, (start, stop) in windows.items():
+        if axis in axes:
+            x = x[along(axes.index(axis), slice(start, stop))]
+    return x
 
 
 @dataclass(slots=True)
 class TiledRun:
-    """`whole` holds values that need no tiling, computed on demand; the rest is running state."""
+    """One block of queries, which can see the keys of `visible`.
 
-    interpreter: Interpreter
-    body: Function
-    plan: AttendPlan
+    `whole` holds values that need no tiling, computed on demand; the rest is running state.
+    """
+
+    attention: Attention
+    rows: Windows
+    visible: Window
     whole: dict[int, Array]
     maxima: dict[int, Array] = field(default_factory=dict)
     sums: dict[int, Array] = field(default_factory=dict)
     accumulators: dict[int, Array] = field(default_factory=dict)
+
+    @property
+    def body(self) -> Function:
+        return self.attention.body
+
+    @property
+    def plan(self) -> AttendPlan:
+        return self.attention.plan
 
     def run(self) -> list[Array]:
         for window in self.windows():
@@ -57,48 +183,51 @@ class TiledRun:
         return [self.value(i) for i in self.body.output_ids]
 
     def windows(self) -> Iterator[Window]:
-        size = self.plan.keys.size.evaluate(self.interpreter.sizes)
-        tile = self.interpreter.shared.tile
-        return ((start, min(start + tile, size)) for start in range(0, size, tile))
+        """Tiles of one grid for all blocks, so that a row is summed alike in each."""
+        first, end = self.visible
+        step = self.attention.tile or KEYS
+        for start in range(first - first % step, end, step):
+            yield max(start, first), min(start + step, end)
 
     def visit(self, tile: Tile) -> None:
         factors = {s: self.enter_scores(s, tile) for s in self.plan.softmaxes}
         for contraction, softmax in self.plan.contractions.items():
             part = tile.contraction(self.body[contraction])
-            if contraction not in self.accumulators:
-                self.accumulators[contraction] = part
-                continue
-            held = self.accumulators[contraction]
-            if softmax is not None:
-                held = held * self.rows_of(contraction, softmax, factors[softmax])
-            self.accumulators[contraction] = held + part
+            if contraction in self.accumulators:
+                held = self.accumulators[contraction]
+                if softmax is not None:
+                    held *= self.rows_of(contraction, softmax, factors[softmax])
+                part += held
+            self.accumulators[contraction] = part
 
     def enter_scores(self, softmax: int, tile: Tile) -> Array:
         """Adds a tile of scores to m and l. Returns exp(m_old - m_new)."""
         node = self.body[softmax]
-        along = node.type.position(self.plan.keys)
-        scores = tile.value(node.inputs[0])
-        scores = scores.astype(self.interpreter.shared.precision.compute(node.type.dtype))
+        place = node.type.position(self.plan.keys)
+        dtype = self.attention.precision.compute(node.type.dtype)
+        scores = tile.value(node.inputs[0]).astype(dtype, copy=False)
         scores = align(scores, self.body[node.inputs[0]].axes, node.axes)
-        old = self.maxima.get(softmax, np.asarray(-np.inf, scores.dtype))
-        new = np.maximum(old, scores.max(axis=along))
-        factor = np.exp(old - finite(new))
-        weights = np.exp(scores - np.expand_dims(finite(new), along))
-        tile.values[softmax] = weights
+        old = self.maxima.get(softmax, np.asarray(-np.inf, dtype))
+        new = np.maximum(old, scores.max(axis=place))
+        subtracted = finite(new)
+        weights = scores - np.expand_dims(subtracted, place)
+        tile.values[softmax] = np.exp(weights, out=weights)
+        factor = np.exp(old - subtracted)
         self.maxima[softmax] = new
-        self.sums[softmax] = self.sums.get(softmax, 0) * factor + weights.sum(axis=along)
+        self.sums[softmax] = self.sums.get(softmax, 0) * factor + weights.sum(axis=place)
         return np.asarray(factor)
 
     def finished(self, contraction: int, softmax: int | None) -> Array:
         """The accumulator, divided by l, rounded to how its type is stored."""
         node = self.body[contraction]
-        stored = self.interpreter.shared.precision.storage(node.type.dtype)
+        stored = self.attention.precision.storage(node.type.dtype)
         if contraction not in self.accumulators:
-            return np.zeros(node.type.shape(self.interpreter.sizes), stored)
+            sizes = Call(node.attrs, (), node.types, self.attention.sizes, windows=self.rows)
+            return np.zeros(sizes.shape, stored)
         total = self.accumulators[contraction]
         if softmax is not None:
             total = divide_rows(total, self.rows_of(contraction, softmax, self.sums[softmax]))
-        return total.astype(stored)
+        return total.astype(stored, copy=False)
 
     def rows_of(self, contraction: int, softmax: int, statistic: Array) -> Array:
         """A row statistic, moved as the weights are and aligned with the contraction's result."""
@@ -117,14 +246,15 @@ class TiledRun:
         if node.op not in MOVES or consumed_axes(node).isdisjoint(rows):
             return statistic
         types = (TensorType("f64", rows),), (TensorType("f64", self.plan.rows[node.id]),)
-        return evaluate_raw(node, Call(node.attrs, *types, self.interpreter.sizes), statistic)
+        call = Call(node.attrs, *types, self.attention.sizes, windows=self.rows)
+        return np.asarray(meaning(node, call)(statistic))
 
     def value(self, node_id: int) -> Array:
         """A value computed whole: it needs no tile, or comes after all of them."""
         if node_id not in self.whole:
             node = self.body[node_id]
             operands = [self.value(i) for i in node.inputs]
-            self.whole[node_id] = self.interpreter.primitive(node, self.body, operands)[0]
+            self.whole[node_id] = self.attention.run_of(node, self.rows)(*operands)
         return self.whole[node_id]
 
 
@@ -137,8 +267,8 @@ class Tile:
     values: dict[int, Array] = field(default_factory=dict)
 
     @property
-    def windows(self) -> Mapping[Axis, Window]:
-        return {self.run.plan.keys: self.window}
+    def windows(self) -> Windows:
+        return {self.run.plan.keys: self.window, **self.run.rows}
 
     def hidden(self) -> bool:
         """Whether some mask of every softmax holds nowhere in this window."""
@@ -154,29 +284,26 @@ class Tile:
         return self.values[node_id]
 
     def compute(self, node: Node) -> Array:
-        keys = self.run.plan.keys
+        run, keys = self.run, self.run.plan.keys
         if keys not in node.axes:
-            return self.run.value(node.id)
-        if node.id not in self.run.plan.tiled:
-            place = node.type.position(keys)
-            return self.run.value(node.id)[(slice(None),) * place + (slice(*self.window),)]
+            return run.value(node.id)
+        if node.id not in run.plan.tiled:
+            return window_of(run.value(node.id), node.axes, {keys: self.window})
+        if self.selects_all(node):
+            return self.value(node.inputs[1])
         operands = [self.value(i) for i in node.inputs]
-        body, interpreter = self.run.body, self.run.interpreter
-        return interpreter.primitive(node, body, operands, self.windows)[0]
+        made: Array = run.attention.run_of(node, self.windows)(*operands)
+        return made
+
+    def selects_all(self, node: Node) -> bool:
+        """Whether a mask hides nothing here, so that the scores stay as they are."""
+        if node.op != "where" or self.run.body[node.inputs[1]].types != node.types:
+            return False
+        masks = (m for found in self.run.plan.masks.values() for m in found)
+        return node.inputs[0] in masks and bool(self.value(node.inputs[0]).all())
 
     def contraction(self, node: Node) -> Array:
         """A contraction over this window, in the dtype of computation."""
-        interpreter, body = self.run.interpreter, self.run.body
-        types = operand_types(node.op, [body[i] for i in node.inputs])
-        precision = interpreter.shared.precision
-        call = Call(node.attrs, types, node.types, interpreter.sizes, precision, self.windows)
-        return evaluate_raw(node, call, *(self.value(i) for i in node.inputs))
-
-
-def evaluate_raw(node: Node, call: Call, *operands: Array) -> Array:
-    """The meaning of a node, not rounded to storage."""
-    meaning = OPS[node.op].evaluate
-    assert meaning is not None
-    result = meaning(call, *operands)
-    assert not isinstance(result, tuple)
-    return result
+        operands = [self.value(i) for i in node.inputs]
+        made: Array = self.run.attention.raw(node, self.windows)(*operands)
+        return made

@@ -15,7 +15,9 @@ from .registry import (
     align,
     evaluate,
     infer,
+    prepared,
     promote,
+    same,
 )
 
 __all__ = [
@@ -35,8 +37,10 @@ __all__ = [
     "elementwise",
     "evaluate",
     "infer",
+    "prepared",
     "program",
     "promote",
     "reduce",
+    "same",
     "structure",
 ]

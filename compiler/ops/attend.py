@@ -97,6 +97,15 @@ def mentions(node: Node, axis: Axis) -> bool:
     return False
 
 
+def runs_by_rows(body: Function, rows: Axis) -> bool:
+    """Whether any run of entries of `rows` can be computed without the others."""
+    local = all(
+        OPS[n.op].pointwise or n.op in (*GENERATORS, "transpose", "size") or not mentions(n, rows)
+        for n in body.nodes
+    )
+    return local and all(rows in body[i].axes for i in body.output_ids)
+
+
 def _enter_softmax(plan: AttendPlan, body: Function, node: Node) -> None:
     if any(i in plan.source for i in node.inputs):
         raise NotTileable("a softmax of the weights of another")

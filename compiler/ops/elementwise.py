@@ -6,7 +6,7 @@ libdevice, which Triton's interpreter lacks, and keep the accuracy the plain for
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..ir.graph import Attrs, Axis, DType, TensorType
 from .erf import erf
@@ -18,17 +18,19 @@ from .registry import (
     B,
     C,
     Call,
+    Evaluate,
     N,
     Op,
     Sample,
     Template,
     Types,
-    align,
+    aligning,
     floating,
     op,
     per_result,
     promote,
     require,
+    same,
     tensor,
 )
 
@@ -93,14 +95,55 @@ def pointwise(
         kinds = operands(tuple(t.dtype for t in inputs))
         return (TensorType(result or kinds[-1], union(inputs)),)
 
-    @made.meaning
-    def _(call: Call, *arrays: Array) -> Array:
+    @made.prepared_meaning
+    def _(call: Call) -> Evaluate:
         kinds = operands(tuple(t.dtype for t in call.inputs))
         to = call.outputs[0].axes
-        operand = zip(arrays, kinds, call.inputs, strict=True)
-        return function(*(align(call.compute(x, kind), t.axes, to) for x, kind, t in operand))
+        fits = [_fitting(call, k, t, to) for k, t in zip(kinds, call.inputs, strict=True)]
+        run: Function = getattr(function, "load", lambda: function)()
+        if _may_overwrite(call, kinds) and isinstance(run, np.ufunc):
+            return _overwriting(run, fits, call.reuse or 0)
+        return _fitted(run, fits)
 
     return made
+
+
+def _fitting(call: Call, kind: DType, x: TensorType, to: tuple[Axis, ...]) -> Function:
+    """What brings an operand to the dtype of computation and the layout of the result."""
+    dtype, aligned = call.precision.compute(kind), aligning(x.axes, to)
+
+    def converted(x: Array) -> Array:
+        return x if x.dtype is dtype else x.astype(dtype)
+
+    return converted if aligned is None else lambda x: aligned(converted(x))
+
+
+def _may_overwrite(call: Call, kinds: DTypes) -> bool:
+    """Whether the result has the elements and the dtype of the operand to reuse."""
+    if call.reuse is None or not call.outputs[0].axes:
+        return False
+    (result,), reused, precision = call.outputs, call.inputs[call.reuse], call.precision
+    found = precision.storage(result.dtype), precision.compute(kinds[call.reuse])
+    return set(reused.axes) == set(result.axes) and {precision.storage(reused.dtype)} == {*found}
+
+
+def _fitted(run: Function, fits: Sequence[Function]) -> Evaluate:
+    """`run` on fitted operands; written out for one and two, of which there are many."""
+    if len(fits) == 1:
+        (one,) = fits
+        return lambda x: run(one(x))
+    if len(fits) == 2:
+        left, right = fits
+        return lambda a, b: run(left(a), right(b))
+    return lambda *arrays: run(*[fit(x) for fit, x in zip(fits, arrays, strict=True)])
+
+
+def _overwriting(run: Function, fits: Sequence[Function], reused: int) -> Evaluate:
+    def overwrite(*arrays: Array) -> Array:
+        fitted = [fit(x) for fit, x in zip(fits, arrays, strict=True)]
+        return run(*fitted, out=fitted[reused])
+
+    return overwrite
 
 
 def on(*dtypes: DType, domain: tuple[float, float] = (-2.0, 2.0)) -> tuple[Sample, ...]:
@@ -119,9 +162,13 @@ def pairs(*dtypes: DType, domain: tuple[float, float] = (-2.0, 2.0)) -> tuple[Sa
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)), with exp of a non-positive number only."""
-    small = np.exp(-np.abs(x))
-    return np.asarray(np.where(x >= 0, 1, small) / (1 + small))
+    """1 / (1 + exp(-x)) as exp(min(x, 0)) / (1 + exp(-abs(x))): no exponential overflows."""
+    small = np.asarray(np.abs(x))
+    np.exp(np.negative(small, out=small), out=small)
+    small += 1
+    top = np.asarray(np.exp(np.minimum(x, 0)))
+    top /= small
+    return top
 
 
 TRITON_TANH = (
@@ -289,9 +336,9 @@ def _(attrs: Attrs, inputs: Types) -> Types:
     )
 
 
-@CAST.meaning
-def _(call: Call, x: Array) -> Array:
-    return x
+@CAST.prepared_meaning
+def _(call: Call) -> Evaluate:
+    return same
 
 
 ROUND_TO = op(

@@ -28,6 +28,18 @@ else:
         """Its functions by name, for tables: `later.exp` loads the module when it is called."""
 
         def __getattr__(self, name: str) -> Any:
-            return lambda *arrays: getattr(np, name)(*arrays)
+            return _Function(name)
+
+    class _Function:
+        """A function of the module. `load` gives the function itself."""
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def load(self) -> Any:
+            return getattr(np, self.name)
+
+        def __call__(self, *arrays: Any) -> Any:
+            return self.load()(*arrays)
 
     np, later = _NumPy(), _Functions()

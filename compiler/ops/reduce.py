@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ...dsl.dims import Dim, product
 from ..ir.graph import Attrs, Axis, DType, TensorType
@@ -14,6 +14,7 @@ from .registry import (
     B,
     C,
     Call,
+    Evaluate,
     N,
     Sample,
     Types,
@@ -65,10 +66,11 @@ def _(attrs: Attrs, inputs: Types) -> Types:
     return (TensorType(dtype, without(x, attrs.axes("axes"))),)
 
 
-@SUM.meaning
-def _(call: Call, x: Array) -> Array:
+@SUM.prepared_meaning
+def _(call: Call) -> Evaluate:
     kind = call.precision.compute(call.outputs[0].dtype)
-    return np.asarray(np.sum(x, axis=positions(call, call.attrs.axes("axes")), dtype=kind))
+    along = positions(call, call.attrs.axes("axes"))
+    return lambda x: np.asarray(np.add.reduce(x, axis=along, dtype=kind))
 
 
 AMAX = op(
@@ -214,51 +216,68 @@ def _(attrs: Attrs, inputs: Types) -> Types:
     return (TensorType(dtype, tuple(axis for axis in union if axis not in summed)),)
 
 
-@DOT.meaning
-def _(call: Call, a: Array, b: Array) -> Array:
+@DOT.prepared_meaning
+def _(call: Call) -> Evaluate:
+    """One matrix product, or a stack of them. What is laid out as it needs to be is not copied."""
     (dtype, to), summed = (call.outputs[0].dtype, call.outputs[0].axes), call.attrs.axes("axes")
-    left, a_axes = _presum(call.compute(a, dtype), call.inputs[0].axes, call.inputs[1].axes, summed)
-    right, b_axes = _presum(
-        call.compute(b, dtype), call.inputs[1].axes, call.inputs[0].axes, summed
-    )
+    kind = call.precision.compute(dtype)
+    of_a, of_b = (t.axes for t in call.inputs)
+    a_axes = tuple(x for x in of_a if x in of_b or x not in summed)
+    b_axes = tuple(x for x in of_b if x in of_a or x not in summed)
     batch = [x for x in a_axes if x in b_axes and x not in summed]
-    inner = [x for x in (b_axes if right.size > left.size else a_axes) if x in summed]
     rows = [x for x in a_axes if x not in b_axes]
     columns = [x for x in b_axes if x not in a_axes]
-    result: Array = np.matmul(
-        _matrices(left, a_axes, batch, rows, inner),
-        _matrices(right, b_axes, batch, columns, inner).swapaxes(-1, -2),
-    )
     laid = [*batch, *rows, *columns]
-    lengths = dict(zip((*a_axes, *b_axes), (*left.shape, *right.shape), strict=True))
-    return result.reshape([lengths[x] for x in laid]).transpose([laid.index(x) for x in to])
+    lengths = [call.extent(x) for x in laid]
+    order = [laid.index(x) for x in to]
+    as_laid = order == sorted(order)
+    # the summed axes in the order of either operand: the larger one should not move
+    inner = [[x for x in axes if x in summed] for axes in (a_axes, b_axes)]
+    lefts = [_matrices(call, a_axes, batch, rows, i) for i in inner]
+    rights = [_matrices(call, b_axes, batch, columns, i) for i in inner]
+
+    def run(a: Array, b: Array) -> Array:
+        left = _presum(a.astype(kind, copy=False), of_a, a_axes)
+        right = _presum(b.astype(kind, copy=False), of_b, b_axes)
+        larger = right.size > left.size
+        product: Array = np.matmul(lefts[larger](left), rights[larger](right).swapaxes(-1, -2))
+        result: Array = product.reshape(lengths)
+        return result if as_laid else result.transpose(order)
+
+    return run
 
 
-def _presum(
-    x: Array, axes: Sequence[Axis], other: Sequence[Axis], summed: Sequence[Axis]
-) -> tuple[Array, tuple[Axis, ...]]:
+def _presum(x: Array, axes: Sequence[Axis], kept: Sequence[Axis]) -> Array:
     """Sums the axes that only this operand has."""
-    lone = [axis for axis in axes if axis in summed and axis not in other]
-    if lone:
-        x = np.asarray(x.sum(axis=tuple(axes.index(axis) for axis in lone)))
-    return x, tuple(axis for axis in axes if axis not in lone)
+    if len(kept) == len(axes):
+        return x
+    return np.asarray(x.sum(axis=tuple(i for i, axis in enumerate(axes) if axis not in kept)))
 
 
 def _matrices(
-    x: Array,
-    axes: Sequence[Axis],
+    call: Call,
+    axes: tuple[Axis, ...],
     batch: Sequence[Axis],
     rows: Sequence[Axis],
     inner: Sequence[Axis],
-) -> Array:
-    """x as matrices [*batch, rows, inner], a view wherever its layout allows one."""
-    n, m = (math.prod(x.shape[axes.index(a)] for a in group) for group in (rows, inner))
-    inner_first = _stride(x, axes, inner) > _stride(x, axes, rows)
-    groups = (inner, rows) if inner_first else (rows, inner)
-    x = x.transpose([axes.index(a) for a in (*batch, *groups[0], *groups[1])])
-    x = x.reshape(x.shape[: len(batch)] + ((m, n) if inner_first else (n, m)))
-    return x.swapaxes(-1, -2) if inner_first else x
+) -> Callable[[Array], Array]:
+    """What makes x matrices [*batch, rows, inner], a view wherever its layout allows one."""
+    stack = tuple(call.extent(a) for a in batch)
+    n, m = (math.prod(call.extent(a) for a in group) for group in (rows, inner))
+    upright = [axes.index(a) for a in (*batch, *rows, *inner)]
+    turned = [axes.index(a) for a in (*batch, *inner, *rows)]
+    of_rows, of_inner = (tuple(axes.index(a) for a in group) for group in (rows, inner))
+    in_place = upright == sorted(upright)
+
+    def run(x: Array) -> Array:
+        if in_place and x.flags.c_contiguous:
+            return x.reshape((*stack, n, m))
+        if _stride(x, of_inner) > _stride(x, of_rows):
+            return x.transpose(turned).reshape((*stack, m, n)).swapaxes(-1, -2)
+        return x.transpose(upright).reshape((*stack, n, m))
+
+    return run
 
 
-def _stride(x: Array, axes: Sequence[Axis], group: Sequence[Axis]) -> int:
-    return max((x.strides[axes.index(a)] for a in group), default=0)
+def _stride(x: Array, axes: Sequence[int]) -> int:
+    return max((x.strides[i] for i in axes), default=0)

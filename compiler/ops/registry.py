@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 from ...dsl.diagnostics import InternalError
@@ -86,7 +87,10 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One evaluation: attributes, types, sizes. `windows` restricts an axis to [start, stop)."""
+    """One evaluation: attributes, types, sizes. `windows` restricts an axis to [start, stop).
+
+    `reuse` is the operand that nothing else reads, whose array the result may overwrite.
+    """
 
     attrs: Attrs
     inputs: Types
@@ -94,6 +98,7 @@ class Call:
     sizes: Mapping[str, int]
     precision: Precision = Precision()
     windows: Mapping[Axis, tuple[int, int]] = field(default_factory=dict)
+    reuse: int | None = None
 
     def window(self, axis: Axis) -> tuple[int, int]:
         return self.windows.get(axis) or (0, axis.size.evaluate(self.sizes))
@@ -117,8 +122,22 @@ def align(x: Array, axes: Sequence[Axis], to: Sequence[Axis]) -> Array:
     return x.transpose(order).reshape([next(lengths) if a in axes else 1 for a in to])
 
 
+def aligning(axes: Sequence[Axis], to: Sequence[Axis]) -> Callable[[Array], Array] | None:
+    """`align` for arrays of any sizes. Axes missing at the front are left to broadcasting.
+
+    None where the array is as it should be.
+    """
+    order = [axes.index(axis) for axis in to if axis in axes]
+    first = next((i for i, axis in enumerate(to) if axis in axes), len(to))
+    index = tuple(slice(None) if axis in axes else None for axis in to[first:])
+    if order != sorted(order):
+        return lambda x: x.transpose(order)[index]
+    return (lambda x: x[index]) if None in index else None
+
+
 Infer = Callable[[Attrs, Types], Types]
 Evaluate = Callable[..., "Array | tuple[Array, ...]"]
+Prepare = Callable[["Call"], Evaluate]
 Count = Callable[[Attrs, Types, Types], Dim]
 Template = str | Mapping[str, str]
 Lowering = TypeVar("Lowering", bound=Callable[..., Any])
@@ -168,7 +187,7 @@ class Op:
     elementwise: Count = no_count
     samples: tuple[Sample, ...] = ()
     infer: Infer | None = None
-    evaluate: Evaluate | None = None
+    prepare: Prepare | None = None
     lowerings: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
     def rule(self, function: Infer) -> Infer:
@@ -178,7 +197,12 @@ class Op:
 
     def meaning(self, function: Evaluate) -> Evaluate:
         """Registers the NumPy meaning: (call, *arrays laid out as the operand types) -> result."""
-        self.evaluate = function
+        self.prepare = lambda call: partial(function, call)
+        return function
+
+    def prepared_meaning(self, function: Prepare) -> Prepare:
+        """The same in two steps, call -> (arrays -> result): what types and sizes decide is done once."""
+        self.prepare = function
         return function
 
     def lowering(self, target: str) -> Callable[[Lowering], Lowering]:
@@ -240,20 +264,51 @@ def infer(name: str, attrs: Attrs, inputs: Types) -> Types:
         raise InternalError(f"{name}({operands}) {attrs}: malformed ({error!r})") from error
 
 
-def evaluate(name: str, call: Call, arrays: Sequence[Array]) -> tuple[Array, ...]:
-    """The NumPy meaning of one op, each result rounded to how its type is stored.
+def same(x: Array) -> Array:
+    """What an op is that changes nothing about the array."""
+    return x
+
+
+def prepared(name: str, call: Call) -> Evaluate:
+    """The NumPy meaning of one op, ready to run. Each result is rounded to how its type is stored.
 
     Sources return values as they are: a constant stays exact until an op with a dtype reads it.
+    `same` is returned for what leaves operands with axes as they are.
     """
     found = OPS[name]
-    if found.evaluate is None:
+    if found.prepare is None:
         raise InternalError(f"{name} runs a function: it has no meaning of its own")
-    result = found.evaluate(call, *arrays)
-    results = result if isinstance(result, tuple) else (result,)
+    run = found.prepare(call)
     if found.time == "S":
-        return results
+        return run
     kinds = [call.precision.storage(t.dtype) for t in call.outputs]
-    return tuple(r.astype(kind, copy=False) for r, kind in zip(results, kinds, strict=True))
+    stored = [call.precision.storage(t.dtype) for t in call.inputs]
+    if run is same and stored == kinds and call.inputs[0].axes:
+        return same
+    return _rounded(run, kinds[0]) if len(kinds) == 1 else _all_rounded(run, kinds)
+
+
+def _rounded(run: Evaluate, kind: np.dtype[Any]) -> Evaluate:
+    def rounded(*arrays: Array) -> Array:
+        result: Any = run(*arrays)
+        made: Array = result if result.dtype is kind else result.astype(kind, copy=False)
+        return made
+
+    return rounded
+
+
+def _all_rounded(run: Evaluate, kinds: Sequence[np.dtype[Any]]) -> Evaluate:
+    def rounded(*arrays: Array) -> tuple[Array, ...]:
+        pairs = zip(run(*arrays), kinds, strict=True)
+        return tuple(r.astype(kind, copy=False) for r, kind in pairs)
+
+    return rounded
+
+
+def evaluate(name: str, call: Call, arrays: Sequence[Array]) -> tuple[Array, ...]:
+    """All results of one op, run once."""
+    result = prepared(name, call)(*arrays)
+    return result if isinstance(result, tuple) else (result,)
 
 
 # Axes of the samples: distinct sizes, one of them symbolic.

@@ -16,6 +16,7 @@ from .registry import (
     B,
     C,
     Call,
+    Evaluate,
     N,
     Sample,
     Types,
@@ -23,6 +24,7 @@ from .registry import (
     may_be_equal,
     op,
     require,
+    same,
     tensor,
 )
 
@@ -152,9 +154,9 @@ def _(attrs: Attrs, inputs: Types) -> Types:
     return (TensorType(x.dtype, tuple(new.get(axis, axis) for axis in x.axes)),)
 
 
-@RENAME.meaning
-def _(call: Call, x: Array) -> Array:
-    return x
+@RENAME.prepared_meaning
+def _(call: Call) -> Evaluate:
+    return same
 
 
 TRANSPOSE = op(
@@ -172,10 +174,11 @@ def _(attrs: Attrs, inputs: Types) -> Types:
     return (TensorType(x.dtype, order),)
 
 
-@TRANSPOSE.meaning
-def _(call: Call, x: Array) -> Array:
+@TRANSPOSE.prepared_meaning
+def _(call: Call) -> Evaluate:
     (source,) = call.inputs
-    return x.transpose([source.position(axis) for axis in call.outputs[0].axes])
+    order = [source.position(axis) for axis in call.outputs[0].axes]
+    return lambda x: x.transpose(order)
 
 
 SPLIT = op(
@@ -199,11 +202,11 @@ def _(attrs: Attrs, inputs: Types) -> Types:
     return (TensorType(x.dtype, replaced(x.axes, axis, into)),)
 
 
-@SPLIT.meaning
-def _(call: Call, x: Array) -> Array:
+@SPLIT.prepared_meaning
+def _(call: Call) -> Evaluate:
     place = call.inputs[0].position(call.attrs.axis("axis"))
     parts = tuple(call.extent(a) for a in call.attrs.axes("into"))
-    return x.reshape(x.shape[:place] + parts + x.shape[place + 1 :])
+    return lambda x: x.reshape(x.shape[:place] + parts + x.shape[place + 1 :])
 
 
 MERGE = op(
@@ -237,15 +240,20 @@ def _(attrs: Attrs, inputs: Types) -> Types:
     return (TensorType(x.dtype, (*order[:place], into, *order[place + len(parts) :])),)
 
 
-@MERGE.meaning
-def _(call: Call, x: Array) -> Array:
+@MERGE.prepared_meaning
+def _(call: Call) -> Evaluate:
     (source,) = call.inputs
     parts = call.attrs.axes("axes")
-    order = _merged_order(source, parts)
-    place = order.index(parts[0])
-    x = x.transpose([source.position(axis) for axis in order])
-    length = math.prod(x.shape[place : place + len(parts)])
-    return x.reshape((*x.shape[:place], length, *x.shape[place + len(parts) :]))
+    axes = _merged_order(source, parts)
+    order = [source.position(axis) for axis in axes]
+    place = axes.index(parts[0])
+    end = place + len(parts)
+
+    def run(x: Array) -> Array:
+        x = x.transpose(order)
+        return x.reshape((*x.shape[:place], math.prod(x.shape[place:end]), *x.shape[end:]))
+
+    return run
 
 
 CONCAT = op(
@@ -268,15 +276,19 @@ def _(attrs: Attrs, inputs: Types) -> Types:
     return (TensorType(inputs[0].dtype, axes),)
 
 
-@CONCAT.meaning
-def _(call: Call, *arrays: Array) -> Array:
+@CONCAT.prepared_meaning
+def _(call: Call) -> Evaluate:
     axes = call.outputs[0].axes
     axis, parts = call.attrs.axis("axis"), call.attrs.axes("parts")
-    aligned = [
-        align(x, replaced(t.axes, part, (axis,)), axes)
-        for x, t, part in zip(arrays, call.inputs, parts, strict=True)
-    ]
-    return np.concatenate(aligned, axis=axes.index(axis))
+    laid = [replaced(t.axes, part, (axis,)) for t, part in zip(call.inputs, parts, strict=True)]
+    orders = [[of.index(axis) for axis in axes] for of in laid]
+    place = axes.index(axis)
+
+    def run(*arrays: Array) -> Array:
+        aligned = [x.transpose(order) for x, order in zip(arrays, orders, strict=True)]
+        return np.concatenate(aligned, axis=place)
+
+    return run
 
 
 APPEND = op(
@@ -329,12 +341,13 @@ def _(attrs: Attrs, inputs: Types) -> Types:
     return (TensorType(x.dtype, replaced(x.axes, attrs.axis("axis"), (attrs.axis("into"),))),)
 
 
-@SLICE.meaning
-def _(call: Call, x: Array) -> Array:
+@SLICE.prepared_meaning
+def _(call: Call) -> Evaluate:
     start, step = call.attrs.dim("start").evaluate(call.sizes), call.attrs.integer("step")
     end = start + step * call.extent(call.attrs.axis("into"))
-    stop = None if end < 0 else end
-    return x[along(call.inputs[0].position(call.attrs.axis("axis")), slice(start, stop, step))]
+    entries = slice(start, None if end < 0 else end, step)
+    index = along(call.inputs[0].position(call.attrs.axis("axis")), entries)
+    return lambda x: x[index]
 
 
 PICK = op(
@@ -354,10 +367,11 @@ def _(attrs: Attrs, inputs: Types) -> Types:
     return (TensorType(x.dtype, replaced(x.axes, attrs.axis("axis"), ())),)
 
 
-@PICK.meaning
-def _(call: Call, x: Array) -> Array:
+@PICK.prepared_meaning
+def _(call: Call) -> Evaluate:
     at = call.attrs.dim("at").evaluate(call.sizes)
-    return x[along(call.inputs[0].position(call.attrs.axis("axis")), at)]
+    index = along(call.inputs[0].position(call.attrs.axis("axis")), at)
+    return lambda x: x[index]
 
 
 TAKE = op(
