@@ -36,17 +36,23 @@ def dot(scope: Scope, node: Node, a: Value, b: Value) -> Value:
 
 def linear(scope: Scope, x: Value, w: Value, axes: Sequence[Axis]) -> Value | None:
     """`F.linear(x, w)` or `x @ w`, if the weight is a matrix of outputs and summed axes."""
+    helper = ast.Name("F")
     inner = tuple(axis for axis in w.axes if axis in axes)
     outer = tuple(axis for axis in w.axes if axis not in axes)
     if set(inner) != set(axes) or set(outer) & set(x.axes) or not set(inner) <= set(x.axes):
         return None
     rows = tuple(g for g in _without(scope, x, inner).layout if not set(g) <= set(inner))
     left = scope.arranged(x, (*rows, inner)).expr
-    if w.axes == (*outer, *inner) and outer:
+    if w.packed:
+        right, helper = w.expr, scope.module.helper("packed_linear")
+        template = "{f}({0}, {1})"
+    elif w.axes == (*outer, *inner) and outer:
         right, template = scope.arranged(w, (outer, inner)).expr, "F.linear({0}, {1})"
     else:
         right, template = scope.arranged(w, (inner, outer) if outer else (inner,)).expr, "{0} @ {1}"
-    product = Value(expression(template, left, right), x.dtype, (*rows, outer) if outer else rows)
+    product = Value(
+        expression(template, left, right, f=helper), x.dtype, (*rows, outer) if outer else rows
+    )
     return ungrouped(product, outer, scope.size)
 
 
@@ -149,6 +155,18 @@ def _stacked(scope: Scope, w: Value, plan: GroupedPlan) -> ast.expr:
     if flat(w.layout) == (plan.entries, *plan.inner, *plan.outer):
         return expression("{0}.mT", scope.arranged(w, ((plan.entries,), *sides[::-1])).expr)
     return scope.arranged(w, ((plan.entries,), *sides)).expr
+
+
+@lowers("packed")
+def packed(scope: Scope, node: Node, x: Value) -> Value:
+    """Once, where weights are prepared; as it is where it would be at every call."""
+    if not scope.module.prepares(scope):
+        return x
+    inner = node.attrs.axes("inner")
+    layout = (tuple(axis for axis in x.axes if axis not in inner), inner)
+    helper = scope.module.helper("packed")
+    expr = expression("{f}({0})", scope.arranged(x, layout).expr, f=helper)
+    return Value(expr, x.dtype, layout, packed=True)
 
 
 @lowers("derived")

@@ -39,6 +39,7 @@ OP_WORDS = {
     "merge": "flat",
     "mul": "scaled",
     "not": "mask",
+    "packed": "matrix",
     "pick": "part",
     "rsqrt": "inverse",
     "slice": "part",
@@ -198,9 +199,9 @@ class Scope:
         return self.module.word(dtype)
 
     def converted(self, value: Value, dtype: DType) -> Value:
-        """The value in another element kind. A literal takes the kind of what it meets."""
+        """The value in another element kind. A literal and a packed weight take that of what they meet."""
         word = self.word(dtype)
-        if value.literal or text_of(word) == text_of(self.word(value.dtype)):
+        if value.literal or value.packed or text_of(word) == text_of(self.word(value.dtype)):
             return replace(value, dtype=dtype)
         return replace(value, expr=expression("{0}.to({1})", value.expr, word), dtype=dtype)
 
