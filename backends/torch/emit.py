@@ -143,8 +143,8 @@ def outer_gradients(ctx, grad):
 grouped_linear.register_autograd(linear_gradients, setup_context=keep_for_gradients)
 grouped_outer.register_autograd(outer_gradients, setup_context=keep_for_gradients)
 ''',
-    "packed": '''
-def packed(w):
+    "pack": '''
+def pack(w):
     """The matrix in the order in which oneDNN multiplies, if it does on this CPU in this dtype."""
     return torch.ops.mkldnn._reorder_linear_weight(w) if has_onednn(w) else w
 
@@ -174,7 +174,7 @@ def _(x, w):
 
 
 def packed_linear(x, w):
-    """F.linear(x, w) where w is what `packed` made: in oneDNN's order, or as it was."""
+    """F.linear(x, w) where w is what `pack` made: in oneDNN's order, or as it was."""
     if w.is_mkldnn and not x.requires_grad:
         return getattr(torch.ops, OPS).packed_linear(x, w)
     return F.linear(x, (w.to_dense() if w.is_mkldnn else w).to(x.dtype))

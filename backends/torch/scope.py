@@ -91,9 +91,8 @@ class Scope:
             result = self.lower(node)
             value = result if isinstance(result, Value) else result[0]
             if self.module.tapped(node):
-                self.method.append(
-                    Statement(self.module.tap(node, self.full(value, node.axes).expr))
-                )
+                full = self.full(unpacked(value), node.axes)
+                self.method.append(Statement(self.module.tap(node, full.expr)))
 
     def inside(self, body: Function, operands: Sequence[Value], call: Node) -> Scope:
         """The scope of `body`, whose code is written here in place of `call`."""
@@ -281,6 +280,13 @@ def comments(node: Node) -> dict[str, Any]:
     span = origin.spans[-1] if origin.spans else None
     place = f"  ({plain(PurePath(span.source.name).name)}:{span.line})" if span else ""
     return {"region": origin.region, "place": place}
+
+
+def unpacked(value: Value) -> Value:
+    """The value as any op can read it."""
+    if not value.packed:
+        return value
+    return replace(value, expr=expression("{0}.to_dense()", value.expr), packed=False)
 
 
 def shape_note(layout: Layout) -> str:

@@ -40,12 +40,14 @@ def _is_matrix(edit: Edit, x: Node, weight: Node, summed: tuple[Axis, ...]) -> b
 
 def _packed(edit: Edit, node: Node, x: Node, weight: Node, summed: tuple[Axis, ...]) -> Outcome:
     stored, raises = _stored(edit, weight)
-    if stored.op == "packed" or stored.type.dtype != "float":
+    members = parameter_expression(edit, stored.id) or frozenset()
+    made = any(edit[i].op in ("packed", "derived") for i in members)  # by an earlier run
+    if made or stored.type.dtype != "float":
         return None
     count = size_of([axis.size for axis in stored.axes]).evaluate(edit.program.sizes)
     if count < LEAST:
         return Declined(f"{count:,} elements are read before a packed product has begun")
-    refused = _refuse(edit, node, weight, stored)
+    refused = _refuse(edit, node, weight, stored, members)
     if refused:
         return Declined(refused)
     inner = tuple(axis for axis in stored.axes if axis in summed)
@@ -70,14 +72,11 @@ def _stored(edit: Edit, weight: Node) -> tuple[Node, list[Node]]:
     return weight, raises
 
 
-def _refuse(edit: Edit, node: Node, weight: Node, stored: Node) -> str:
+def _refuse(edit: Edit, node: Node, weight: Node, stored: Node, members: frozenset[int]) -> str:
     root, others = other_readers(edit, weight, node)
     if others:
         return tied(root, others[0])
-    members = parameter_expression(edit, stored.id) or frozenset()
-    region = close(
-        edit, [i for i in members if edit[i].op not in ("weight", "derived")], [stored.id]
-    )
+    region = close(edit, [i for i in members if edit[i].op != "weight"], [stored.id])
     return refuse_copy(edit, region, stored.type) if region.nodes else ""
 
 
