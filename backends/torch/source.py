@@ -24,8 +24,8 @@ WIDTH = 100
 INLINE_WIDTH = 88  # an expression that would make its user longer gets a name
 RESERVED = frozenset(keyword.kwlist) | set(
     "F PATHS TAPS affine_steps amax cache cat check convolve delattr float grouped_linear in_chunks int"
-    " len list max min nn onednn_linear pack packed_linear range reversed rows_by_index self slice softmax stack"
-    " super torch zip".split()
+    " len list max min nn onednn_linear pack packed_linear range reversed rows_by_index self slice softmax"
+    " stack super torch zip".split()
 )
 
 
