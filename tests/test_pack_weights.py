@@ -122,7 +122,7 @@ def test_a_packed_matrix_replaces_the_weights_it_is_made_of() -> None:
     assert {n for n, t in buffers.items() if t.is_mkldnn} == {
         "packed", "o_packed", "packed_2", "down_packed",
     }  # fmt: skip
-    assert not list(run.module.parameters())
+    assert {n for n, _ in run.module.named_parameters()} == {"norm1", "norm2"}
 
 
 def test_without_onednn_the_text_decides_for_plain_products(monkeypatch) -> None:
@@ -159,6 +159,14 @@ def test_gradients_reach_the_inputs_of_packed_products() -> None:
 def test_where_nothing_is_packed(dtype, options) -> None:
     assert "pack-weights" in TorchBackend().unwanted_passes(dtype, **options)
     assert "pack-weights" not in TorchBackend().unwanted_passes("bf16")
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_norms_are_folded_only_where_what_follows_is_joined(dtype) -> None:
+    eager = TorchBackend().unwanted_passes(dtype)
+    compiled = TorchBackend().unwanted_passes(dtype, compile=True)
+    assert "fuse-norm-linear" in eager
+    assert ("fuse-norm-linear" in compiled) == (dtype == "bf16")  # whose products are float32
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert-mlm"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..memory import keep_memory
 from .options import BACKENDS, DTYPE, FILE, WEIGHTS, open_model
 from .progress import shown
 
@@ -44,6 +45,7 @@ def command(
 
     if weights is None:
         raise click.MissingParameter(param_hint="--weights", param_type="option")
+    keep_memory()
     model = open_model(file, weights=weights)
     assert model.checkpoint is not None
     tokenizer = open_tokenizer(model.checkpoint)

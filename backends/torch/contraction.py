@@ -164,8 +164,8 @@ def packed(scope: Scope, node: Node, x: Value) -> Value:
         return x
     inner = node.attrs.axes("inner")
     layout = (tuple(axis for axis in x.axes if axis not in inner), inner)
-    helper = scope.module.helper("pack")
-    expr = expression("{f}({0})", scope.arranged(x, layout).expr, f=helper)
+    scope.module.helper("packed_linear")
+    expr = expression("pack({0})", scope.arranged(x, layout).expr)
     return Value(expr, x.dtype, layout, packed=True)
 
 

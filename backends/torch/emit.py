@@ -143,22 +143,19 @@ def outer_gradients(ctx, grad):
 grouped_linear.register_autograd(linear_gradients, setup_context=keep_for_gradients)
 grouped_outer.register_autograd(outer_gradients, setup_context=keep_for_gradients)
 ''',
-    "pack": '''
-def pack(w):
-    """The matrix in the order in which oneDNN multiplies, if it does on this CPU in this dtype."""
-    return torch.ops.mkldnn._reorder_linear_weight(w) if has_onednn(w) else w
-
-
-def has_onednn(w):
-    """Whether this build of PyTorch and this CPU have oneDNN's products for a matrix like w."""
-    if w.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
-        return False
-    half = torch.ops.mkldnn._is_mkldnn_bf16_supported
-    return w.dtype == torch.float32 or (w.dtype == torch.bfloat16 and half())
-''',
     "packed_linear": '''
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and (
+    torch.backends.cpu.get_cpu_capability().startswith("AVX")
+)
+HAS_BF16 = HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # instructions of the CPU
+
+
+def pack(w):
+    """The matrix in the order in which oneDNN multiplies, if it does here and in this dtype."""
+    taken = HAS_ONEDNN if w.dtype == torch.float32 else HAS_BF16 and w.dtype == torch.bfloat16
+    return torch.ops.mkldnn._reorder_linear_weight(w) if taken and w.device.type == "cpu" else w
+
+
 def onednn_linear(x, w):
     return torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], "")
 
@@ -174,10 +171,17 @@ def _(x, w):
 
 
 def packed_linear(x, w):
-    """F.linear(x, w) where w is what `pack` made: in oneDNN's order, or as it was."""
+    """F.linear(x, w) where w is what `pack` made: in oneDNN's order, or as it was.
+
+    Without instructions for bfloat16, three rows are faster in float32, the weight's way included.
+    """
     if w.is_mkldnn and not x.requires_grad:
         return getattr(torch.ops, OPS).packed_linear(x, w)
-    return F.linear(x, (w.to_dense() if w.is_mkldnn else w).to(x.dtype))
+    w = (w.to_dense() if w.is_mkldnn else w).to(x.dtype)
+    slow = x.dtype == torch.bfloat16 and x.device.type == "cpu" and not HAS_BF16
+    if slow and x.numel() > 2 * x.shape[-1]:
+        return F.linear(x.float(), w.float()).to(x.dtype)
+    return F.linear(x, w)
 ''',
     "rows_by_index": '''
 def rows_by_index(index, entries):
