@@ -156,32 +156,33 @@ def pack(w):
     return torch.ops.mkldnn._reorder_linear_weight(w) if taken and w.device.type == "cpu" else w
 
 
-def onednn_linear(x, w):
-    return torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], "")
+def onednn_linear(x, w, bias=None):
+    return torch.ops.mkldnn._linear_pointwise(x, w, bias, "none", [], "")
 
 
 # An op of its own is one node of a compiled graph, in which oneDNN's op must have constant weights.
-torch.library.define(OPS + "::packed_linear", "(Tensor x, Tensor w) -> Tensor")
+torch.library.define(OPS + "::packed_linear", "(Tensor x, Tensor w, Tensor? bias=None) -> Tensor")
 torch.library.impl(OPS + "::packed_linear", "default", onednn_linear)
 
 
 @torch.library.register_fake(OPS + "::packed_linear")
-def _(x, w):
+def _(x, w, bias=None):
     return x.new_empty(*x.shape[:-1], w.shape[0])
 
 
-def packed_linear(x, w):
-    """F.linear(x, w) where w is what `pack` made: in oneDNN's order, or as it was.
+def packed_linear(x, w, bias=None):
+    """F.linear(x, w, bias) where w is what `pack` made: in oneDNN's order, or as it was.
 
     Without instructions for bfloat16, three rows are faster in float32, the weight's way included.
     """
     if w.is_mkldnn and not x.requires_grad:
-        return getattr(torch.ops, OPS).packed_linear(x, w)
+        return getattr(torch.ops, OPS).packed_linear(x, w, bias)
     w = (w.to_dense() if w.is_mkldnn else w).to(x.dtype)
     slow = x.dtype == torch.bfloat16 and x.device.type == "cpu" and not HAS_BF16
     if slow and x.numel() > 2 * x.shape[-1]:
-        return F.linear(x.float(), w.float()).to(x.dtype)
-    return F.linear(x, w)
+        bias = bias if bias is None else bias.float()
+        return F.linear(x.float(), w.float(), bias).to(x.dtype)
+    return F.linear(x, w, bias)
 ''',
     "rows_by_index": '''
 def rows_by_index(index, entries):

@@ -84,6 +84,7 @@ class Scope:
     caller: tuple[Scope, Node] | None = None  # of a body written out in another function
     splits: dict[tuple[int, Axis], dict[Dim, Value]] = field(default_factory=dict)
     labels: dict[int, str] = field(default_factory=dict)  # better hints of some nodes
+    joined: set[int] = field(default_factory=set)  # sums that are written as part of a product
 
     def lower_all(self) -> None:
         """Lowers every node, each followed by its tap where the file has taps."""
@@ -103,6 +104,7 @@ class Scope:
             values={},
             splits={},
             labels={},
+            joined=set(),
             caller=(self, call),
         )
 
