@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import resource
 import statistics
@@ -78,6 +79,9 @@ def exported(given: argparse.Namespace, folder: Path) -> None:
 
     source = getattr(shipped, given.model)()
     archc.load(ROOT / "examples" / f"{EXAMPLES[given.model]}.arch", weights=source).export(folder)
+    config = folder / "config.json"  # that of a GGUF file names no class of transformers
+    named = {"model_type": EXAMPLES[given.model], **json.loads(config.read_text())}
+    config.write_text(json.dumps(named))
     kind = {"f32": torch.float32, "bf16": torch.bfloat16}[given.dtype]
     for path in folder.glob("*.safetensors"):
         tensors = {
