@@ -74,8 +74,11 @@ class Backend(ABC):
     name: ClassVar[str]
 
     def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
-        """Passes whose results this backend cannot run, or runs slower, at a dtype with these options."""
-        return ()
+        """Passes whose results this backend cannot run, or runs slower, at a dtype with these options.
+
+        Packed weights are for a backend with an order of its own.
+        """
+        return ("pack-weights",)
 
     @abstractmethod
     def emit(self, program: Program, **options: Any) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from ..memory import keep_memory
 from .options import BACKENDS, DTYPE, DTYPES, FILE, WEIGHTS, open_model
 from .progress import shown
 
@@ -167,6 +168,8 @@ def command(
     if compiled:
         options["compile"] = True
     from .. import generate
+
+    keep_memory()
 
     model, small = open_model(file, weights=weights), None
     if draft is not None:

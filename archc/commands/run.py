@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..memory import keep_memory
 from .options import BACKENDS, DTYPE, FILE, RANDOM, WEIGHTS, open_model, sizes
 from .progress import shown
 from .tensors import read_tensors, write_tensors
@@ -65,6 +66,7 @@ def command(
     """Run the model in FILE once."""
     if compiled and backend != "torch":
         raise click.BadParameter("only the torch backend compiles", param_hint="--compile")
+    keep_memory()
     opened = open_model(file, preset, settings, model, weights, seed)
     given = read_tensors(inputs)
     options = {"compile": True} if compiled else {}

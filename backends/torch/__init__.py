@@ -21,17 +21,24 @@ if TYPE_CHECKING:
 
 
 class TorchBackend(Backend):
-    """`emit` takes `train`, `source` and `preset`; `load` also `compile`, `device` and `out`."""
+    """`emit` takes `train`, `source` and `preset`; `load` also the other fields of `Options`."""
 
     name: ClassVar[str] = "torch"
 
     def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
-        """A folded norm's product is float32 at least, which torch can only do on widened weights.
+        """A folded norm scales a product, which is often wider than what was normalised: for nothing
+        only where torch.compile joins it to what follows. And it is float32 at least, which torch can
+        only do on widened weights.
 
-        What torch.compile makes of elementwise steps one after another stores no factors.
+        What torch.compile makes of elementwise steps one after another stores no factors. Weights
+        are packed for oneDNN, which multiplies on a CPU and in two dtypes.
         """
-        norms = ("fuse-norm-linear",) if dtype in ("bf16", "f16") else ()
-        return (*norms, "chunk-scan") if options.get("compile") else norms
+        compiled = bool(options.get("compile"))
+        norms = () if compiled and dtype in ("f32", "f64") else ("fuse-norm-linear",)
+        scans = ("chunk-scan",) if compiled else ()
+        here = dtype in ("f32", "bf16") and options.get("device", "cpu") == "cpu"
+        packs = here and options.get("pack_weights", True) and not options.get("train")
+        return (*norms, *scans, *(() if packs else ("pack-weights",)))
 
     def emit(self, program: Program, **options: Any) -> dict[str, str]:
         return {"model.py": emit_model(program, **options).text}

@@ -14,7 +14,7 @@ from ...compiler.ir.graph import Axis, Node
 from ...compiler.ops.grouped import GroupedPlan, plan_grouped
 from .attention import scaled_dot_product
 from .layout import Group, Value, aligned, flat, joint, single, ungrouped
-from .lowering import lowers
+from .lowering import lowers, pointwise
 from .scope import Result, Scope
 from .source import expression, number
 
@@ -28,25 +28,57 @@ def dot(scope: Scope, node: Node, a: Value, b: Value) -> Value:
         a = scope.arranged(a, (*a.layout, *single(missing)))
     for x, w in ((a, b), (b, a)):
         if w.weight and not x.weight:
-            product = linear(scope, x, w, axes)
+            product = linear(scope, node, x, w, axes)
             if product is not None:
                 return product
     return product_of(scope, node, a, b, axes)
 
 
-def linear(scope: Scope, x: Value, w: Value, axes: Sequence[Axis]) -> Value | None:
-    """`F.linear(x, w)` or `x @ w`, if the weight is a matrix of outputs and summed axes."""
+@lowers("add")
+def add(scope: Scope, node: Node, *operands: Value) -> Value:
+    """A bias that its product has taken in is there already."""
+    if node.id in scope.joined:
+        return next(x for x in operands if not x.weight)
+    return pointwise(scope, node, *operands)
+
+
+def _bias(scope: Scope, product: Node, outer: Group) -> ast.expr | None:
+    """A weight for each output, if all that becomes of the product is that it is added."""
+    function = scope.function
+    readers = [n for n in function.nodes if product.id in n.inputs]
+    if len(readers) != 1 or product.id in function.output_ids or scope.module.checks:
+        return None
+    (sum_,) = readers
+    others = [i for i in sum_.inputs if i != product.id]
+    if sum_.op != "add" or len(others) != 1 or sum_.type.dtype != product.type.dtype:
+        return None
+    bias = scope.values.get(others[0])
+    if not isinstance(bias, Value) or not bias.weight or set(bias.axes) != set(outer):
+        return None
+    scope.joined.add(sum_.id)
+    return scope.arranged(scope.converted(bias, product.type.dtype), (outer,)).expr
+
+
+def linear(scope: Scope, node: Node, x: Value, w: Value, axes: Sequence[Axis]) -> Value | None:
+    """`F.linear(x, w)` or `x @ w`, if the weight is a matrix of outputs and summed axes.
+
+    A bias is the last argument of what takes one.
+    """
     inner = tuple(axis for axis in w.axes if axis in axes)
     outer = tuple(axis for axis in w.axes if axis not in axes)
     if set(inner) != set(axes) or set(outer) & set(x.axes) or not set(inner) <= set(x.axes):
         return None
     rows = tuple(g for g in _without(scope, x, inner).layout if not set(g) <= set(inner))
     left = scope.arranged(x, (*rows, inner)).expr
-    if w.axes == (*outer, *inner) and outer:
-        right, template = scope.arranged(w, (outer, inner)).expr, "F.linear({0}, {1})"
+    if not w.packed and not (w.axes == (*outer, *inner) and outer):
+        right = scope.arranged(w, (inner, outer) if outer else (inner,)).expr
+        expr = expression("{0} @ {1}", left, right)
     else:
-        right, template = scope.arranged(w, (inner, outer) if outer else (inner,)).expr, "{0} @ {1}"
-    product = Value(expression(template, left, right), x.dtype, (*rows, outer) if outer else rows)
+        right = w.expr if w.packed else scope.arranged(w, (outer, inner)).expr
+        function = scope.module.helper("packed_linear") if w.packed else expression("F.linear")
+        bias = _bias(scope, node, outer)
+        expr = ast.Call(function, [left, right, *([bias] if bias else [])], [])
+    product = Value(expr, x.dtype, (*rows, outer) if outer else rows)
     return ungrouped(product, outer, scope.size)
 
 
@@ -149,6 +181,18 @@ def _stacked(scope: Scope, w: Value, plan: GroupedPlan) -> ast.expr:
     if flat(w.layout) == (plan.entries, *plan.inner, *plan.outer):
         return expression("{0}.mT", scope.arranged(w, ((plan.entries,), *sides[::-1])).expr)
     return scope.arranged(w, ((plan.entries,), *sides)).expr
+
+
+@lowers("packed")
+def packed(scope: Scope, node: Node, x: Value) -> Value:
+    """Once, where weights are prepared; as it is where it would be at every call."""
+    if not scope.module.prepares(scope):
+        return x
+    inner = node.attrs.axes("inner")
+    layout = (tuple(axis for axis in x.axes if axis not in inner), inner)
+    scope.module.helper("packed_linear")
+    expr = expression("pack({0})", scope.arranged(x, layout).expr)
+    return Value(expr, x.dtype, layout, packed=True)
 
 
 @lowers("derived")

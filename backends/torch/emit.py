@@ -35,6 +35,11 @@ from .source import Method, Statement, expression, identifier, number, plain, st
 __all__ = ["contraction", "emit_model", "layers", "lowering", "scans"]
 
 HELPERS = {
+    "OPS": """
+OPS = "".join(c if c.isalnum() else "_" for c in __name__)  # the namespace of this file's own ops
+while any(hasattr(getattr(torch.ops, OPS), op) for op in ("grouped_linear", "packed_linear")):
+    OPS += "_"  # a text of this name was read before, and its ops may be in use
+""",
     "affine_steps": '''
 def affine_steps(factors, offsets, state):
     """h = factor h + offset for each entry along dimension 0: all states, from `state` to the last.
@@ -87,11 +92,6 @@ def in_chunks(chunk, length, reverse, sequences, dims, states, captured):
     return *(torch.cat(chunks[order], dim) for chunks, dim in zip(made, dims)), *states
 ''',
     "grouped_linear": '''
-OPS = "".join(c if c.isalnum() else "_" for c in __name__)  # the namespace of this file's two ops
-while hasattr(getattr(torch.ops, OPS), "grouped_linear"):
-    OPS += "_"  # a text of this name was read before, and its ops may be in use
-
-
 @torch.library.custom_op(OPS + "::grouped_linear", mutates_args=())
 def grouped_linear(
     x: torch.Tensor, w: torch.Tensor, order: torch.Tensor, counts: torch.Tensor, shared: int = 1
@@ -159,6 +159,47 @@ def outer_gradients(ctx, grad):
 grouped_linear.register_autograd(linear_gradients, setup_context=keep_for_gradients)
 grouped_outer.register_autograd(outer_gradients, setup_context=keep_for_gradients)
 ''',
+    "packed_linear": '''
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and (
+    torch.backends.cpu.get_cpu_capability().startswith("AVX")
+)
+HAS_BF16 = HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # instructions of the CPU
+
+
+def pack(w):
+    """The matrix in the order in which oneDNN multiplies, if it does here and in this dtype."""
+    taken = HAS_ONEDNN if w.dtype == torch.float32 else HAS_BF16 and w.dtype == torch.bfloat16
+    return torch.ops.mkldnn._reorder_linear_weight(w) if taken and w.device.type == "cpu" else w
+
+
+def onednn_linear(x, w, bias=None):
+    return torch.ops.mkldnn._linear_pointwise(x, w, bias, "none", [], "")
+
+
+# An op of its own is one node of a compiled graph, in which oneDNN's op must have constant weights.
+torch.library.define(OPS + "::packed_linear", "(Tensor x, Tensor w, Tensor? bias=None) -> Tensor")
+torch.library.impl(OPS + "::packed_linear", "default", onednn_linear)
+
+
+@torch.library.register_fake(OPS + "::packed_linear")
+def _(x, w, bias=None):
+    return x.new_empty(*x.shape[:-1], w.shape[0])
+
+
+def packed_linear(x, w, bias=None):
+    """F.linear(x, w, bias) where w is what `pack` made: in oneDNN's order, or as it was.
+
+    Without instructions for bfloat16, three rows are faster in float32, the weight's way included.
+    """
+    if w.is_mkldnn and not x.requires_grad:
+        return getattr(torch.ops, OPS).packed_linear(x, w, bias)
+    w = (w.to_dense() if w.is_mkldnn else w).to(x.dtype)
+    slow = x.dtype == torch.bfloat16 and x.device.type == "cpu" and not HAS_BF16
+    if slow and x.numel() > 2 * x.shape[-1]:
+        bias = bias if bias is None else bias.float()
+        return F.linear(x.float(), w.float(), bias).to(x.dtype)
+    return F.linear(x, w, bias)
+''',
     "rows_by_index": '''
 def rows_by_index(index, entries):
     """The order that sorts rows by their index, and on the host how many rows pick each entry."""
@@ -188,6 +229,8 @@ def stack(steps, dim, *shape, **factory):
     return torch.stack(steps, dim) if steps else torch.empty(shape, **factory)
 ''',
 }
+# What a helper's own text is written with.
+BELOW = {"grouped_linear": "OPS", "packed_linear": "OPS"}
 # Every name that a helper defines.
 GLOBALS = frozenset(
     re.findall(r"^(?:def )?([A-Za-z]\w*)(?:\(| = )", "".join(HELPERS.values()), re.MULTILINE)
@@ -362,9 +405,10 @@ class File:
     def render(self, source: str, preset: str) -> str:
         first = {f.name: path for path, f in reversed(list(calls(self.program)))}
         classes = [self._class(function, first[function.name]) for function in self._functions()]
+        below = {BELOW[name] for name in self.helpers & BELOW.keys()}
         blocks = [
             self._head(source, preset),
-            *(HELPERS[name].strip().split("\n") for name in sorted(self.helpers)),
+            *(HELPERS[name].strip().split("\n") for name in sorted(self.helpers | below)),
             *([CHECK.strip().split("\n")] if self.takes else []),
             *(lines for _, lines in self.tables.values()),
             *reversed(classes),

@@ -28,9 +28,10 @@ Entry = ast.expr | None  # of a subscript; None is `:`
 class Value:
     """A tensor expression, or a Python number (`literal`), which takes its operands' dtype.
 
-    `weight` marks parameters, which `F.linear` wants as they are stored; a value that is not
-    `finite` may have infinities that were written into it. `known` is a fact: `("slot", axis)`
-    counts along the axis from 0, `("causal", s, t)` is slot(t) <= slot(s).
+    `weight` marks parameters, which `F.linear` wants as they are stored, and `packed` those that
+    only `packed_linear` reads; a value that is not `finite` may have infinities that were written
+    into it. `known` is a fact: `("slot", axis)` counts along the axis from 0, `("causal", s, t)` is
+    slot(t) <= slot(s).
     """
 
     expr: ast.expr
@@ -38,6 +39,7 @@ class Value:
     layout: Layout = ()
     literal: bool = False
     weight: bool = False
+    packed: bool = False
     finite: bool = True
     known: tuple[str | Axis, ...] = ()
 

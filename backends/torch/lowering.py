@@ -63,7 +63,7 @@ def lowers(*names: str) -> Callable[[Lower], Lower]:
 # ------------------------------------------------------------------------ pointwise
 
 
-@lowers(*(name for name, op in OPS.items() if op.pointwise and name != "cast"))
+@lowers(*(name for name, op in OPS.items() if op.pointwise and name not in ("cast", "add")))
 def pointwise(scope: Scope, node: Node, *operands: Value) -> Value:
     """The op table's expression over operands aligned by axis, in the element kinds it asks for."""
     op = OPS[node.op]

@@ -217,13 +217,18 @@ class Module:
         if self.preparation is None:
             self.preparation = Scope(self, self.function, Method({"self"}))
         made = self.preparation.inline(body, operands, node)[0]
-        groups = self.file.used_as(self.function, node)
+        groups = made.layout if made.packed else self.file.used_as(self.function, node)
         attribute = self._attribute(self._derived_name(node))
         stored = self.preparation.arranged(made, groups)
         template = "self.register_buffer({0}, {1}, persistent=False)"
         call = statement(template, ast.Constant(attribute), stored.expr)
         self.preparation.method.append(Statement(call))
-        return Value(self_attribute(attribute), node.type.dtype, groups, weight=True)
+        place = self_attribute(attribute)
+        return Value(place, node.type.dtype, groups, weight=True, packed=made.packed)
+
+    def prepares(self, scope: Scope) -> bool:
+        """Whether `scope` writes what runs once, when the weights are there."""
+        return self.preparation is not None and scope.method is self.preparation.method
 
     def _derived_name(self, node: Node) -> str:
         """After the matrices it is made of: `attention_packed` of attention's q, k and v."""
@@ -231,7 +236,8 @@ class Module:
         matrices = [n for n in sources if len(n.axes) > 1] or sources
         paths = [n.attrs.string("path").split(".") for n in matrices]
         common = [part for part, *rest in zip(*paths, strict=False) if {part} >= set(rest)]
-        return "_".join([*common, "packed" if len(paths) > 1 else "folded"])
+        packed = len(paths) > 1 or self.program.body(node).nodes[-1].op == "packed"
+        return "_".join([*common, "packed" if packed else "folded"])
 
     def layers(self, node: Node, operands: Sequence[Value]) -> Layers:
         """A ModuleList with a module per iteration, a buffer per scalar that differs by layer."""

@@ -53,7 +53,8 @@ _serial = itertools.count()
 class Options:
     """`train` keeps gradients, `compile` compiles layer kinds, `out` is a folder for the text.
 
-    `source` and `preset` are for the text's first line.
+    `source` and `preset` are for the text's first line. `pack_weights=False` leaves matrices as they
+    are stored: a packed one cannot be copied, saved or exported by PyTorch.
     """
 
     train: bool = False
@@ -62,6 +63,7 @@ class Options:
     device: str = "cpu"
     source: str = ""
     preset: str = ""
+    pack_weights: bool = True
 
 
 @dataclass(frozen=True, slots=True)

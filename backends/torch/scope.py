@@ -40,6 +40,7 @@ OP_WORDS = {
     "merge": "flat",
     "mul": "scaled",
     "not": "mask",
+    "packed": "matrix",
     "pick": "part",
     "rsqrt": "inverse",
     "slice": "part",
@@ -84,6 +85,7 @@ class Scope:
     caller: tuple[Scope, Node] | None = None  # of a body written out in another function
     splits: dict[tuple[int, Axis], dict[Dim, Value]] = field(default_factory=dict)
     labels: dict[int, str] = field(default_factory=dict)  # better hints of some nodes
+    joined: set[int] = field(default_factory=set)  # sums that are written as part of a product
 
     def lower_all(self) -> None:
         """Lowers every node, each followed by its tap where the file has taps."""
@@ -91,9 +93,8 @@ class Scope:
             result = self.lower(node)
             value = result if isinstance(result, Value) else result[0]
             if self.module.tapped(node):
-                self.method.append(
-                    Statement(self.module.tap(node, self.full(value, node.axes).expr))
-                )
+                full = self.full(unpacked(value), node.axes)
+                self.method.append(Statement(self.module.tap(node, full.expr)))
 
     def inside(self, body: Function, operands: Sequence[Value], call: Node) -> Scope:
         """The scope of `body`, whose code is written here in place of `call`."""
@@ -104,6 +105,7 @@ class Scope:
             values={},
             splits={},
             labels={},
+            joined=set(),
             caller=(self, call),
         )
 
@@ -199,9 +201,9 @@ class Scope:
         return self.module.word(dtype)
 
     def converted(self, value: Value, dtype: DType) -> Value:
-        """The value in another element kind. A literal takes the kind of what it meets."""
+        """The value in another element kind. A literal and a packed weight take that of what they meet."""
         word = self.word(dtype)
-        if value.literal or text_of(word) == text_of(self.word(value.dtype)):
+        if value.literal or value.packed or text_of(word) == text_of(self.word(value.dtype)):
             return replace(value, dtype=dtype)
         return replace(value, expr=expression("{0}.to({1})", value.expr, word), dtype=dtype)
 
@@ -281,6 +283,13 @@ def comments(node: Node) -> dict[str, Any]:
     span = origin.spans[-1] if origin.spans else None
     place = f"  ({plain(PurePath(span.source.name).name)}:{span.line})" if span else ""
     return {"region": origin.region, "place": place}
+
+
+def unpacked(value: Value) -> Value:
+    """The value as any op can read it."""
+    if not value.packed:
+        return value
+    return replace(value, expr=expression("{0}.to_dense()", value.expr), packed=False)
 
 
 def shape_note(layout: Layout) -> str:

@@ -26,7 +26,7 @@ class TritonBackend(Backend):
     def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
         """A kernel has no Fourier transform. One kernel runs most of a step of a scan: there is little
         to gain from doing part of it at once."""
-        return ("fft-convolution", "chunk-scan")
+        return (*super().unwanted_passes(dtype), "fft-convolution", "chunk-scan")
 
     def emit(self, program: Program, **options: Any) -> dict[str, str]:
         """`kernels.py` and `model.py`. Raises NoLowering."""

@@ -27,6 +27,7 @@ from .fuse_norm_linear import FUSE_NORM_LINEAR
 from .fuse_pointwise import FUSE_POINTWISE
 from .group_experts import GROUP_EXPERTS
 from .pack_projections import PACK_PROJECTIONS
+from .pack_weights import PACK_WEIGHTS
 from .parameters import DERIVE_PARAMETERS
 from .sink_merges import SINK_MERGES
 from .tile_attention import TILE_ATTENTION
@@ -45,6 +46,7 @@ PIPELINE: tuple[Pass, ...] = (
     TILE_ATTENTION,
     PACK_PROJECTIONS,
     FUSE_NORM_LINEAR,
+    PACK_WEIGHTS,
     DERIVE_PARAMETERS,
     FUSE_LINEAR,
     FUSE_POINTWISE,

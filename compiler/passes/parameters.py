@@ -38,7 +38,7 @@ def _computes(node: Node) -> bool:
     """Views of a weight are read as they are, and raised where they are read."""
     if node.op in VIEWS | SOURCES or (node.op == "cast" and node.type.dtype != "float"):
         return False
-    return node.op in REDUCTIONS | {"concat", "dot"} or is_elementwise(node)
+    return node.op in REDUCTIONS | {"concat", "dot", "packed"} or is_elementwise(node)
 
 
 def _is_largest(edit: Edit, node: Node) -> bool:

@@ -109,8 +109,8 @@ def other_readers(edit: Edit, weight: Node, reader: Node) -> tuple[Node, tuple[N
 def _may_be_derived(edit: Edit, node: Node) -> bool:
     if node.op == "input" or not all(is_static(edit, a) for a in node.axes):
         return False
-    known = VIEWS | REDUCTIONS | {"weight", "derived", "const", "table", "index", "concat", "dot"}
-    return node.op in known or is_elementwise(node)
+    known = {"weight", "derived", "const", "table", "index", "concat", "dot", "packed"}
+    return node.op in known | VIEWS | REDUCTIONS or is_elementwise(node)
 
 
 def line(node: Node) -> str:
