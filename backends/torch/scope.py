@@ -30,6 +30,7 @@ Result = Value | tuple[Value, ...]
 OP_WORDS = {
     "add": "total",
     "const": "constant",
+    "dequantise": "weight",
     "div": "quotient",
     "dot": "product",
     "eq": "mask",
@@ -50,6 +51,7 @@ OP_WORDS = {
     "where": "chosen",
 }
 KEEP_KNOWN = frozenset({"input", "index", "le", "rename", "broadcast", "transpose"})
+KEEP_QUANTISED = frozenset({"dequantise", "input", "cast", "transpose"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,8 @@ class Scope:
         result = self._lowered(node)
         if isinstance(result, Value):
             known = result.known if node.op in KEEP_KNOWN else ()
-            result = self.bind(node, replace(result, known=known))
+            quantised = result.quantised if node.op in KEEP_QUANTISED else None
+            result = self.bind(node, replace(result, known=known, quantised=quantised))
         self.values[node.id] = result
         return result
 

@@ -16,7 +16,7 @@ from ...dsl.diagnostics import InternalError
 from ...dsl.dims import Dim
 from ...dsl.span import Span
 
-DType = Literal["float", "f32", "f64", "int", "bool"]
+DType = Literal["float", "f32", "f64", "int", "i8", "bool"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -36,7 +36,10 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """An element kind and axes. `float` is the dtype of the run; `f32` is at least float32."""
+    """An element kind and axes. `float` is the dtype of the run; `f32` is at least float32.
+
+    `i8` is a byte that holds codes of a quantised weight: only `quantise` makes it.
+    """
 
     dtype: DType
     axes: tuple[Axis, ...] = ()
