@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what only some calls need is imported by them: `check` need
     from .compiler.checkpoint import Checkpoint
     from .compiler.ops import ModelDType
     from .compiler.passes import Optimised
+    from .compiler.passes.quantise import Quant
 
 # name -> (module, class): a backend is imported when it is first asked for
 BACKENDS: dict[str, tuple[str, str]] = {
@@ -108,21 +109,25 @@ class Model:
         *,
         dtype: ModelDType = "f32",
         level: int = 1,
+        quant: Quant | None = None,
         inputs: Collection[str] | None = None,
         **options: Any,
     ) -> Compiled:
         """Optimise for `level` (0 leaves the graph alone) and load the weights into a backend.
 
-        `inputs` names those that calls will supply (default: all but the ones whose default is
-        computed). `options` are the
-        backend's, such as `compile=True` for torch. Raises `NoWeights` when the model has none.
+        With `quant` ("int8" or "int4") the weights of products are held in so many bits. `inputs`
+        names those that calls will supply (default: all but the ones whose default is computed).
+        `options` are the backend's, such as `compile=True` for torch. Raises `NoWeights` when the model has none.
         """
         from .compiler.passes import optimise
 
         weights = self.given_weights()
         runner = _backend(backend)
         optimised = optimise(
-            self.program_for(inputs), level=level, disable=runner.unwanted_passes(dtype, **options)
+            self.program_for(inputs),
+            level=level,
+            disable=runner.unwanted_passes(dtype, **options),
+            quant=quant,
         )
         executable = runner.load(optimised.program, weights, dtype=dtype, **options)
         return Compiled(self, backend, optimised, executable)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .backends.base import Array
     from .compiler.ir.graph import Axis
     from .compiler.ops import ModelDType
+    from .compiler.passes.quantise import Quant
     from .tokenizer import Tokenizer
 
 
@@ -42,10 +43,15 @@ class Decoder:
         return last
 
 
-def decoder(model: Model, backend: str = "torch", dtype: ModelDType = "f32") -> Decoder:
+def decoder(
+    model: Model,
+    backend: str = "torch",
+    dtype: ModelDType = "f32",
+    quant: Quant | None = None,
+) -> Decoder:
     """Load `model` for generation. Raises `NotGenerative`, and what `Model.compile` raises."""
     name, output = _ends(model)
-    return Decoder(model.compile(backend, dtype=dtype, inputs=[name]), name, output)
+    return Decoder(model.compile(backend, dtype=dtype, quant=quant, inputs=[name]), name, output)
 
 
 def _ends(model: Model) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import BACKENDS, DTYPE, FILE, WEIGHTS, open_model
+from .options import BACKENDS, DTYPE, FILE, QUANT, WEIGHTS, open_model
 from .progress import shown
 
 
@@ -27,6 +27,7 @@ from .progress import shown
 @click.option("--chat", is_flag=True, help="Send TEXT as a message, by the checkpoint's template.")
 @click.option("--backend", type=BACKENDS, default="torch", show_default=True)
 @DTYPE
+@QUANT
 def command(
     file: Path,
     weights: Path | None,
@@ -37,6 +38,7 @@ def command(
     chat: bool,
     backend: str,
     dtype: Any,
+    quant: Any,
 ) -> None:
     """Print TEXT and continue it, token by token."""
     from .. import generate
@@ -49,7 +51,7 @@ def command(
     tokenizer = open_tokenizer(model.checkpoint)
     sent = generate.chat(tokenizer, prompt, str(weights)) if chat else prompt
     with shown(model) as watched:
-        decoder = generate.decoder(watched, backend, dtype)
+        decoder = generate.decoder(watched, backend, dtype, quant)
     click.echo(prompt, nl=chat)
     for piece in generate.generate(
         decoder, tokenizer, sent, max_tokens=max_tokens, temperature=temperature, seed=seed
