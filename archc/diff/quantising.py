@@ -127,7 +127,9 @@ def _introduced(
     found: dict[ValueKey, float] = {}
     for path, function in values.functions.items():
         chosen = [
-            i for where, i in partners if where == path and _reads_codes(few.program, values, path, i)
+            i
+            for where, i in partners
+            if where == path and _reads_codes(few.program, values, path, i)
         ]
         for node_id in chosen:
             extract = islands(few.program, function, path, [node_id], sizes)

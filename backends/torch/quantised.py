@@ -41,8 +41,7 @@ def dequantise(scope: Scope, node: Node, *operands: Value) -> Value:
     form = Format.of(node.attrs)
     others = tuple(a for a in node.axes if a != form.axis and _has_any(operands, a))
     stored = tuple(
-        scope.full(x, (*others, part)).expr
-        for x, part in zip(operands, form.parts, strict=True)
+        scope.full(x, (*others, part)).expr for x, part in zip(operands, form.parts, strict=True)
     )
     call = _call(scope, "dequantise", (), stored, form)
     axes = (*others, form.axis)

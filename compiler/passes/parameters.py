@@ -44,7 +44,9 @@ def _weights(edit: Edit, members: Collection[int]) -> set[int]:
 
 def _computes(node: Node) -> bool:
     """Views of a weight are read as they are, and raised where they are read; so are codes."""
-    if node.op in VIEWS | SOURCES | {"result", "dequantise"} or (node.op == "cast" and node.type.dtype != "float"):
+    if node.op in VIEWS | SOURCES | {"result", "dequantise"} or (
+        node.op == "cast" and node.type.dtype != "float"
+    ):
         return False
     return node.op in REDUCTIONS | {"concat", "dot", "quantise"} or is_elementwise(node)
 

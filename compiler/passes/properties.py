@@ -15,8 +15,10 @@ SOURCES = frozenset({"input", "weight", "const", "table", "index", "size"})
 REDUCTIONS = frozenset({"sum", "amax", "softmax"})
 
 # What may compute a parameter, beside elementwise ops.
-DERIVABLE = VIEWS | REDUCTIONS | frozenset(
-    "weight derived const table index concat dot quantise result dequantise".split()
+DERIVABLE = (
+    VIEWS
+    | REDUCTIONS
+    | frozenset("weight derived const table index concat dot quantise result dequantise".split())
 )
 
 # Bytes of an element in reports and cost rules: `float` as the two bytes models are served in.

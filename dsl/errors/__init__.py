@@ -101,8 +101,10 @@ from .command import (
     NoWeights,
     OtherModel,
     OutOfMemory,
+    TextTooShort,
     UnknownBackend,
     UnknownPass,
+    UnreadableText,
     Unwritable,
 )
 from .definitions import (
@@ -381,6 +383,7 @@ __all__ = [
     "TensorIndex",
     "TensorReadTwice",
     "TensorShape",
+    "TextTooShort",
     "TimeAxis",
     "TimeFact",
     "TimeFactValue",
@@ -411,6 +414,7 @@ __all__ = [
     "UnopenedBracket",
     "UnreadConfig",
     "UnreadWeight",
+    "UnreadableText",
     "UnrelatedTimelines",
     "UnsafeShard",
     "UnsaidModel",

@@ -86,6 +86,19 @@ class EmptyPrompt(ArchError, id="empty-prompt"):
     help = "a model without a beginning-of-text token needs at least one to go on from"
 
 
+class TextTooShort(ArchError, id="text-too-short"):
+    tokens: int
+    title = "the text has too few tokens to be scored: {tokens}"
+    help = "a token is scored by those before it, so it takes two"
+
+
+class UnreadableText(ArchError, id="unreadable-text"):
+    path: str
+    reason: str
+    title = "cannot read the text {path}: {reason}"
+    help = "a text is a file in UTF-8"
+
+
 class OutOfMemory(ArchError, id="out-of-memory"):
     reason: str
     title = "this machine has too little memory: {reason}"
