@@ -117,7 +117,8 @@ class Model:
 
         With `quant` ("int8" or "int4") the weights of products are held in so many bits. `inputs`
         names those that calls will supply (default: all but the ones whose default is computed).
-        `options` are the backend's, such as `compile=True` for torch. Raises `NoWeights` when the model has none.
+        `options` are the backend's, such as `compile=True` for torch. Raises `NoWeights` when the
+        model has none.
         """
         from .compiler.passes import optimise
 

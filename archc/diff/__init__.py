@@ -39,8 +39,8 @@ def diff(
 
     Without `inputs` random cases are made from `seed`; `sizes` fixes run-time sizes of all.
     `introduced` runs every node on its own, not only suspects. With `quant` the candidates run
-    quantised weights, as their reference does, and the report has what quantising changed. Raises NoWeights, and whatever
-    backends raise for constructs they lack.
+    quantised weights, as their reference does, and the report has what quantising changed. Raises
+    NoWeights, and whatever backends raise for constructs they lack.
     """
     weights = model.given_weights()
     given = inputs.inputs if inputs else read_inputs(model.program)

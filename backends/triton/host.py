@@ -172,10 +172,8 @@ class _Class:
             self._topk(node)
         elif node.op == "group_rows":
             self._group_rows(node)
-        elif self._is_loaded(node):
-            pass  # bound where it is read
         elif node.op == "result":
-            self.values[node.id] = self.results[node.inputs[0]][node.attrs.integer("index")]
+            self._result(node)
         elif node.op in FREE:
             if self.traced:
                 self.array(node.id)
@@ -183,6 +181,11 @@ class _Class:
             self._region(node, region_of(self.plan.program, self.function, node))
         if self.traced and node.id in self.values and node.op not in CONSTANTS:
             self.lines.append(f"run.keep(self.path, {node.id}, {self.values[node.id]})")
+
+    def _result(self, node: Node) -> None:
+        """One of several results; one that is loaded is bound where it is read."""
+        if not self._is_loaded(node):
+            self.values[node.id] = self.results[node.inputs[0]][node.attrs.integer("index")]
 
     def _is_loaded(self, node: Node) -> bool:
         """Whether the host has the value before a run: a constant, or one result of it."""

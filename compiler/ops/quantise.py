@@ -148,7 +148,8 @@ def _codes(entries: Array, scale: Array, offset: Sequence[Array], bits: int) -> 
     middle, least = (MIDDLE, 0) if bits == 4 else (0, -MOST[8])
     moved = entries - offset[0] if offset else entries
     steps = np.divide(moved, scale, out=np.zeros_like(entries), where=scale != 0)
-    return np.clip(np.rint(steps) + middle, least, MOST[bits])
+    found: Array = np.clip(np.rint(steps) + middle, least, MOST[bits])
+    return found
 
 
 def _packed(codes: Array) -> Array:
@@ -156,7 +157,8 @@ def _packed(codes: Array) -> Array:
     if codes.shape[-1] % 2:
         codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], -1)
     codes = codes.astype(np.uint8)
-    return (codes[..., ::2] | codes[..., 1::2] << 4).view(np.int8)
+    joined: Array = codes[..., ::2] | codes[..., 1::2] << 4
+    return joined.view(np.int8)
 
 
 DEQUANTISE = op(

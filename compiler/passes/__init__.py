@@ -74,8 +74,8 @@ def optimise(
 
     With `quant` weights are quantised, at either level. `verify` evaluates a program in float64
     (`verify.py`); with it each exact pass is checked by running the program before and after: those
-    after `quantise` on the weights that it made. `report` receives what the knobs ask for (stderr by default).
-    Raises UnknownPass, and InternalError when a pass changed a result.
+    after `quantise` on the weights that it made. `report` receives what the knobs ask for (stderr
+    by default). Raises UnknownPass, and InternalError when a pass changed a result.
     """
     session = Session(limit=knobs.RULE_LIMIT.value)
     values = ValueMap(program, program)

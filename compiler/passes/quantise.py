@@ -82,17 +82,21 @@ def _refuse(edit: Edit, root: Node, summed: frozenset[Axis]) -> Declined | None:
     sizes = edit.program.sizes
     count = elements(root.type).evaluate(sizes)
     if count < FEWEST:
-        return Declined(f"{_named(root)} has {count:,} elements: too few to save anything")
+        return Declined(f"{_named(edit, root)} has {count:,} elements: too few to save anything")
     if _group_axis(edit, root, summed) is None:
         found = ", ".join(f"`{a}` = {a.size.evaluate(sizes)}" for a in root.axes if a in summed)
         return Declined(
-            f"{_named(root)} is summed along {found or 'no stored axis'}: no multiple of {GROUP}"
+            f"{_named(edit, root)} is summed along {found or 'no axis as it is stored'}: no multiple of {GROUP}"
         )
     return None
 
 
-def _named(root: Node) -> str:
-    return f"`{root.attrs['path']}`" if root.op == "weight" else "the weight"
+def _named(edit: Edit, root: Node) -> str:
+    """The paths of the matrices that the value is made of."""
+    members = parameter_expression(edit, root.id) or frozenset()
+    weights = [edit[i] for i in sorted(members) if edit[i].op == "weight"]
+    matrices = [w for w in weights if len(w.axes) > 1] or weights
+    return ", ".join(dict.fromkeys(f"`{w.attrs['path']}`" for w in matrices))
 
 
 def _group_axis(edit: Edit, root: Node, summed: frozenset[Axis]) -> Axis | None:
@@ -116,7 +120,7 @@ def _quantised(edit: Edit, root: Node, summed: frozenset[Axis], asked: int) -> R
     parts = [edit.add("result", (codes,), {"index": i}) for i in range(len(edit[codes].types))]
     kept = sum((bytes_of(edit[i].type) for i in parts[1:]), bytes_of(edit[parts[0]].type))
     whole = edit.add("dequantise", tuple(parts), attrs)
-    note = f"{_named(root)} in int{bits}, groups of {GROUP} along `{axis}`"
+    note = f"{_named(edit, root)} in int{bits}, groups of {GROUP} along `{axis}`"
     return Rewrite({root.id: whole}, note, bytes_of(root.type), kept)
 
 
