@@ -64,7 +64,7 @@ def command(
         raise click.BadParameter("it must be less than the window", param_hint="--stride")
     model = open_model(file, weights=weights)
     assert model.checkpoint is not None
-    ids = open_tokenizer(model.checkpoint).encode(_read(text) if text else own_text())
+    ids = open_tokenizer(model.checkpoint).encode(read_text(text) if text else own_text())
     with shown(model) as watched:
         loaded = generate.decoder(watched, backend, dtype, quant)
     with bar("reading") as progress:
@@ -85,7 +85,8 @@ def _logits(loaded: Decoder) -> Logits:
     return lambda ids: loaded.compiled(**{loaded.input: np.array([ids])})[loaded.output][0]
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file. Raises UnreadableText."""
     from ..dsl.errors import UnreadableText
 
     try:

@@ -85,9 +85,8 @@ def _refuse(edit: Edit, root: Node, summed: frozenset[Axis]) -> Declined | None:
         return Declined(f"{_named(edit, root)} has {count:,} elements: too few to save anything")
     if _group_axis(edit, root, summed) is None:
         found = ", ".join(f"`{a}` = {a.size.evaluate(sizes)}" for a in root.axes if a in summed)
-        return Declined(
-            f"{_named(edit, root)} is summed along {found or 'no axis as it is stored'}: no multiple of {GROUP}"
-        )
+        along = found or "no axis as it is stored"
+        return Declined(f"{_named(edit, root)} is summed along {along}: no multiple of {GROUP}")
     return None
 
 
