@@ -177,15 +177,15 @@ def dequantise(codes, scales, offsets=None, *, group, length):
         codes = torch.stack((codes & 15, codes >> 4 & 15), -1).flatten(-2)[..., :length] - 8
     short = -length % group
     codes = F.pad(codes, (0, short)) if short else codes
-    codes = codes.to(torch.promote_types(scales.dtype, torch.float32)).unflatten(-1, (-1, group))
-    whole = codes * scales.unsqueeze(-1)
-    whole = whole if offsets is None else whole + offsets.unsqueeze(-1)
+    wide = torch.promote_types(scales.dtype, torch.float32)
+    whole = codes.to(wide).unflatten(-1, (-1, group)).mul_(scales.unsqueeze(-1))
+    whole = whole if offsets is None else whole.add_(offsets.unsqueeze(-1))
     return whole.flatten(-2)[..., :length].to(scales.dtype)
 ''',
     "quantised_linear": '''
 def quantised_linear(x, codes, *steps, group, length):
     """F.linear(x, w) with a matrix in few bits, of which a block of rows at a time is dequantised."""
-    blocks = (part.split(max(2**21 // length, 1)) for part in (codes, *steps))
+    blocks = (part.split(max(2**20 // length, 1)) for part in (codes, *steps))
     weights = (dequantise(*block, group=group, length=length) for block in zip(*blocks))
     return torch.cat([F.linear(x, w.to(x.dtype)) for w in weights], -1)
 ''',
