@@ -68,7 +68,7 @@ def _group(name: str, rows: dict[str, str], header: str = "") -> tuple[Construct
     return tuple(Construct(name, row, lines, header) for row, lines in rows.items())
 
 
-WIDE = "output @[b, s, d] = x |> linear(256) as @up |> linear(d) as @down"
+WIDE = "output @[b, s, d] = x |> linear(@wide: 256) as @up |> linear(d) as @down"
 
 
 def _attend(**options: str) -> str:
