@@ -178,7 +178,8 @@ def quantised_bytes(model: archc.api.Model, quant: str) -> int:
     total = 0
     for path, size in small.items():
         if "gain" in path:
-            total += 4 * size if path.startswith("final_norm") else 0
+            folded = quant == "int8" and not path.startswith("final_norm")
+            total += 0 if folded else 4 * size
         else:
             four = quant == "int4" and not path.startswith("embed")
             total += size // 2 + size // 32 * 8 if four else size + size // 32 * 4

@@ -28,7 +28,7 @@ from .fuse_pointwise import FUSE_POINTWISE
 from .group_experts import GROUP_EXPERTS
 from .pack_projections import PACK_PROJECTIONS
 from .parameters import DERIVE_PARAMETERS
-from .quantise import Quant, quantise_to
+from .quantise import LEFT_OUT, Quant, quantise_to
 from .sink_merges import SINK_MERGES
 from .tile_attention import TILE_ATTENTION
 
@@ -93,11 +93,12 @@ def optimise(
 
 
 def pipeline(quant: Quant | None = None) -> tuple[Pass, ...]:
-    """`PIPELINE`; with `quant` weights are quantised once they are packed and folded."""
+    """`PIPELINE`; with `quant` weights are quantised once they are folded and packed."""
     if quant is None:
         return PIPELINE
     derive = PIPELINE.index(DERIVE_PARAMETERS)
-    return (*PIPELINE[:derive], *quantise_to(quant), *PIPELINE[derive:])
+    before = (made for made in PIPELINE[:derive] if made.name not in LEFT_OUT[quant])
+    return (*before, *quantise_to(quant), *PIPELINE[derive:])
 
 
 def weights_only(quant: Quant | None) -> tuple[Pass, ...]:
@@ -108,13 +109,14 @@ def weights_only(quant: Quant | None) -> tuple[Pass, ...]:
 def chosen(disable: Collection[str] = (), quant: Quant | None = None) -> tuple[Pass, ...]:
     """The pipeline without disabled passes, up to the one ARCHC_STOP_AFTER names."""
     passes = pipeline(quant)
-    known = tuple(p.name for p in passes)
+    known = tuple(p.name for p in (*PIPELINE, *passes))
     last = knobs.STOP_AFTER.value
     shown = [knob.value for knob in (knobs.EXPLAIN, knobs.DUMP) if knob.value != "all"]
     for name in filter(None, (*disable, last, *shown)):
         if name not in known:
             raise UnknownPass(name=name, known=known)
-    kept = passes[: known.index(last) + 1] if last else passes
+    names = [p.name for p in passes]
+    kept = passes[: names.index(last) + 1] if last in names else passes
     return tuple(p for p in kept if p.name not in disable)
 
 

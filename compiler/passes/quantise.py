@@ -28,6 +28,9 @@ from .properties import VIEWS, bytes_of, elements, parameter_expression
 
 Quant = Literal["int8", "int4"]
 BITS: Mapping[Quant, int] = {"int8": 8, "int4": 4}
+# A norm's gain differs from entry to entry of a group. Folded in, it sets the steps by its largest:
+# with few steps that costs more accuracy than the pass saves time.
+LEFT_OUT: Mapping[Quant, tuple[str, ...]] = {"int8": (), "int4": ("fuse-norm-linear",)}
 GROUP = 32
 FEWEST = 4096  # elements: below this a scale for each group and a call to read it save nothing
 
