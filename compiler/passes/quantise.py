@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Literal
 
-from ..ir.graph import Axis, Node
+from ..ir.graph import AttrValue, Axis, Node
 from ..ops.grouped import plan_grouped
 from ..ops.quantise import Format, pieces
 from ..rewrite import Declined, Edit, Outcome, Pass, Rewrite, Rule
@@ -116,7 +116,13 @@ def _quantised(edit: Edit, root: Node, summed: frozenset[Axis], asked: int) -> R
     per_byte = 8 // bits
     packed = edit.axis("packed", pieces(axis, per_byte)) if per_byte > 1 else axis
     groups = edit.axis("groups", pieces(axis, GROUP))
-    attrs = {"axis": axis, "bits": bits, "group": GROUP, "packed": packed, "groups": groups}
+    attrs: dict[str, AttrValue] = {
+        "axis": axis,
+        "bits": bits,
+        "group": GROUP,
+        "packed": packed,
+        "groups": groups,
+    }
     copy = edit.add(root.op, root.inputs, root.attrs, root.types, root.hint)
     codes = edit.add("quantise", (copy,), attrs)
     parts = [edit.add("result", (codes,), {"index": i}) for i in range(len(edit[codes].types))]
