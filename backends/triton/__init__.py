@@ -74,7 +74,9 @@ def constants(
                 if node.op == "table":
                     named[constant_key(node)] = interpreter.table(node)
                 elif (path, node.id) in loaded:
-                    for index, value in enumerate(loaded.pop((path, node.id))):
+                    made = loaded.pop((path, node.id))
+                    several = made if isinstance(made, tuple) else (made,)
+                    for index, value in enumerate(several):
                         key = constant_key(node) if not index else result_key(node.id, index)
                         named[join(path, key)] = value
     return named
