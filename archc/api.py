@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what only some calls need is imported by them: `check` need
     from .compiler.checkpoint import Checkpoint
     from .compiler.ops import ModelDType
     from .compiler.passes import Optimised
+    from .decoder import Decoder
 
 # name -> (module, class): a backend is imported when it is first asked for
 BACKENDS: dict[str, tuple[str, str]] = {
@@ -126,6 +127,42 @@ class Model:
         )
         executable = runner.load(optimised.program, weights, dtype=dtype, **options)
         return Compiled(self, backend, optimised, executable)
+
+    def decoder(
+        self,
+        backend: str = "numpy",
+        *,
+        dtype: ModelDType = "f32",
+        level: int = 1,
+        inputs: Collection[str] | None = None,
+        cache_dtype: ModelDType | None = None,
+        max_length: int | None = None,
+        **options: Any,
+    ) -> Decoder:
+        """The model as a function from a state and new rows to outputs and the next state.
+
+        `inputs` are those that calls will supply, as for `compile`. What is kept of each position is
+        stored as `cache_dtype` (default: as computed), with room for `max_length` positions (default:
+        grown as needed). Raises `NoDecode`, `NeedsWholeSequence`, `NoWeights`.
+        """
+        from .compiler.incremental import derive
+        from .compiler.passes import optimise
+        from .decoder import Decoder
+
+        weights = self.given_weights()
+        runner = _backend(backend)
+        unwanted = runner.unwanted_passes(dtype, **options)
+        derived = derive(self.program_for(inputs))
+        loaded = [
+            runner.load(
+                optimise(program, level=level, disable=unwanted).program,
+                weights,
+                dtype=dtype,
+                **options,
+            )
+            for program in (derived.prefill, derived.chunk)
+        ]
+        return Decoder(derived, *loaded, cache_dtype=cache_dtype, max_length=max_length)
 
     def export(self, directory: str | Path, *, shard_bytes: int | None = None) -> tuple[str, ...]:
         """Write the model as a Hugging Face directory: config.json and safetensors.

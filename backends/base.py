@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,6 +45,29 @@ class Executable(ABC):
         """As `run`, with every value of the program as loaded (of several results: the first)."""
 
 
+    def step(
+        self, inputs: Mapping[str, Array], states: Mapping[str, Any], sizes: Mapping[str, int]
+    ) -> Stepped:
+        """As `run`, of a program with states: those that go in and, in the result, those that come out.
+
+        `sizes` are known besides those that the inputs show. States are the backend's own arrays.
+        """
+        raise NotImplementedError
+
+    def empty(self, like: Any, dim: int, length: int, dtype: ModelDType | None = None) -> Any:
+        """An array for a state like `like`, but `length` long along `dim`; `dtype` is of its floats."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """Outputs by name, states by path, and all sizes of the run."""
+
+    outputs: dict[str, Array]
+    states: dict[str, Any]
+    sizes: dict[str, int]
+
+
 class Backend(ABC):
     """A way to run programs. `options` are the backend's own."""
 
@@ -77,8 +101,15 @@ class BoundInputs:
     sizes: dict[str, int]
 
 
-def bind_inputs(program: Program, inputs: Mapping[str, Array], precision: Precision) -> BoundInputs:
+def bind_inputs(
+    program: Program,
+    inputs: Mapping[str, Array],
+    precision: Precision,
+    known: Mapping[str, int] = MappingProxyType({}),
+) -> BoundInputs:
     """Checks `inputs` against the program's input nodes and binds the sizes of run-time axes.
+
+    `known` has run-time sizes that do not follow from the inputs.
 
     Raises MissingInput, UnknownInput, InputDtype, InputShape, SizeRelation, InputRange, IndexOutOfRange.
     """
@@ -94,7 +125,7 @@ def bind_inputs(program: Program, inputs: Mapping[str, Array], precision: Precis
         for name, node in nodes.items()
         if name in inputs
     }
-    sizes = _bind_sizes(program, nodes, given)
+    sizes = _bind_sizes({**program.sizes, **known}, nodes, given)
     _check_relations(program, sizes)
     for name, array in given.items():
         _check_range(nodes[name], array, sizes)
@@ -140,13 +171,13 @@ def _converted(node: Node, given: Array, precision: Precision) -> Array:
 
 
 def _bind_sizes(
-    program: Program, nodes: Mapping[str, Node], given: Mapping[str, Array]
+    known: Mapping[str, int], nodes: Mapping[str, Node], given: Mapping[str, Array]
 ) -> dict[str, int]:
     """Sizes of plain symbols come from the first input that has them; all others must agree.
 
     An axis that only inputs left out have is empty.
     """
-    sizes, source = dict(program.sizes), dict.fromkeys(program.sizes, "the model")
+    sizes, source = dict(known), dict.fromkeys(known, "the model")
     for name, array in given.items():
         node = nodes[name]
         if array.ndim != len(node.axes):

@@ -23,12 +23,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
+from types import MappingProxyType
 from typing import Literal
 
 from ..dsl.dims import Dim, maximum, minimum, product
 from ..dsl.span import Span
 from .cut import cheapest_cut
-from .ir.graph import Axis, Function, Node, Program, TensorType
+from .ir.graph import Axis, Function, Node, Program, TensorType, callees
 from .ir.walk import cone, join
 from .passes.bounds import Visibility
 from .passes.canonicalize import CANONICALIZE
@@ -39,6 +40,7 @@ Kind = Literal["append", "ring", "constant", "recurrent", "last"]
 Reach = Dim | None  # how many of the last positions are read; None is all of them
 
 ZERO, ONE = Dim(), Dim.of(1)
+EMPTY: Mapping[int, Reach] = MappingProxyType({})
 NOMINAL = 1024  # what a size that a call decides counts for when two values are compared
 FINE = 1 << 20  # parts of a byte, so that prices stay whole numbers
 SUMS = frozenset({"sum", "amax", "softmax"})
@@ -83,8 +85,7 @@ def state_of(program: Program) -> tuple[State, ...]:
     if not program.decode:
         return ()
     canonical, _ = run_pass(CANONICALIZE, program, Session())
-    found = _Placement(canonical).of(canonical.main, ())
-    return _together(found.states)
+    return _together(plan_of(canonical).states())
 
 
 def _together(states: Iterable[State]) -> tuple[State, ...]:
@@ -96,7 +97,7 @@ def _together(states: Iterable[State]) -> tuple[State, ...]:
     return tuple(replace(state, count=count) for state, count in counts.items())
 
 
-def _wider(a: Reach, b: Reach) -> Reach:
+def wider(a: Reach, b: Reach) -> Reach:
     return None if a is None or b is None else maximum(a, b)
 
 
@@ -104,7 +105,7 @@ def _wider(a: Reach, b: Reach) -> Reach:
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class Given:
     """What is known of a function's input.
 
     Whether it is a fact, how wide what it narrows is, and how many calls have it in common.
@@ -115,15 +116,49 @@ class _Given:
     shared: int = 1
 
 
+Histories = Mapping[int, Reach]  # by position of an input or output
+
+
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """What a function keeps by itself, and the inputs whose history its caller must keep."""
+class Plan:
+    """What a function keeps: values with how much of each is read, and what its loops keep.
 
-    states: tuple[State, ...]
-    inputs: dict[int, Reach]
+    `inputs` are the operands, by position, whose history it is given: of what a repeat captures one
+    history serves all layers that read it, of what it carries a layer gives the next the history.
+    """
+
+    values: Values
+    chosen: Histories
+    inputs: Histories
+    loops: Mapping[int, LoopPlan]
+
+    def states(self) -> tuple[State, ...]:
+        """The states of the function and of its loops, in the order of the text."""
+        inside = {loop: self._iterated(loop) for loop in self.loops}
+        return tuple(self.values.states(self.chosen, inside))
+
+    def _iterated(self, loop_id: int) -> tuple[State, ...]:
+        """One state for all iterations that keep the same; `count` says how many do."""
+        loop, plans = self.values.function[loop_id], self.loops[loop_id].kinds
+        kinds = loop.attrs["kinds"]
+        assert isinstance(kinds, tuple)
+        path = f"{loop.attrs.string('path')}[]"
+        states = [state for kind in kinds for state in plans[str(kind)].states()]
+        placed = (replace(s, place=join(path, s.place) if s.place else path) for s in states)
+        return _together(placed)
 
 
-Wanted = tuple[tuple[int, Reach], ...]  # outputs whose history is read elsewhere
+@dataclass(frozen=True, slots=True)
+class LoopPlan:
+    """The plan of each kind of a repeat, and the carried values that are carried with histories."""
+
+    kinds: Mapping[str, Plan]
+    carried: Histories
+
+
+def plan_of(program: Program) -> Plan:
+    """The plan of a canonical program that declares `decode`."""
+    return _Placement(program).of(program.main, ())
 
 
 @dataclass(slots=True)
@@ -131,71 +166,68 @@ class _Placement:
     """The cuts of all functions. A call is known by what it is given and what is wanted of it."""
 
     program: Program
-    known: dict[tuple[str, tuple[_Given, ...], Wanted], _Kept] = field(default_factory=dict)
+    known: dict[tuple[str, tuple[Given, ...], frozenset[tuple[int, Reach]]], Plan] = field(
+        default_factory=dict
+    )
 
-    def of(self, function: Function, given: tuple[_Given, ...], wanted: Wanted = ()) -> _Kept:
-        key = (function.name, given, wanted)
+    def of(self, function: Function, given: tuple[Given, ...], wanted: Histories = EMPTY) -> Plan:
+        key = (function.name, given, frozenset(wanted.items()))
         if key not in self.known:
-            self.known[key] = self._cut(_Values(self.program, function, given), wanted)
+            self.known[key] = self._plan(Values(self.program, function, given), wanted)
         return self.known[key]
 
-    def _cut(self, values: _Values, wanted: Wanted) -> _Kept:
-        """Repeats are entered from the last to the first: what one reads, earlier ones must give."""
+    def _plan(self, values: Values, wanted: Histories) -> Plan:
         function = values.function
         demand = dict(values.mixed)
-        for index, reach in wanted:
+        for index, reach in wanted.items():
             _want(demand, function.output_ids[index], reach)
-        inside: dict[int, tuple[State, ...]] = {}
-        settled = False
-        while not settled:
-            settled = True
-            for loop in reversed([n for n in function.nodes if n.op == "repeat"]):
-                asked = values.results(loop, values.chosen(demand))
-                kept = self._iterations(values, loop, asked)
-                inside[loop.id] = kept.states
-                for position, reach in kept.inputs.items():
-                    settled &= not _want(demand, loop.inputs[position], reach)
+        loops: dict[int, LoopPlan] = {}
+        for loop in (n for n in function.nodes if n.op == "repeat"):
+            loops[loop.id] = plan = self._loop(values, loop)
+            for position, reach in self._read_of(loop, plan).items():
+                _want(demand, loop.inputs[position], reach)
         chosen = values.chosen(demand)
-        passed = {i: r for i, r in chosen.items() if values.is_given(function[i])}
-        states = tuple(values.states(chosen, inside))
-        return _Kept(states, {function.inputs.index(i): reach for i, reach in passed.items()})
+        given = {i: r for i, r in chosen.items() if i in values.given}
+        kept = {i: r for i, r in chosen.items() if i not in given}
+        inputs = {function.inputs.index(i): reach for i, reach in given.items()}
+        return Plan(values, kept, inputs, loops)
 
-    def _iterations(self, values: _Values, loop: Node, asked: Mapping[int, Reach]) -> _Kept:
-        """The iterations, the last one first: each asks for what the one after it reads."""
-        carried, kinds = loop.attrs.integer("carried"), loop.attrs["kinds"]
-        assert isinstance(kinds, tuple)
-        states: list[State] = []
-        inputs: dict[int, Reach] = {}
-        for kind in reversed(kinds):
-            body = self.program.function(str(kind))
-            kept = self.of(
-                body, values.given_to(loop, body), tuple(sorted(asked.items(), key=_index))
-            )
-            states = [*kept.states, *states]
-            asked = {i: reach for i, reach in kept.inputs.items() if i < carried}
-            for index in kept.inputs.keys() - asked.keys():
-                _want(inputs, index, kept.inputs[index])
-        path = f"{loop.attrs.string('path')}[]"
-        placed = (replace(s, place=join(path, s.place) if s.place else path) for s in states)
-        return _Kept(_together(placed), {**inputs, **asked})
+    def _loop(self, values: Values, loop: Node) -> LoopPlan:
+        """What one layer reads of a carried value's history, all layers give the next."""
+        bodies = [self.program.function(name) for name in callees(loop)]
+        count = loop.attrs.integer("carried")
+        carried: dict[int, Reach] = {}
+        while True:
+            kinds = {b.name: self.of(b, values.given_to(loop, b), carried) for b in bodies}
+            before = dict(carried)
+            for plan in kinds.values():
+                for position, reach in plan.inputs.items():
+                    if position < count:
+                        _want(carried, position, reach)
+            if carried == before:
+                return LoopPlan(kinds, carried)
+
+    def _read_of(self, loop: Node, plan: LoopPlan) -> dict[int, Reach]:
+        """The operands of a repeat whose history is read: of what it carries, by its first layer."""
+        first, *_ = callees(loop)
+        found: dict[int, Reach] = {}
+        for name, body in plan.kinds.items():
+            for position, reach in body.inputs.items():
+                if name == first or position >= loop.attrs.integer("carried"):
+                    _want(found, position, reach)
+        return found
 
 
-def _index(pair: tuple[int, Reach]) -> int:
-    return pair[0]
-
-
-def _want(demand: dict[int, Reach], node_id: int, reach: Reach) -> bool:
-    """Ask for the history of a value; whether that is more than was asked before."""
-    before = demand.get(node_id, Dim())
-    demand[node_id] = _wider(before, reach)
-    return demand[node_id] != before
+def _want(demand: dict[int, Reach], node_id: int, reach: Reach) -> None:
+    """Ask for the history of a value, on top of what was asked before."""
+    demand[node_id] = wider(demand.get(node_id, Dim()), reach)
 
 
 # -------------------------------------------------------------------------- in a function
 
 
 @dataclass(frozen=True, slots=True)
-class _Frame:
+class Frame:
     """Which axes are time, and which are rows of the batch."""
 
     decode: str
@@ -203,12 +235,12 @@ class _Frame:
     sizes: Mapping[str, int]
 
     @staticmethod
-    def of(program: Program) -> _Frame:
+    def of(program: Program) -> Frame:
         inputs = [program.main[i].axes for i in program.main.inputs]
         timed = [axes for axes in inputs if any(a.name == program.decode for a in axes)]
         sizes = program.sizes
         rows = {a for axes in timed for a in axes if not a.size.symbols() <= sizes.keys()}
-        return _Frame(program.decode, frozenset(rows), sizes)
+        return Frame(program.decode, frozenset(rows), sizes)
 
     def times(self, kind: TensorType) -> list[Axis]:
         return [a for a in kind.axes if self.decode in (a.name, a.time)]
@@ -230,13 +262,13 @@ class _Frame:
         return product([Dim.of(n) for n in sizes]).evaluate({})
 
 
-class _Values:
+class Values:
     """One function: what may be kept, what can be made again, and where positions meet."""
 
-    def __init__(self, program: Program, function: Function, given: tuple[_Given, ...]) -> None:
+    def __init__(self, program: Program, function: Function, given: tuple[Given, ...]) -> None:
         self.program = program
         self.function = function
-        self.frame = _Frame.of(program)
+        self.frame = Frame.of(program)
         self.edit = Edit(program, function, Session())
         self.is_main = function is program.main
         self.given = dict(zip(function.inputs, given, strict=True)) if not self.is_main else {}
@@ -417,7 +449,7 @@ class _Values:
             for user in (self.function[i] for i in self.users[current]):
                 if _reduces(user, axis):
                     seen_back = Visibility(self.edit, axis, query).support(user).lower
-                    widest = _wider(widest, None if seen_back is None else seen_back + 1)
+                    widest = wider(widest, None if seen_back is None else seen_back + 1)
                     continue
                 below = (
                     dict(user.attrs.pairs("pairs")).get(axis, axis) if user.op == "rename" else axis
@@ -473,7 +505,7 @@ class _Values:
         while todo:
             current = todo.pop()
             if current in demand:
-                found = _wider(found, demand[current])
+                found = wider(found, demand[current])
             new = [i for i in below.get(current, ()) if i not in kept and i not in seen]
             seen |= set(new)
             todo += new
@@ -481,35 +513,21 @@ class _Values:
 
     # ----------------------------------------------------------------------------- states
 
-    def is_given(self, node: Node) -> bool:
-        """An input that the caller keeps."""
-        return node.op == "input" and not self.is_main
-
-    def results(self, loop: Node, chosen: Mapping[int, Reach]) -> dict[int, Reach]:
-        """Which results of a loop are kept."""
-        found = {}
-        for node in (self.function[i] for i in self.users[loop.id] if i in chosen):
-            if node.op == "result":
-                found[node.attrs.integer("index")] = chosen[node.id]
-        return found
-
-    def given_to(self, loop: Node, body: Function) -> tuple[_Given, ...]:
+    def given_to(self, loop: Node, body: Function) -> tuple[Given, ...]:
         """What a body may know of its inputs: of what changes from iteration to iteration, nothing."""
         carried, kinds = loop.attrs.integer("carried"), loop.attrs["kinds"]
         assert isinstance(kinds, tuple)
-        found = [_Given()] * carried
+        found = [Given()] * carried
         for i in loop.inputs[carried:]:
-            found.append(_Given(i not in self.data, self.narrowed.get(i, 0), len(kinds)))
-        return (*found, *[_Given(fact=True)] * (len(body.inputs) - len(found)))
+            found.append(Given(i not in self.data, self.narrowed.get(i, 0), len(kinds)))
+        return (*found, *[Given(fact=True)] * (len(body.inputs) - len(found)))
 
     def states(
         self, chosen: Mapping[int, Reach], inside: Mapping[int, tuple[State, ...]]
     ) -> Iterator[State]:
         """What this function keeps, and its loops within, in the order of the text."""
         for node in self.function.nodes:
-            source = self.function[node.inputs[0]] if node.op == "result" else node
-            passed = self.is_given(node) or source.op == "repeat"
-            if node.id in chosen and not passed:
+            if node.id in chosen:
                 yield self.state(node, self.kind(node, chosen[node.id]), chosen[node.id])
             yield from inside.get(node.id, ())
             yield from self.recurrent(node)
@@ -589,10 +607,15 @@ class _Values:
 
     def behind(self, node: Node, source: Node) -> Dim | None:
         """How many earlier entries of `source` a take reads, where it reads at most so many."""
-        if not self.reads_along(node, source):
+        return self.lag(node) if self.reads_along(node, source) else None
+
+    def lag(self, take: Node) -> Dim | None:
+        """How far before the slot a take along the timeline reads, where that is bounded."""
+        offset = self.offset(self.function[take.inputs[1]])
+        if offset is None or offset.slots != 1:
             return None
-        offset = self.offset(self.function[node.inputs[1]])
-        return maximum(-offset.low, 0) if offset is not None and offset.slots == 1 else None
+        known = offset.low.symbols() <= self.frame.sizes.keys()
+        return maximum(-offset.low, 0) if known else None
 
     def offset(self, node: Node) -> _Offset | None:
         """A whole number as a multiple of the slot and a bounded rest."""

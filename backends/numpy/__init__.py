@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...compiler.ir.graph import Program
+from ...compiler.ir.graph import STATE, Program
 from ...compiler.ops import Array, ModelDType, Precision
-from ..base import Backend, Executable, ValueKey, bind_inputs, node_name
+from ..base import Backend, BoundInputs, Executable, Stepped, ValueKey, bind_inputs, node_name
 from .constants import load_constants
 from .interpreter import DEFAULT_TILE, Interpreter, Observer, Shared
 
@@ -53,14 +53,33 @@ class NumpyExecutable(Executable):
         seen: dict[ValueKey, Array] = {}
         return self._run(inputs, seen.__setitem__), seen
 
+    def step(
+        self, inputs: Mapping[str, Array], states: Mapping[str, Array], sizes: Mapping[str, int]
+    ) -> Stepped:
+        bound = bind_inputs(self.shared.program, inputs, self.shared.precision, sizes)
+        interpreter = Interpreter(self.shared, bound.sizes, states=states)
+        outputs = self._outputs(interpreter, bound)
+        given = {id(array) for array in bound.arrays.values()}
+        left = {p: x.copy() if id(x) in given else x for p, x in interpreter.left.items()}
+        return Stepped(outputs, left, bound.sizes)
+
+    def empty(self, like: Array, dim: int, length: int, dtype: ModelDType | None = None) -> Array:
+        shape = (*like.shape[:dim], length, *like.shape[dim + 1 :])
+        half = dtype is not None and like.dtype.kind not in "biu"
+        return np.empty(shape, Precision(dtype).storage("float") if half else like.dtype)
+
     def _run(self, inputs: Mapping[str, Array], observe: Observer | None) -> dict[str, Array]:
-        program, precision = self.shared.program, self.shared.precision
-        main = program.main
-        bound = bind_inputs(program, inputs, precision)
+        bound = bind_inputs(self.shared.program, inputs, self.shared.precision)
+        return self._outputs(Interpreter(self.shared, bound.sizes, observe), bound)
+
+    def _outputs(self, interpreter: Interpreter, bound: BoundInputs) -> dict[str, Array]:
+        main, precision = self.shared.program.main, self.shared.precision
         arguments = [bound.arrays[node_name(main[i])] for i in main.inputs]
         with np.errstate(all="ignore"):  # -inf and 0/0 in masked rows are meant
-            results = Interpreter(self.shared, bound.sizes, observe).run(main, arguments)
+            results = interpreter.run(main, arguments)
+        interpreter.leave(main, results, "")
         return {
             name: result.astype(precision.storage(main[i].type.dtype), copy=False)
             for (name, i), result in zip(main.outputs, results, strict=True)
+            if not name.startswith(STATE)
         }

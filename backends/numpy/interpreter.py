@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ...compiler.ir.graph import Axis, Function, Node, Program, TensorType, operand_types
-from ...compiler.ir.walk import iterations
+from ...compiler.ir.graph import STATE, Axis, Function, Node, Program, TensorType, operand_types
+from ...compiler.ir.walk import iterations, join
 from ...compiler.ops import FUSED, Array, Call, Precision, evaluate
 from ...compiler.ops.structure import along
 from ...dsl.diagnostics import ArchError
@@ -65,6 +65,8 @@ class Interpreter:
     shared: Shared
     sizes: Mapping[str, int]
     observe: Observer | None = None
+    states: Mapping[str, Array] = field(default_factory=dict)
+    left: dict[str, Array] = field(default_factory=dict)  # states after the run, by path
 
     def run(self, function: Function, arguments: Sequence[Array], path: str = "") -> list[Array]:
         """The outputs of `function`, called with one array for each of its inputs."""
@@ -89,6 +91,8 @@ class Interpreter:
         """All results of a node whose operands are in `values`."""
         if node.op in ("weight", "derived"):
             return self.shared.constants[path, node.id]
+        if node.op == "state":
+            return (self.states[join(path, node.attrs.string("path"))],)
         if node.op == "result":
             return (values[node.inputs[0]][node.attrs.integer("index")],)
         operands = [values[i][0] for i in node.inputs]
@@ -136,7 +140,14 @@ class Interpreter:
             carried = results[:count]
             if leaving is not None and results[count]:
                 break
+            self.leave(kind, results, inner)
         return tuple(carried)
+
+    def leave(self, function: Function, results: Sequence[Array], path: str) -> None:
+        """Note the outputs that are states."""
+        for (name, _), value in zip(function.outputs, results, strict=True):
+            if name.startswith(STATE):
+                self.left[join(path, name.removeprefix(STATE))] = value
 
     def repeat_by_row(
         self,

@@ -156,7 +156,9 @@ def _check_repeat(program: Program, node: Node, operands: Types, require: Requir
         require(all(t.axes == () for t in given), f"{kind} takes a scalar that has axes")
         require(len(given) == len(scalars), f"{kind} takes {len(given)} scalars")
         _check_arguments(function, (*operands, *given), require)
-        require(_results(function) == results, f"{kind} returns other types")
+        kept = [name for name, _ in function.outputs[len(results) :]]
+        require(all("." in name for name in kept), f"{kind} returns more than it carries")
+        require(_results(function)[: len(results)] == results, f"{kind} returns other types")
 
 
 def _check_scan(program: Program, node: Node, operands: Types, require: Require) -> None:

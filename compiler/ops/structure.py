@@ -47,6 +47,7 @@ def along(axis: int, index: int | slice) -> tuple[int | slice, ...]:
 
 
 op("input", "a run-time input `name` of the model or function", time="S")
+op("state", "the state at `path`, relative to the call path of its function", time="S")
 op("weight", "the parameter at `path`, relative to the call path of its function", time="S")
 
 
@@ -276,6 +277,37 @@ def _(call: Call, *arrays: Array) -> Array:
         for x, t, part in zip(arrays, call.inputs, parts, strict=True)
     ]
     return np.concatenate(aligned, axis=axes.index(axis))
+
+
+APPEND = op(
+    "append",
+    "rows after the state that is kept of earlier ones: as `concat` along `axis`, the state with"
+    " `parts[0]` there and the rows with `parts[1]`. Where the state's array has room after it, the"
+    " rows are written there",
+    time="C",
+    samples=(Sample((tensor("float", A, B), tensor("float", C, A)), {"axis": K, "parts": (B, C)}),),
+)
+
+
+@APPEND.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    require(len(inputs) == 2, "a state and rows")
+    assert CONCAT.infer is not None
+    return CONCAT.infer(attrs, inputs)
+
+
+@APPEND.meaning
+def _(call: Call, kept: Array, rows: Array) -> Array:
+    """`kept` may be an array with room: what is beyond the state's size is not of the state."""
+    state, new = call.inputs
+    part, dim = call.attrs.axes("parts")[0], state.position(call.attrs.axes("parts")[0])
+    past = call.extent(part)
+    aligned = align(rows, replaced(new.axes, call.attrs.axes("parts")[1], (part,)), state.axes)
+    end = past + aligned.shape[dim]
+    if kept.shape[dim] < end:
+        return np.concatenate([kept[along(dim, slice(0, past))], aligned], axis=dim)
+    kept[along(dim, slice(past, end))] = aligned
+    return kept[along(dim, slice(0, end))]
 
 
 SLICE = op(

@@ -3,8 +3,8 @@
     (x, l) <- (f(x), g(x, l)) n times, l unread        =  x <- f(x) n times
     .., then (x, y) <- (f(x), y) at the end, x unread  =  ..
 
-Always legal: what is read is computed as before. What decides an exit is read, and where rows may
-leave, the last layers stay. So does one state of a scan, and a function that several loops run.
+Always legal: what is read is computed as before. What decides an exit is read, and so is a state; where
+rows may leave or states are left, the last layers stay. So does one state of a scan, and a function that several loops run.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class _Loop:
     def narrowed_body(self, function: Function) -> Function:
         """A function that the loop runs, without inputs and outputs that are not needed."""
         given = len(self.node.inputs)
-        exits = range(len(self.node.types), len(function.outputs))
+        others = range(len(self.node.types), len(function.outputs))
         inputs = _chosen(function.inputs, (*self.operands, *(given + i for i in self.scalars)))
-        outputs = _chosen(function.outputs, (*self.results, *exits))
+        outputs = _chosen(function.outputs, (*self.results, *others))
         return Function(function.name, function.nodes, inputs, outputs)
 
     def _scan(self) -> dict[str, AttrValue]:
@@ -169,7 +169,8 @@ class _Needs:
     def _runs(self, node: Node, read: set[int]) -> int:
         """Up to the last iteration through which something that is read does not just pass."""
         kinds, _, _ = _table(node)
-        if "exit" in node.attrs:
+        leaving = [len(self.program.function(str(k)).outputs) > len(node.types) for k in kinds]
+        if any(leaving):  # an exit or states
             return len(kinds)
         for runs in range(len(kinds), 0, -1):
             body = self.program.function(kinds[runs - 1])

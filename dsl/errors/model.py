@@ -84,6 +84,21 @@ class ExitInDecode(ArchError, id="exit-in-decode"):
     help = "a layer that was skipped left no keys for later positions; drop `decode {axis}`"
 
 
+class NoDecode(ArchError, id="no-decode"):
+    model: str
+    title = "`{model}` cannot be run chunk by chunk: it has no line `decode`"
+    labels = {"span": "reads its sequence as a whole"}
+    help = "an encoder reads all positions at once; `decode s` declares that none reads a later one"
+
+
+class NeedsWholeSequence(ArchError, id="needs-whole-sequence"):
+    axis: str
+    reason: str
+    title = "the model cannot be run chunk by chunk along `{axis}`: a value {reason}"
+    labels = {"span": "{reason}"}
+    help = "declare what is needed as an input without `{axis}`, such as `input length: int[]`"
+
+
 class LooksAhead(ArchError, id="looks-ahead"):
     axis: str
     output: str

@@ -56,6 +56,13 @@ class SizeRelation(ArchError, id="size-relation"):
     labels = {"span": "this needs {relation}"}
 
 
+class CacheFull(ArchError, id="cache-full"):
+    length: int
+    room: int
+    title = "{length} positions are more than the cache has room for: {room}"
+    help = "ask for a longer cache (`max_length`), or leave it to grow"
+
+
 class InputRange(ArchError, id="input-range"):
     name: str
     value: int
