@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import sys
@@ -81,8 +82,8 @@ class Archc(Engine):
         super().__init__(folder, threads, capacity)
         import archc
 
-        if not hasattr(archc.Model, "decoder"):
-            raise Unavailable("this archc has no Model.decoder")
+        if "rows" not in inspect.signature(archc.Model.decoder).parameters:
+            raise Unavailable("this archc has no decoder(rows='last')")
         _use_threads(backend, threads)
         model = archc.load(ROOT / "examples" / "llama.arch", weights=self.file(weights))
         self.decoder = model.decoder(
