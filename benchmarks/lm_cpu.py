@@ -280,6 +280,7 @@ def measure(name: str, variants: Sequence[Variant], given: argparse.Namespace) -
     workers: list[tuple[Worker, Result | None]] = []
     try:
         for variant in (Variant("limits", "Limits"), *variants):
+            tell(f"{name}: {variant.name} loads")
             try:
                 worker = Worker(variant, given, capacity)
                 result = None if variant.engine == "Limits" else Result(variant, worker.said, work)
@@ -287,6 +288,7 @@ def measure(name: str, variants: Sequence[Variant], given: argparse.Namespace) -
             except Skipped as reason:
                 group.skipped[variant.name] = str(reason)
         for number in range(given.rounds + 1):
+            tell(f"{name}: round {number} of {given.rounds}")
             for entry in list(workers)[:: -1 if number % 2 else 1]:
                 one_round(group, workers, entry, tasks(number), first=number == 0)
     finally:
@@ -294,6 +296,10 @@ def measure(name: str, variants: Sequence[Variant], given: argparse.Namespace) -
             worker.close()
     group.results = [result for _, result in workers if result is not None]
     return group
+
+
+def tell(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 def one_round(
