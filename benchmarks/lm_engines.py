@@ -129,7 +129,11 @@ class Transformers(Engine):
         self.cache: Any = None
         if compiled:
             self.forward = torch.compile(self.forward, fullgraph=True, dynamic=False)
-            self.cache = StaticCache(config=self.model.config, max_cache_len=capacity)
+            config = self.model.config
+            self.cache = StaticCache(config=config, max_cache_len=capacity)
+            # else the first call compiles for a cache without arrays, and a timed one again
+            sizes = (1, config.num_key_value_heads, config.head_dim)
+            self.cache.early_initialization(*sizes, getattr(torch, dtype), torch.device("cpu"))
 
     def start(self, ids: Sequence[int]) -> int:
         from transformers import DynamicCache
