@@ -429,6 +429,7 @@ def main() -> None:
         return
     if not (given.files / "text.npy").exists():
         parser.error(f"nothing prepared in {given.files}: --prepare {given.files}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that stopped workers are ended too
     groups = {}
     for name, variants in GROUPS.items():
         chosen = [v for v in variants if re.search(given.only, v.name)]
