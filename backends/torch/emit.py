@@ -208,8 +208,7 @@ def quantise(w, bits, group):
     """
     length = w.shape[-1]
     short = w[..., -1:].expand(*w.shape[:-1], -length % group)
-    entries = torch.cat([w, short], -1).to(torch.promote_types(w.dtype, torch.float32))
-    entries = entries.unflatten(-1, (-1, group))
+    entries = torch.cat([w, short], -1).float().unflatten(-1, (-1, group))
     least, most = entries.aminmax(dim=-1)
     if bits == 8:
         steps = [torch.maximum(most, -least) / 127]
