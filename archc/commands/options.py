@@ -43,6 +43,22 @@ DTYPE = click.option(
     show_default=True,
     help="The model's element type.",
 )
+
+
+class ChunkList(click.ParamType):
+    """`auto`, or numbers of rows: `7,1,1,1`."""
+
+    name = "chunks"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if isinstance(value, tuple) or value == "auto":
+            return value
+        sizes = [part.strip() for part in value.split(",")]
+        if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+            self.fail(f"{value!r} is neither auto nor numbers such as 7,1,1,1", param, ctx)
+        return tuple(map(int, sizes))
+
+
 BACKENDS = click.Choice(["numpy", "torch", "triton"])
 
 
