@@ -1,6 +1,6 @@
 """A sequence that a decoder runs chunk by chunk: how it is split, and the outputs joined again.
 
-    model(x)  =  join(decoder(None, x[: n1]), decoder(state, x[n1 : n1 + n2]), ..)
+model(x)  =  join(decoder(None, x[: n1]), decoder(state, x[n1 : n1 + n2]), ..)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from .backends.base import node_name
 from .compiler.ir.graph import STATE
 from .decoder import Decoder, rows_of
-from .dsl.errors import ChunkSizes, NeedsWholeSequence
+from .dsl.errors import ChunkSizes, UnjoinedOutput
 
 if TYPE_CHECKING:
     from .backends.base import Array
@@ -90,16 +90,13 @@ def joined(decoder: Decoder, outputs: Sequence[Mapping[str, Array]]) -> dict[str
 
 
 def check_joinable(program: Program) -> None:
-    """Raises `NeedsWholeSequence` for an output that has an entry for every slot in every row."""
-    main = program.main
-    for _, node_id in _outputs(program):
-        for axis in main[node_id].axes:
+    """Raises `UnjoinedOutput` for one that has an entry for every slot so far in every row."""
+    for name, node_id in _outputs(program):
+        node = program.main[node_id]
+        for axis in node.axes:
             if axis.time == program.decode and axis.name != program.decode:
-                spans = main[node_id].spans or (None,)
-                reason = f"has an axis `{axis}` as long as the sequence"
-                raise NeedsWholeSequence(
-                    axis=program.decode, reason=reason, span=spans[0], calls=spans[1:]
-                )
+                spans = node.spans or (None,)
+                raise UnjoinedOutput(name=name, axis=axis.name, span=spans[0], calls=spans[1:])
 
 
 def run(decoder: Decoder, sizes: Sequence[int], inputs: Mapping[str, Array]) -> dict[str, Array]:

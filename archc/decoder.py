@@ -127,8 +127,7 @@ class Decoder:
     def arrays(self, state: State) -> dict[str, Array]:
         """What is kept, by path in the order of the text, as NumPy arrays without room for more."""
         return {
-            path: self.chunk.array(self._filled(slot, state))
-            for path, slot in self.slots.items()
+            path: self.chunk.array(self._filled(slot, state)) for path, slot in self.slots.items()
         }
 
     def _filled(self, slot: Slot, state: State) -> Any:

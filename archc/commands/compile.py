@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING
 import click
 
 from ..dsl.diagnostics import InternalError
+from ..dsl.errors import NoLowering
 from ..files import files_in, new_directory
 from .options import BACKENDS, FILE, WEIGHTS, open_model, sizes
 from .progress import bar
 
 if TYPE_CHECKING:
+    from ..api import Model
     from ..backends.base import Array
     from ..compiler.ir.graph import Program
     from ..compiler.passes import Optimised
     from ..compiler.rewrite import Site
 
+MODEL = "model"
 DEFAULT_TARGETS = ("sm_90", "gfx942")  # the present one of each maker
 
 
@@ -40,6 +43,12 @@ DEFAULT_TARGETS = ("sm_90", "gfx942")  # the present one of each maker
     help="The graph before and after the passes, or the backend's source.",
 )
 @click.option(
+    "--decode",
+    is_flag=True,
+    help="What is derived to run a sequence chunk by chunk: prefill.py for the first rows, chunk.py for"
+    " those that follow.",
+)
+@click.option(
     "--verify", is_flag=True, help="Run the graph before and after each pass, in float64."
 )
 def command(
@@ -52,6 +61,7 @@ def command(
     weights: Path | None,
     output: Path,
     emit: str,
+    decode: bool,
     verify: bool,
 ) -> None:
     """Compile the model in FILE to a directory of files.
@@ -62,21 +72,26 @@ def command(
     from ..api import backend as backend_called
     from ..compiler.passes import optimise
 
+    if decode and verify:
+        raise click.UsageError("--verify runs whole sequences: it does not go with --decode")
     targets = _targets(backend, target)
-    program = open_model(file, preset, settings, model, weights).program
+    programs = _programs(open_model(file, preset, settings, model, weights), backend, emit, decode)
     unwanted = backend_called(backend).unwanted_passes("f32")
-    optimised = optimise(program, disable=unwanted, verify=_evaluate if verify else None)
+    check = _evaluate if verify else None
+    made = {n: optimise(p, disable=unwanted, verify=check) for n, p in programs.items()}
     report = ""
     with new_directory(output) as folder:
-        for name, text in _texts(backend, emit, program, optimised).items():
-            (folder / name).write_text(text, encoding="utf-8")
-        if targets and emit == "source":
-            report = _kernels(optimised.program, targets, folder)
+        for stem, optimised in made.items():
+            for name, text in _texts(backend, emit, stem, programs[stem], optimised).items():
+                (folder / name).write_text(text, encoding="utf-8")
+            if targets and emit == "source":
+                report = _kernels(optimised.program, targets, folder)
         written = _listing(folder, output)
     click.echo(written)
     if report:
         click.echo(f"\n{report}")
-    click.echo(f"\n{passes_table(optimised.sites)}")
+    for stem, optimised in made.items():
+        click.echo(f"\n{passes_table(optimised.sites, 'pass' if stem == MODEL else stem)}")
     if verify:
         click.echo("verified: no pass changed a result beyond rounding")
 
@@ -89,14 +104,30 @@ def _evaluate(
     return NumpyBackend().load(program, weights, dtype="f64").run(inputs)
 
 
-def _texts(backend: str, emit: str, program: Program, optimised: Optimised) -> Mapping[str, str]:
+def _programs(model: Model, backend: str, emit: str, decode: bool) -> dict[str, Program]:
+    """What to compile, by the name of its file."""
+    from ..api import backend as backend_called
+
+    if not decode:
+        return {MODEL: model.program}
+    if emit == "source" and not backend_called(backend).steps:
+        raise NoLowering(op="state", backend=backend)
+    derived = model.incremental()
+    return {"prefill": derived.prefill, "chunk": derived.chunk}
+
+
+def _texts(
+    backend: str, emit: str, stem: str, program: Program, optimised: Optimised
+) -> Mapping[str, str]:
     """Files to write, by name."""
     from ..api import backend as backend_called
     from ..compiler.ir.text import show
 
     if emit == "ir" or backend == "numpy":
-        return {"before.ir": show(program), "after.ir": show(optimised.program)}
-    return backend_called(backend).emit(optimised.program)
+        graphs = {"before.ir": show(program), "after.ir": show(optimised.program)}
+        return graphs if stem == MODEL else {f"{stem}.{n}": text for n, text in graphs.items()}
+    texts = backend_called(backend).emit(optimised.program)
+    return {name.replace(MODEL, stem): text for name, text in texts.items()}
 
 
 def _targets(backend: str, named: str | None) -> tuple[str, ...]:
@@ -144,13 +175,16 @@ def _listing(folder: Path, output: Path) -> str:
     return "\n".join(lines)
 
 
-def passes_table(sites: Sequence[Site]) -> str:
-    """A row per pass: how often its rules fired, how often they recognised a place and declined."""
+def passes_table(sites: Sequence[Site], title: str = "pass") -> str:
+    """A row per pass: how often its rules fired, how often they recognised a place and declined.
+
+    `title` stands over the passes.
+    """
     from ..compiler.passes import PIPELINE
 
     counts = Counter((s.pass_name, s.fired) for s in sites)
     rows = [(p.name, counts[p.name, True], counts[p.name, False]) for p in PIPELINE]
     return "\n".join(
-        [f"{'pass':<20} {'fired':>6} {'declined':>9}"]
+        [f"{title:<20} {'fired':>6} {'declined':>9}"]
         + [f"{name:<20} {fired:>6} {declined:>9}" for name, fired, declined in rows]
     )

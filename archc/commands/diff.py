@@ -76,7 +76,8 @@ def command(
 ) -> None:
     """Compare what backends compute for FILE, or the architectures of FILE and OTHER.
 
-    With --chunks, what each computes chunk by chunk. For two files, `--preset P,Q` takes P of FILE and Q of OTHER; one P is taken of both.
+    For two files, `--preset P,Q` takes P of FILE and Q of OTHER; one P is taken of both. With --chunks
+    runs of whole sequences are compared with runs in chunks.
 
     Exits with 1 when they differ. Each value is held to a float64 run of the graph as written, as
     closely as the dtype allows; the first node that breaks this is named with its line.

@@ -30,6 +30,7 @@ from .regions import places
 from .report import Cell, Report, Row, judged, located, stated
 from .session import Candidate, Session, Stage
 
+
 def diff_chunks(
     model: Model,
     candidates: Sequence[Candidate],
@@ -43,8 +44,9 @@ def diff_chunks(
     """Compares runs of `candidates` in `chunks` with one run of the whole sequence.
 
     `auto` tries each row alone, half and then row by row, and thirds; a list of sizes must make up the
-    sequence, and random inputs are as long as it says. The other arguments are those of `diff`. Raises NoWeights, NoDecode,
-    NeedsWholeSequence, ChunkSizes, and whatever backends raise for constructs they lack.
+    sequence, and random inputs are as long as it says. The other arguments are those of `diff`. Raises
+    NoWeights, NoDecode, NeedsWholeSequence, ChunkSizes, UnjoinedOutput, and whatever backends raise
+    for constructs they lack.
     """
     given = inputs.inputs if inputs else read_inputs(model.program)
     check_joinable(model.incremental(given).prefill)
@@ -131,7 +133,8 @@ class StepDivergence:
         if not self.output:
             return [f"{self.candidate} does not run {self.split.words}: {self.comparison.mismatch}"]
         where = f"row {self.row} of `{self.output}`" if self.row is not None else f"`{self.output}`"
-        out = [f"{self.candidate} first differs in {where}, {self._run()}", self._wrong()]
+        out = [f"{self.candidate} first differs in {where}, {self._run()}"]
+        out.append(f"  {stated(self.comparison)}")
         if self.split.whole:
             return [*out, "  the step is not at fault: `archc diff` without --chunks says what is"]
         out += self._cause()
@@ -144,11 +147,8 @@ class StepDivergence:
         chunk = ""
         if self.row is not None and not self.split.whole:
             number = self.split.chunk_of(self.row)
-            chunk = f", in chunk {number + 1} ({self.split.rows_of(number)})"
-        return f"run {self.split.words}{chunk} ({self.case} inputs)"
-
-    def _wrong(self) -> str:
-        return f"  {stated(self.comparison)}"
+            chunk = f"in chunk {number + 1} of {len(self.split.sizes)}, "
+        return f"{chunk}run {self.split.words} ({self.case} inputs)"
 
     def _cause(self) -> list[str]:
         if self.stale is None:

@@ -62,8 +62,8 @@ class Incremental:
 def derive(program: Program, text: Span | None = None) -> Incremental:
     """The incremental programs of one that declares `decode` and is proved causal.
 
-    `text` is where the model is written, for errors. Raises `NoDecode`, and `NeedsWholeSequence` where a value depends on the length of the sequence or
-    positions meet in the steps of a scan.
+    `text` is where the model is written, for errors. Raises `NoDecode`, and `NeedsWholeSequence` where a
+    value depends on the length of the sequence or positions meet in the steps of a scan.
     """
     if not program.decode:
         raise NoDecode(model=program.name, span=text)
