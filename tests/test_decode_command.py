@@ -362,6 +362,6 @@ def test_the_states_of_the_pages_model() -> None:
     }
     for match, kind in told.items():
         assert match is not None
-        found = {k for path, k in kinds.items() if path.startswith(match[1] or "h")}
+        found = {k for path, k in kinds.items() if path.startswith(match[1] or "scan")}
         assert found == {kind}, kinds
     assert kinds["keep"] == "append"
