@@ -22,6 +22,7 @@ from ..base import Backend, Executable, ValueKey, bind_inputs
 
 class TritonBackend(Backend):
     name: ClassVar[str] = "triton"
+    steps: ClassVar[bool] = False
 
     def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
         """A kernel has no Fourier transform. One kernel runs most of a step of a scan: there is little
