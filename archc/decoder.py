@@ -109,8 +109,9 @@ class Decoder:
     def __call__(self, state: State | None, /, **inputs: Any) -> tuple[dict[str, Array], State]:
         """Outputs of the new rows, and the state after them.
 
-        A first call is given all inputs, a later one those along the decoded axis. Raises `CacheFull`,
-        and what running the model raises.
+        A first call is given all inputs, a later one those along the decoded axis; outputs that no row
+        reaches, such as an encoder's, are the first call's only. Raises `CacheFull`, and what running
+        the model raises.
         """
         program = self.derived.prefill if state is None else self.derived.chunk
         arrays = {n: np.asarray(a) for n, a in inputs.items() if self._is_read(program, n)}

@@ -14,8 +14,8 @@ window sees. A value stands in a chunk for its new rows, or for its *history*:
     scan       = scan from the last state;   cumsum = last sum + cumsum
 
 Values without the decoded axis, such as an encoder's, are states as they are, and so are inputs without
-it: a chunk is given the inputs that have rows. Facts of time whose earlier values are read (validity,
-declared positions) are kept beside the values of the plan.
+it: a chunk is given the inputs that have rows, and gives the outputs that rows reach. Facts of time whose
+earlier values are read (validity, declared positions) are kept beside the values of the plan.
 """
 
 from __future__ import annotations
