@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .backends.base import Array
     from .compiler.ir.graph import Function, Program
     from .compiler.ops import ModelDType
+    from .compiler.passes.quantise import Quant
 
 Rows = Literal["all", "last"]
 FIRST_ROOM = 64  # slots that a cache without a greatest length has room for at least
@@ -71,6 +72,7 @@ class Decoder:
         *,
         dtype: ModelDType = "f32",
         level: int = 1,
+        quant: Quant | None = None,
         cache_dtype: ModelDType | None = None,
         max_length: int | None = None,
         inputs: Collection[str] | None = None,
@@ -87,7 +89,7 @@ class Decoder:
         unwanted = runner.unwanted_passes(dtype, **options)
         self.prefill, self.chunk = (
             runner.load(
-                optimise(self._wanted(p), level=level, disable=unwanted).program,
+                optimise(self._wanted(p), level=level, disable=unwanted, quant=quant).program,
                 weights,
                 dtype=dtype,
                 **options,

@@ -26,13 +26,13 @@ from ...compiler.ir.graph import (
 )
 from ...compiler.ir.walk import calls, join
 from ...dsl.diagnostics import InternalError
-from . import contraction, layers, lowering, scans
+from . import contraction, layers, lowering, quantised, scans
 from .layout import Group, Layout, Value, flat, single
 from .module import ChunkMethod, Module
 from .scope import Scope
 from .source import Method, Statement, expression, identifier, number, plain, statement
 
-__all__ = ["contraction", "emit_model", "layers", "lowering", "scans"]
+__all__ = ["contraction", "emit_model", "layers", "lowering", "quantised", "scans"]
 
 HELPERS = {
     "OPS": """
@@ -199,6 +199,51 @@ def packed_linear(x, w, bias=None):
         bias = bias if bias is None else bias.float()
         return F.linear(x.float(), w.float(), bias).to(x.dtype)
     return F.linear(x, w, bias)
+''',
+    "quantise": '''
+def quantise(w, bits, group):
+    """Codes of the last dimension and, for each group of them, a scale and with 4 bits an offset.
+
+    8 bits: w = scale * code. 4 bits, two to a byte, the first low: w = scale * (code - 8) + offset.
+    """
+    length = w.shape[-1]
+    short = w[..., -1:].expand(*w.shape[:-1], -length % group)
+    entries = torch.cat([w, short], -1).float().unflatten(-1, (-1, group))
+    least, most = entries.aminmax(dim=-1)
+    if bits == 8:
+        steps = [torch.maximum(most, -least) / 127]
+    else:
+        scales = (most - least) / 15
+        steps = [scales, least + 8 * scales]
+    steps = [x.to(w.dtype) for x in steps]
+    scales, *offsets = (x.to(entries.dtype).unsqueeze(-1) for x in steps)
+    codes = (entries - offsets[0] if offsets else entries) / scales
+    codes = codes.masked_fill(scales == 0, 0.0).round()
+    codes = codes.clamp(-127, 127) if bits == 8 else (codes + 8).clamp(0, 15)
+    codes = codes.to(torch.uint8 if bits == 4 else torch.int8).flatten(-2)[..., :length]
+    if bits == 4:
+        codes = F.pad(codes, (0, length % 2)).unflatten(-1, (-1, 2))
+        codes = (codes[..., 0] | codes[..., 1] << 4).view(torch.int8)
+    return codes, *steps
+''',
+    "dequantise": '''
+def dequantise(codes, scales, offsets=None, *, group, length):
+    """What `quantise` was given, as its codes have it: `length` entries along the last dimension."""
+    if offsets is not None:
+        codes = torch.stack((codes & 15, codes >> 4 & 15), -1).flatten(-2)[..., :length] - 8
+    short = -length % group
+    codes = F.pad(codes, (0, short)) if short else codes
+    wide = torch.promote_types(scales.dtype, torch.float32)
+    whole = codes.to(wide).unflatten(-1, (-1, group)).mul_(scales.unsqueeze(-1))
+    whole = whole if offsets is None else whole.add_(offsets.unsqueeze(-1))
+    return whole.flatten(-2)[..., :length].to(scales.dtype)
+''',
+    "quantised_linear": '''
+def quantised_linear(x, codes, *steps, group, length):
+    """F.linear(x, w) with a matrix in few bits, of which a block of rows at a time is dequantised."""
+    blocks = (part.split(max(2**20 // length, 1)) for part in (codes, *steps))
+    weights = (dequantise(*block, group=group, length=length) for block in zip(*blocks))
+    return torch.cat([F.linear(x, w.to(x.dtype)) for w in weights], -1)
 ''',
     "rows_by_index": '''
 def rows_by_index(index, entries):
