@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import keyword
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ...compiler.ir.graph import STATE, Axis, Function, Node, Origin, Program, TensorType, callees
@@ -163,18 +163,8 @@ class _Class:
     # ------------------------------------------------------------------------------------ nodes
 
     def _node(self, node: Node) -> None:
-        if node.op == "repeat":
-            self._repeat(node)
-        elif node.op in SCANS:
-            self._scan(node)
-        elif node.op == "append":
-            self._append(node)
-        elif node.op == "topk":
-            self._topk(node)
-        elif node.op == "group_rows":
-            self._group_rows(node)
-        elif node.op == "result":
-            self._result(node)
+        if node.op in CALLS:
+            CALLS[node.op](self, node)
         elif node.op in FREE:
             if self.traced:
                 self.array(node.id)
@@ -410,6 +400,15 @@ class _Class:
         yield "    )"
 
 
+# What the host does itself.
+CALLS: dict[str, Callable[[_Class, Node], None]] = {
+    "repeat": _Class._repeat,
+    "append": _Class._append,
+    "topk": _Class._topk,
+    "group_rows": _Class._group_rows,
+    "result": _Class._result,
+    **dict.fromkeys(SCANS, _Class._scan),
+}
 RESERVED = frozenset(
     "run self path weights prefix layer scalars done step kernels torch triton".split()
 )
