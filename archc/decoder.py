@@ -171,5 +171,5 @@ def _rows(program: Program, arrays: Mapping[str, Array]) -> int:
         names = [axis.name for axis in node.axes]
         array = arrays.get(node_name(node))
         if program.decode in names and array is not None and array.ndim == len(names):
-            return array.shape[names.index(program.decode)]
+            return int(array.shape[names.index(program.decode)])
     return 0

@@ -87,10 +87,10 @@ def test_scales_are_those_of_the_formula() -> None:
     w = np.random.default_rng(2).normal(0.0, 1.0, (3, 64))
     groups = w.reshape(3, 2, 32)
     _, _, scales = round_trip(w, 8, 32)
-    np.testing.assert_allclose(scales, np.abs(groups).max(-1) / 127, rtol=1e-14)
+    np.testing.assert_allclose(scales, np.abs(groups).max(-1) / 127, rtol=1e-6)
     _, codes, scales, offsets = round_trip(w, 4, 32)
-    np.testing.assert_allclose(scales, np.ptp(groups, -1) / 15, rtol=1e-14)
-    np.testing.assert_allclose(offsets, groups.min(-1) + 8 * scales, rtol=1e-6)
+    np.testing.assert_allclose(scales, np.ptp(groups, -1) / 15, rtol=1e-6)
+    np.testing.assert_allclose(offsets, groups.min(-1) + 8 * scales, rtol=0, atol=1e-6)
     assert codes.shape == (3, 32)
     assert codes.dtype == np.int8
 
@@ -101,7 +101,7 @@ def test_what_codes_stand_for_has_the_same_codes(bits: int) -> None:
     once, codes, *_ = round_trip(w, bits, 32)
     twice, again, *_ = round_trip(once, bits, 32)
     assert (codes == again).all()
-    np.testing.assert_allclose(twice, once, atol=1e-14)
+    np.testing.assert_allclose(twice, once, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

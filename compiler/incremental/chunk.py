@@ -290,14 +290,19 @@ class _Chunk:
         before = derivation.before(reach)
         held = self.type(node.type, {along: before})
         past = self.state(node, "append" if reach is None else "ring", held)
-        attrs = {"axis": axis, "parts": (before, self.decoded)}
+        attrs: dict[str, AttrValue] = {"axis": axis, "parts": (before, self.decoded)}
         if reach is None:
             whole = self.add("append", (past, rows), attrs)
             self.leave(node, whole)
             return whole
         whole = self.add("concat", (past, rows), attrs)
         after = derivation.after(reach)
-        cut = {"axis": axis, "into": after, "start": axis.size - after.size, "step": 1}
+        cut: dict[str, AttrValue] = {
+            "axis": axis,
+            "into": after,
+            "start": axis.size - after.size,
+            "step": 1,
+        }
         self.leave(node, self.add("slice", (whole,), cut))
         return whole
 
@@ -306,7 +311,12 @@ class _Chunk:
         if have == reach:
             return whole
         source, into = self.derivation.history(have), self.derivation.history(reach)
-        attrs = {"axis": source, "into": into, "start": source.size - into.size, "step": 1}
+        attrs: dict[str, AttrValue] = {
+            "axis": source,
+            "into": into,
+            "start": source.size - into.size,
+            "step": 1,
+        }
         return self.add("slice", (whole,), attrs)
 
     def rows(self, node: Node, key: Axis) -> int:
@@ -405,7 +415,7 @@ class _Chunk:
         before = self.state(node, "recurrent", total)
         running = self.clone(node, (self.made[node.inputs[0]],), self.keys)
         value = self.add("add", (running, before), {}, hint=node.hint)
-        last = {"axis": self.decoded, "at": self.decoded.size - 1}
+        last: dict[str, AttrValue] = {"axis": self.decoded, "at": self.decoded.size - 1}
         self.leave(node, self.add("pick", (value,), last))
         return (
             self.add("transpose", (value,), {"order": node.axes})
