@@ -27,6 +27,7 @@ from ...dsl.errors import IndexOutOfRange, MissingWeight, WeightShape
 from ..base import Array, Executable, ValueKey, bind_inputs, node_name, span_of
 from .emit import Emitted, emit_model
 from .module import ChunkMethod
+from .pages import gather
 
 DTYPES: dict[ModelDType, torch.dtype] = {
     "f64": torch.float64,
@@ -41,7 +42,8 @@ _serial = itertools.count()
 class Options:
     """`train` keeps gradients, `compile` compiles layer kinds, `out` is a folder for the text.
 
-    `source` and `preset` are for the text's first line.
+    `source` and `preset` are for the text's first line. `huge_pages` moves the weights of a model on
+    the CPU to memory of its own, which a token reads faster; they are then a copy of what was given.
     """
 
     train: bool = False
@@ -50,6 +52,7 @@ class Options:
     device: str = "cpu"
     source: str = ""
     preset: str = ""
+    huge_pages: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class TorchExecutable(Executable):
         self.module: torch.nn.Module = file.Model(dtype=DTYPES[dtype], device="meta")
         _assign(self.module, program, weights, options.train)
         self.module.to(options.device)
+        if options.huge_pages:
+            gather(self.module)
         if options.compile:
             _compile(file, emitted, program, self.module)
 
