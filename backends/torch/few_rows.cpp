@@ -142,8 +142,8 @@ struct Plain {
     for (int m = 0; m < M; m++) even[m] = odd[m] = zeros();
     int64_t i = 0;
     for (; i + 2 * L <= k; i += 2 * L) {
-      for (int64_t line = 0; line < 2 * L * bytes; line += 64)
-        __builtin_prefetch(reinterpret_cast<const char*>(p + i) + line + AHEAD);
+      if (bytes < 4)  // the processor itself keeps ahead of whole floats, and is disturbed
+        __builtin_prefetch(reinterpret_cast<const char*>(p + i) + AHEAD);
       Floats a = read(p + i), b = read(p + i + L);
       for (int m = 0; m < M; m++) {
         even[m] = multiply_add(a, read(x + m * k + i), even[m]);
