@@ -141,6 +141,7 @@ struct Plain {
     Floats even[M], odd[M];
     for (int m = 0; m < M; m++) even[m] = odd[m] = zeros();
     int64_t i = 0;
+#pragma GCC unroll 2
     for (; i + 2 * L <= k; i += 2 * L) {
       if (bytes < 4)  // the processor itself keeps ahead of whole floats, and is disturbed
         __builtin_prefetch(reinterpret_cast<const char*>(p + i) + AHEAD);
@@ -174,9 +175,10 @@ struct Bytes {
       __builtin_prefetch(p + i + AHEAD);
       Floats part[M], factor = all(wide(s[i / GROUP]));
       for (int m = 0; m < M; m++) part[m] = zeros();
-      for (int64_t j = i; j < i + GROUP; j += L) {
-        Floats a = read(p + j);
-        for (int m = 0; m < M; m++) part[m] = multiply_add(a, read(x + m * k + j), part[m]);
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < GROUP; j += L) {
+        Floats a = read(p + i + j);
+        for (int m = 0; m < M; m++) part[m] = multiply_add(a, read(x + m * k + i + j), part[m]);
       }
       for (int m = 0; m < M; m++) total[m] = multiply_add(part[m], factor, total[m]);
     }
@@ -205,6 +207,7 @@ struct Nibbles {
       const float f = wide(s[g]), offset = wide(o[g]) - 8 * f;
       Floats part[M], factor = all(f);
       for (int m = 0; m < M; m++) part[m] = zeros();
+#pragma GCC unroll 2
       for (int64_t j = 0; j < GROUP / 2; j += L) {
         Floats low, high;
         read_nibbles(p + g * (GROUP / 2) + j, low, high);
