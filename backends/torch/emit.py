@@ -200,6 +200,24 @@ def packed_linear(x, w, bias=None):
         return F.linear(x.float(), w.float(), bias).to(x.dtype)
     return F.linear(x, w, bias)
 ''',
+    "linear": '''
+HAS_FEW_ROWS = hasattr(torch.ops.few_rows, "product")  # `few_rows.py` registers it, if it can
+
+
+def linear(x, w, bias=None):
+    """F.linear(x, w, bias), w as it is stored: read once for a few rows, by oneDNN for many."""
+    trained = torch.is_grad_enabled() and (x.requires_grad or w.requires_grad)
+    taken = x.dtype in (torch.float32, torch.bfloat16) and w.dtype in (x.dtype, torch.bfloat16)
+    if trained or not taken or x.device.type != "cpu" or x.numel() == 0:
+        return F.linear(x, w.to(x.dtype), bias)
+    if HAS_FEW_ROWS and x.numel() < 8 * x.shape[-1]:
+        rows = torch.ops.few_rows.product(x.reshape(-1, x.shape[-1]).contiguous(), w)
+        y = rows.view(*x.shape[:-1], w.shape[0])
+        return y if bias is None else y + bias
+    if HAS_ONEDNN if x.dtype == torch.float32 else HAS_BF16:
+        return getattr(torch.ops, OPS).packed_linear(x, w.to(x.dtype), bias)
+    return F.linear(x, w.to(x.dtype), bias)
+''',
     "rows_by_index": '''
 def rows_by_index(index, entries):
     """The order that sorts rows by their index, and on the host how many rows pick each entry."""
@@ -230,7 +248,11 @@ def stack(steps, dim, *shape, **factory):
 ''',
 }
 # What a helper's own text is written with.
-BELOW = {"grouped_linear": "OPS", "packed_linear": "OPS"}
+BELOW = {
+    "grouped_linear": ("OPS",),
+    "linear": ("OPS", "packed_linear"),
+    "packed_linear": ("OPS",),
+}
 # Every name that a helper defines.
 GLOBALS = frozenset(
     re.findall(r"^(?:def )?([A-Za-z]\w*)(?:\(| = )", "".join(HELPERS.values()), re.MULTILINE)
@@ -405,7 +427,7 @@ class File:
     def render(self, source: str, preset: str) -> str:
         first = {f.name: path for path, f in reversed(list(calls(self.program)))}
         classes = [self._class(function, first[function.name]) for function in self._functions()]
-        below = {BELOW[name] for name in self.helpers & BELOW.keys()}
+        below = {part for name in self.helpers & BELOW.keys() for part in BELOW[name]}
         blocks = [
             self._head(source, preset),
             *(HELPERS[name].strip().split("\n") for name in sorted(self.helpers | below)),
