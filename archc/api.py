@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what only some calls need is imported by them: `check` need
     from .compiler.checkpoint import Checkpoint
     from .compiler.ops import ModelDType
     from .compiler.passes import Optimised
+    from .compiler.passes.quantise import Quant
     from .decoder import Decoder, Rows
     from .generate import Result
     from .generate.prompts import Prompts
@@ -115,21 +116,26 @@ class Model:
         *,
         dtype: ModelDType = "f32",
         level: int = 1,
+        quant: Quant | None = None,
         inputs: Collection[str] | None = None,
         **options: Any,
     ) -> Compiled:
         """Optimise for `level` (0 leaves the graph alone) and load the weights into a backend.
 
-        `inputs` names those that calls will supply (default: all but the ones whose default is
-        computed). `options` are the
-        backend's, such as `compile=True` for torch. Raises `NoWeights` when the model has none.
+        With `quant` ("int8" or "int4") the weights of products are held in so many bits. `inputs`
+        names those that calls will supply (default: all but the ones whose default is computed).
+        `options` are the backend's, such as `compile=True` for torch. Raises `NoWeights` when the
+        model has none.
         """
         from .compiler.passes import optimise
 
         weights = self.given_weights()
         runner = _backend(backend)
         optimised = optimise(
-            self.program_for(inputs), level=level, disable=runner.unwanted_passes(dtype, **options)
+            self.program_for(inputs),
+            level=level,
+            disable=runner.unwanted_passes(dtype, **options),
+            quant=quant,
         )
         executable = runner.load(optimised.program, weights, dtype=dtype, **options)
         return Compiled(self, backend, optimised, executable)
@@ -143,13 +149,15 @@ class Model:
         max_length: int | None = None,
         inputs: Collection[str] | None = None,
         rows: Rows = "all",
+        level: int = 1,
+        quant: Quant | None = None,
         **options: Any,
     ) -> Decoder:
         """Load the weights into a backend to go on from where a call stopped; see `archc.decoder`.
 
         `cache_dtype` is that of what is kept (default: `dtype`), `max_length` the greatest number of
-        slots (default: no limit). `inputs` and `options` are as for `compile`; with `rows="last"`
-        outputs have the last new row only.
+        slots (default: no limit). `inputs`, `level`, `quant` and `options` are as for `compile`;
+        with `rows="last"` outputs have the last new row only.
         """
         from .decoder import Decoder
 
@@ -161,6 +169,8 @@ class Model:
             max_length=max_length,
             inputs=inputs,
             rows=rows,
+            level=level,
+            quant=quant,
             **options,
         )
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "run": "run",
     "diff": "diff",
     "generate": "generate",
+    "perplexity": "perplexity",
     "import": "import_",
     "export": "export",
 }

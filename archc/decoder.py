@@ -24,9 +24,10 @@ from .dsl.errors import CacheFull
 
 if TYPE_CHECKING:
     from .api import Model
-    from .backends.base import Array
+    from .backends.base import Array, Executable
     from .compiler.ir.graph import Function, Program
     from .compiler.ops import ModelDType
+    from .compiler.passes.quantise import Quant
 
 Rows = Literal["all", "last"]
 FIRST_ROOM = 64  # slots that a cache without a greatest length has room for at least
@@ -71,6 +72,7 @@ class Decoder:
         *,
         dtype: ModelDType = "f32",
         level: int = 1,
+        quant: Quant | None = None,
         cache_dtype: ModelDType | None = None,
         max_length: int | None = None,
         inputs: Collection[str] | None = None,
@@ -85,15 +87,15 @@ class Decoder:
         self.slots = {slot.path: slot for slot in self.derived.slots}
         runner, weights = backend_called(backend), model.given_weights()
         unwanted = runner.unwanted_passes(dtype, **options)
-        self.prefill, self.chunk = (
-            runner.load(
-                optimise(self._wanted(p), level=level, disable=unwanted).program,
-                weights,
-                dtype=dtype,
-                **options,
-            )
-            for p in (self.derived.prefill, self.derived.chunk)
-        )
+
+        def loaded(program: Program, like: Executable | None = None) -> Executable:
+            program = optimise(
+                self._wanted(program), level=level, disable=unwanted, quant=quant
+            ).program
+            return runner.load(program, weights, dtype=dtype, like=like, **options)
+
+        self.prefill = loaded(self.derived.prefill)
+        self.chunk = loaded(self.derived.chunk, self.prefill)
         names = _names(self.derived.prefill.main)
         self.inputs = tuple(names if inputs is None else inputs)
 

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 from .api import BACKENDS, Model, backend
 from .compiler.elaborate import module_of, preset_overrides, the_model
 from .compiler.ops import ModelDType
 from .compiler.passes import optimise
+from .compiler.passes.quantise import Quant
 from .dsl import Source, parse
 from .dsl import syntax as syn
 from .dsl.diagnostics import ArchError, Diagnostics
@@ -42,6 +44,7 @@ class Construct:
 
     `header` are statements that change the whole model. `block` is a checkpoint block behind the
     model, for weights stored in the format `stored`. Of a bundled `example` it is the tiny preset.
+    With `quant` the weights are quantised.
     """
 
     group: str
@@ -52,6 +55,7 @@ class Construct:
     block: str = ""
     stored: str = ""
     example: str = ""
+    quant: Quant | None = None
 
 
 @cache
@@ -62,6 +66,9 @@ def bundled() -> dict[str, syn.File]:
 
 def _group(name: str, rows: dict[str, str], header: str = "") -> tuple[Construct, ...]:
     return tuple(Construct(name, row, lines, header) for row, lines in rows.items())
+
+
+WIDE = "output @[b, s, d] = x |> linear(@wide: 256) as @up |> linear(d) as @down"
 
 
 def _attend(**options: str) -> str:
@@ -299,6 +306,7 @@ CONSTRUCTS: tuple[Construct, ...] = (
             "GGUF, Q4_1": "gguf Q4_1",
         }.items()
     ),
+    *(Construct("quantised weights", f"`{quant}`", WIDE, quant=quant) for quant in get_args(Quant)),
     *(Construct("examples", f"`{name}`", "", example=name) for name in bundled()),
 )
 
@@ -331,7 +339,7 @@ def status(construct: Construct, backend_name: str) -> str:
         model = model_of([construct])
         runner = backend(backend_name)
         unwanted = runner.unwanted_passes(construct.dtype)
-        runner.emit(optimise(model.program, disable=unwanted).program)
+        runner.emit(optimise(model.program, disable=unwanted, quant=construct.quant).program)
         if construct.group == "dtypes":  # which only loading refuses
             model.with_random_weights(0).compile(backend_name, dtype=construct.dtype)
     except ArchError as error:

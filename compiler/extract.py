@@ -17,7 +17,7 @@ from .ir.graph import AttrValue, Builder, Function, Node, Program
 from .ir.walk import calls, join
 
 SOURCES = frozenset({"weight", "const", "index", "size", "table", "derived"})
-KINDS = {"int": "int", "bool": "bool"}  # of an input, by its dtype
+KINDS = {"int": "int", "i8": "int", "bool": "bool"}  # of an input, by its dtype
 ESSENCE = {"linear": "dot", "attend": "softmax"}  # without it nothing of the fused op is left
 
 

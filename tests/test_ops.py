@@ -35,7 +35,7 @@ def operands(sample: Sample, precision: Precision, seed: int = 0) -> list[np.nda
     for t in sample.inputs:
         shape = t.shape(SAMPLE_SIZES)
         values = rng.uniform(low, high, shape)
-        if t.dtype == "int":
+        if t.dtype in ("int", "i8"):
             values = rng.integers(math.ceil(low), math.floor(high), shape, endpoint=True)
         if t.dtype == "bool":
             values = values > (low + high) / 2

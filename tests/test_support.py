@@ -74,8 +74,8 @@ def together(construct: Construct, backend: str) -> tuple[Construct, ...]:
     return tuple(
         other
         for other in CONSTRUCTS
-        if (other.header, other.dtype, other.example)
-        == (construct.header, construct.dtype, construct.example)
+        if (other.header, other.dtype, other.example, other.quant)
+        == (construct.header, construct.dtype, construct.example, construct.quant)
         and not other.stored
         and support.status(other, backend) == RUNS
     )
@@ -86,7 +86,7 @@ def results(group: tuple[Construct, ...], backend: str, dtype: str) -> Arrays:
     """Outputs on a backend; by the reference where none is named."""
     model = support.model_of(group).with_random_weights(1)
     level = 1 if backend else 0
-    compiled = model.compile(backend or "numpy", dtype=dtype, level=level)
+    compiled = model.compile(backend or "numpy", dtype=dtype, level=level, quant=group[0].quant)
     example = any(construct.example for construct in group)
     return compiled(**(unpadded if example else inputs_of)(model.program))
 
@@ -194,7 +194,10 @@ def test_every_op_is_used_by_some_construct() -> None:
     for construct in CONSTRUCTS:
         if support.status(construct, "numpy") == RUNS:
             program = support.model_of([construct]).program
-            functions = (*program.functions, *optimise(program).program.functions)
+            functions = (
+                *program.functions,
+                *optimise(program, quant=construct.quant).program.functions,
+            )
             used |= {node.op for function in functions for node in function.nodes}
     assert set(OPS) - set(FUSED) - used == set()
 

@@ -73,13 +73,14 @@ def one_op(name: str, sample: Sample) -> Program:
     )
     node = build.add(name, ids, sample.attrs)
     outputs = [("y", node)]
-    if name == "topk":
-        outputs = [(f"y{i}", build.add("result", (node,), {"index": i})) for i in range(2)]
+    count = len(build[node].types)
+    if count > 1:
+        outputs = [(f"y{i}", build.add("result", (node,), {"index": i})) for i in range(count)]
     return Program("Op", (build.finish(outputs),))
 
 
 def kind_of(x: TensorType) -> str:
-    return x.dtype if x.dtype in ("int", "bool") else "float"
+    return {"int": "int", "i8": "int", "bool": "bool"}.get(x.dtype, "float")
 
 
 def operands(sample: Sample, seed: int = 0) -> dict[str, np.ndarray]:
@@ -88,7 +89,8 @@ def operands(sample: Sample, seed: int = 0) -> dict[str, np.ndarray]:
     given = {"sizes": np.zeros(SAMPLE_SIZES["n"])}
     for i, x in enumerate(sample.inputs):
         values = rng.uniform(low, high, x.shape(SAMPLE_SIZES))
-        kinds = {"int": np.floor(values).astype(np.int64), "bool": values > (low + high) / 2}
+        whole = np.floor(values).astype(np.int64)
+        kinds = {"int": whole, "i8": whole, "bool": values > (low + high) / 2}
         given[f"x{i}"] = kinds.get(x.dtype, values)
     return given
 

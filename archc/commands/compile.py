@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..dsl.diagnostics import InternalError
 from ..files import files_in, new_directory
-from .options import BACKENDS, FILE, WEIGHTS, open_model, sizes
+from .options import BACKENDS, FILE, QUANT, WEIGHTS, open_model, sizes
 from .progress import bar
 
 if TYPE_CHECKING:
     from ..backends.base import Array
     from ..compiler.ir.graph import Program
     from ..compiler.passes import Optimised
-    from ..compiler.rewrite import Site
+    from ..compiler.rewrite import Pass, Site
 
 DEFAULT_TARGETS = ("sm_90", "gfx942")  # the present one of each maker
 
@@ -31,6 +31,7 @@ DEFAULT_TARGETS = ("sm_90", "gfx942")  # the present one of each maker
 )
 @sizes
 @WEIGHTS
+@QUANT
 @click.option("-o", "output", type=click.Path(path_type=Path), required=True, metavar="DIR")
 @click.option(
     "--emit",
@@ -50,6 +51,7 @@ def command(
     settings: tuple[str, ...],
     model: str | None,
     weights: Path | None,
+    quant: Any,
     output: Path,
     emit: str,
     verify: bool,
@@ -60,12 +62,13 @@ def command(
     --weights sets the sizes. Kernels are compiled for each target, which needs no GPU.
     """
     from ..api import backend as backend_called
-    from ..compiler.passes import optimise
+    from ..compiler.passes import optimise, pipeline
 
     targets = _targets(backend, target)
     program = open_model(file, preset, settings, model, weights).program
     unwanted = backend_called(backend).unwanted_passes("f32")
-    optimised = optimise(program, disable=unwanted, verify=_evaluate if verify else None)
+    evaluate = _evaluate if verify else None
+    optimised = optimise(program, disable=unwanted, quant=quant, verify=evaluate)
     report = ""
     with new_directory(output) as folder:
         for name, text in _texts(backend, emit, program, optimised).items():
@@ -76,9 +79,10 @@ def command(
     click.echo(written)
     if report:
         click.echo(f"\n{report}")
-    click.echo(f"\n{passes_table(optimised.sites)}")
+    click.echo(f"\n{passes_table(optimised.sites, pipeline(quant))}")
     if verify:
-        click.echo("verified: no pass changed a result beyond rounding")
+        lossy = ", but for quantise, which changed weights" if quant else ""
+        click.echo(f"verified: no pass changed a result beyond rounding{lossy}")
 
 
 def _evaluate(
@@ -144,12 +148,10 @@ def _listing(folder: Path, output: Path) -> str:
     return "\n".join(lines)
 
 
-def passes_table(sites: Sequence[Site]) -> str:
+def passes_table(sites: Sequence[Site], passes: Sequence[Pass]) -> str:
     """A row per pass: how often its rules fired, how often they recognised a place and declined."""
-    from ..compiler.passes import PIPELINE
-
     counts = Counter((s.pass_name, s.fired) for s in sites)
-    rows = [(p.name, counts[p.name, True], counts[p.name, False]) for p in PIPELINE]
+    rows = [(p.name, counts[p.name, True], counts[p.name, False]) for p in passes]
     return "\n".join(
         [f"{'pass':<20} {'fired':>6} {'declined':>9}"]
         + [f"{name:<20} {fired:>6} {declined:>9}" for name, fired, declined in rows]

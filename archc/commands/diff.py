@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import DTYPE, WEIGHTS, open_model, sizes
+from .options import DTYPE, QUANT, WEIGHTS, open_model, sizes
 from .tensors import read_tensors
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ DTYPES = ("f64", "f32", "bf16", "f16")
 )
 @click.option("--size", "lengths", multiple=True, metavar="S=N", help="A size of random inputs.")
 @DTYPE
+@QUANT
 @click.option("--introduced", is_flag=True, help="Run every node on its own, not only suspects.")
 @click.option("--full", is_flag=True, help="With OTHER: every parameter and operation.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
@@ -61,6 +62,7 @@ def command(
     inputs: Path | None,
     lengths: tuple[str, ...],
     dtype: Any,
+    quant: Any,
     introduced: bool,
     full: bool,
     as_json: bool,
@@ -70,7 +72,8 @@ def command(
     For two files, `--preset P,Q` takes P of FILE and Q of OTHER; one P is taken of both.
 
     Exits with 1 when they differ. Each value is held to a float64 run of the graph as written, as
-    closely as the dtype allows; the first node that breaks this is named with its line.
+    closely as the dtype allows; the first node that breaks this is named with its line. With
+    --quant that graph has the quantised weights too, and what they change is shown below.
     """
     if weights is not None and seed is not None:
         raise click.UsageError("--weights and --random exclude each other")
@@ -88,7 +91,7 @@ def command(
     if weights is None:
         opened = opened.with_random_weights(seed or 0)
     candidates = _candidates(backends, dtype)
-    report = _compared(opened, candidates, inputs, seed or 0, _sizes(lengths), introduced)
+    report = _compared(opened, candidates, inputs, seed or 0, _sizes(lengths), introduced, quant)
     _finish(ctx, report, not report.agree, as_json)
 
 
@@ -112,6 +115,7 @@ def _compared(
     seed: int,
     lengths: dict[str, int],
     introduced: bool,
+    quant: Any,
 ) -> Report:
     from ..diff import Case, diff
 
@@ -123,6 +127,7 @@ def _compared(
         seed=seed,
         sizes=lengths,
         introduced=introduced,
+        quant=quant,
         progress=_progress,
     )
 

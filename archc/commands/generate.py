@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from ..memory import keep_memory
-from .options import BACKENDS, DTYPE, DTYPES, FILE, WEIGHTS, open_model
+from .options import BACKENDS, DTYPE, DTYPES, FILE, QUANT, WEIGHTS, open_model
 from .progress import shown
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ SHARE = click.FloatRange(min=0, max=1)
 @click.option(
     "--compile/--eager", "compiled", default=False, help="Whether torch compiles each layer kind."
 )
+@QUANT
 def command(
     file: Path,
     weights: Path | None,

@@ -43,6 +43,11 @@ DTYPE = click.option(
     show_default=True,
     help="The model's element type.",
 )
+QUANT = click.option(
+    "--quant",
+    type=click.Choice(["int8", "int4"]),
+    help="Keep the weights of products in so many bits, a scale for each 32.",
+)
 BACKENDS = click.Choice(["numpy", "torch", "triton"])
 
 

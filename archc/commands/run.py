@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..memory import keep_memory
-from .options import BACKENDS, DTYPE, FILE, RANDOM, WEIGHTS, open_model, sizes
+from .options import BACKENDS, DTYPE, FILE, QUANT, RANDOM, WEIGHTS, open_model, sizes
 from .progress import shown
 from .tensors import read_tensors, write_tensors
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option("--backend", type=BACKENDS, default="numpy", show_default=True, help="What runs it.")
 @DTYPE
+@QUANT
 @click.option(
     "-O",
     "level",
@@ -60,6 +61,7 @@ def command(
     output: Path,
     backend: str,
     dtype: Any,
+    quant: Any,
     level: str,
     compiled: bool,
 ) -> None:
@@ -71,7 +73,9 @@ def command(
     given = read_tensors(inputs)
     options = {"compile": True} if compiled else {}
     with shown(opened) as watched:
-        loaded = watched.compile(backend, dtype=dtype, level=int(level), inputs=given, **options)
+        loaded = watched.compile(
+            backend, dtype=dtype, quant=quant, level=int(level), inputs=given, **options
+        )
     results = widened(loaded(**given), dtype)
     write_tensors(output, results)
     shapes = ", ".join(f"{n} {list(a.shape)} {a.dtype}" for n, a in results.items())

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
 from ..api import Model
+from ..compiler.passes.quantise import Quant
 from ..equality import Comparison
 from .inputs import Case, random_cases, read_inputs
+from .quantising import Quantising, quantising
 from .regions import group
 from .report import Cell, Divergence, Report, Row, Status
 from .session import Candidate, Session, Trial
@@ -29,17 +32,19 @@ def diff(
     seed: int = 0,
     sizes: Mapping[str, int] | None = None,
     introduced: bool = False,
+    quant: Quant | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Report:
     """Compares `candidates` on `model`, which has weights.
 
     Without `inputs` random cases are made from `seed`; `sizes` fixes run-time sizes of all.
-    `introduced` runs every node on its own, not only suspects. Raises NoWeights, and whatever
-    backends raise for constructs they lack.
+    `introduced` runs every node on its own, not only suspects. With `quant` the candidates run
+    quantised weights, as their reference does, and the report has what quantising changed. Raises
+    NoWeights, and whatever backends raise for constructs they lack.
     """
     weights = model.given_weights()
     given = inputs.inputs if inputs else read_inputs(model.program)
-    session = Session(model.program_for(given), weights)
+    session = Session(model.program_for(given), weights, quant)
     cases = [inputs] if inputs else list(random_cases(session.program, seed, sizes or {}))
     table = _Table()
     for case in cases:
@@ -54,6 +59,21 @@ def diff(
         tuple(map(str, cases)),
         table.rows(),
         table.first_divergences(),
+        _lossy(session, quant, candidates, cases) if quant else (),
+    )
+
+
+def _lossy(
+    session: Session, quant: Quant, candidates: Sequence[Candidate], cases: Sequence[Case]
+) -> tuple[Quantising, ...]:
+    """What quantising changed, at worst over the cases, for each dtype that the weights are held in."""
+    dtypes = dict.fromkeys(c.dtype for c in candidates)
+    return tuple(
+        reduce(
+            Quantising.worse,
+            (quantising(session.program, session.weights, quant, dtype, case) for case in cases),
+        )
+        for dtype in dtypes
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ..dsl.diagnostics import snippet
 from ..dsl.span import Span
 from ..equality import Comparison
+from .quantising import Quantising
 from .regions import folded, places
 
 Status = Literal["agrees", "introduced", "inherited", "differs"]
@@ -125,6 +126,7 @@ class Report:
     cases: tuple[str, ...]
     rows: tuple[Row, ...]
     divergences: tuple[Divergence, ...]
+    quantising: tuple[Quantising, ...] = ()
 
     @property
     def agree(self) -> bool:
@@ -147,13 +149,20 @@ class Report:
                 for row in self.rows
             ],
             "divergences": [d.to_json() for d in self.divergences],
+            **({"quantising": [q.to_json() for q in self.quantising]} if self.quantising else {}),
         }
 
     def __str__(self) -> str:
         head = [self.model, *(f"  inputs {case}" for case in self.cases), ""]
         table = _table(("region", *self.candidates), [self._texts(row) for row in self._shown()])
         ends = [line for d in self.divergences for line in ("", *d.lines())]
-        return "\n".join([*head, *table, *ends, "", self.verdict()])
+        lossy = [line for q in self.quantising for line in ("", *self._lossy(q))]
+        return "\n".join([*head, *table, *ends, *lossy, "", self.verdict()])
+
+    def _lossy(self, found: Quantising) -> list[str]:
+        """What quantising changed: a row for each group, layers folded into one, outputs last."""
+        head = (f"{found.quant} against {found.dtype}", "introduced", "in the whole run")
+        return _table(head, [(region, *map(str, loss.shown())) for region, loss in found.rows()])
 
     def verdict(self) -> str:
         wrong = dict.fromkeys(d.candidate for d in self.divergences)

@@ -9,16 +9,17 @@ from functools import cached_property
 from .. import api
 from ..backends.base import Array, Executable, ValueKey, bind_inputs
 from ..compiler.ir.graph import Node, Program
-from ..compiler.ir.walk import calls, join
+from ..compiler.ir.walk import join
 from ..compiler.ops import ModelDType, Precision
 from ..compiler.passes import Optimised, optimise
+from ..compiler.passes.quantise import Quant
 from ..equality import Comparison, compare, flips_allowed, rms
 from .inputs import Case
 from .localise import Bench, CandidateFailed, Fault, Localiser, failing
 from .reference import Reference, Truth
 from .regions import blocks, group, main_block, origin
 from .report import Divergence
-from .values import Values
+from .values import Values, same_values
 
 Traced = dict[ValueKey, Comparison]
 Outputs = dict[str, Comparison]
@@ -75,10 +76,15 @@ class Trial:
 
 
 class Session:
-    """Everything that candidates share. Backends are loaded once per candidate."""
+    """Everything that candidates share. Backends are loaded once per candidate.
 
-    def __init__(self, program: Program, weights: Mapping[str, Array]) -> None:
-        self.program, self.weights = program, weights
+    With `quant` all run the same quantised weights, and outputs are judged by a reference that does.
+    """
+
+    def __init__(
+        self, program: Program, weights: Mapping[str, Array], quant: Quant | None = None
+    ) -> None:
+        self.program, self.weights, self.quant = program, weights, quant
         self._stages: dict[tuple[int, ModelDType, tuple[str, ...]], Stage] = {}
         self._loaded: dict[Candidate, Executable] = {}
 
@@ -86,7 +92,7 @@ class Session:
         """The program, optimised without `unwanted`, and its reference in `dtype`, made once."""
         key = (level, dtype, unwanted if level else ())
         if key not in self._stages:
-            optimised = optimise(self.program, level=level, disable=unwanted)
+            optimised = optimise(self.program, level=level, disable=unwanted, quant=self.quant)
             reference = Reference(optimised.program, self.weights, dtype)
             self._stages[key] = Stage(optimised, reference)
         return self._stages[key]
@@ -142,7 +148,8 @@ class Session:
         return self._loaded[candidate]
 
     def _outputs(self, candidate: Candidate, case: Case, outputs: Mapping[str, Array]) -> Outputs:
-        truth = self.stage(0, candidate.dtype).truth(case)
+        exact = self.stage_of(candidate) if self.quant else self.stage(0, candidate.dtype)
+        truth = exact.truth(case)
         gold, base = truth.gold.outputs, truth.base.outputs
         return {
             name: compare(outputs[name], gold[name], base[name], candidate.dtype) for name in gold
@@ -170,13 +177,13 @@ class Session:
     def check_passes(self, level: int, dtype: ModelDType, case: Case) -> list[Divergence]:
         """Where the optimised graph, run exactly, first differs from the graph as written."""
         before, after = self.stage(0, dtype), self.stage(level, dtype)
-        if before is after:
+        if before is after or self.quant:  # weights are quantised as the passes left them
             return []
         gold, got = before.truth(case).gold, after.truth(case).gold
         outputs = {n: compare(got.outputs[n], x, x, EXACT) for n, x in gold.outputs.items()}
         if all(c.passed for c in outputs.values()):
             return []
-        pairs = dict(_same_values(after.optimised))
+        pairs = dict(same_values(after.optimised))
         for key in before.values.order:
             if key not in pairs or pairs[key] not in got.values or key not in gold.values:
                 continue
@@ -186,15 +193,6 @@ class Session:
                 fault = Fault(key, before.values.node(key), None, comparison, True)
                 return [diverged(before, fault, f"-O{level}", case.name)]
         return [self._in_outputs(Candidate("numpy", 0, dtype, f"-O{level}"), case, outputs)]
-
-
-def _same_values(optimised: Optimised) -> Iterator[tuple[ValueKey, ValueKey]]:
-    """(key before the passes, key after) for the values that are in both graphs."""
-    pairs = optimised.value_map.pairs()
-    for path, function in calls(optimised.value_map.before):
-        for node in function.nodes:
-            if (function.name, node.id) in pairs:
-                yield (path, node.id), (path, pairs[function.name, node.id][1])
 
 
 def _traced(

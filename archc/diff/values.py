@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from ..backends.base import ValueKey
 from ..compiler.ir.graph import Function, Node, Program
-from ..compiler.ir.walk import iterations
+from ..compiler.ir.walk import calls, iterations
+from ..compiler.passes import Optimised
 
 
 @dataclass(slots=True)
@@ -80,3 +81,12 @@ def by_definition(program: Program) -> Program:
         nodes = (replace(n, op="pointwise") if n.op == "attend" else n for n in function.nodes)
         functions.append(replace(function, nodes=tuple(nodes)))
     return program.with_functions(functions)
+
+
+def same_values(optimised: Optimised) -> Iterator[tuple[ValueKey, ValueKey]]:
+    """(key before the passes, key after) for the values that are in both graphs."""
+    pairs = optimised.value_map.pairs()
+    for path, function in calls(optimised.value_map.before):
+        for node in function.nodes:
+            if (function.name, node.id) in pairs:
+                yield (path, node.id), (path, pairs[function.name, node.id][1])

@@ -21,12 +21,15 @@ from ..base import ValueKey
 from .interpreter import Interpreter, Shared
 
 
-def load_constants(shared: Shared, weights: Mapping[str, Array]) -> dict[ValueKey, Array]:
+Constant = Array | tuple[Array, ...]  # of a derived value with several results
+
+
+def load_constants(shared: Shared, weights: Mapping[str, Array]) -> dict[ValueKey, Constant]:
     """Every weight and derived value that a run reads. Raises MissingWeight, WeightShape."""
     program = shared.program
     reader = _Reader(shared, weights, Counter(path for path, _ in weight_uses(program)))
     interpreter = Interpreter(shared, program.sizes)
-    constants: dict[ValueKey, Array] = {}
+    constants: dict[ValueKey, Constant] = {}
     for path, function in calls(program):
         values: dict[int, Array] = {}
         for node in _static(function):

@@ -12,6 +12,7 @@ from functools import reduce
 
 from ...compiler.ir.graph import Axis, Node
 from ...compiler.ops.grouped import GroupedPlan, plan_grouped
+from . import quantised
 from .attention import scaled_dot_product
 from .layout import Group, Value, aligned, flat, joint, single, ungrouped
 from .lowering import lowers, pointwise
@@ -69,6 +70,10 @@ def linear(scope: Scope, node: Node, x: Value, w: Value, axes: Sequence[Axis]) -
     if set(inner) != set(axes) or set(outer) & set(x.axes) or not set(inner) <= set(x.axes):
         return None
     rows = tuple(g for g in _without(scope, x, inner).layout if not set(g) <= set(inner))
+    if w.quantised is not None:
+        product = quantised.product(scope, x, rows, w, outer, inner)
+        if product is not None:
+            return ungrouped(product, outer, scope.size)
     left = scope.arranged(x, (*rows, inner)).expr
     if not w.packed and not (w.axes == (*outer, *inner) and outer):
         right = scope.arranged(w, (inner, outer) if outer else (inner,)).expr

@@ -26,13 +26,13 @@ from ...compiler.ir.graph import (
 )
 from ...compiler.ir.walk import calls, join
 from ...dsl.diagnostics import InternalError
-from . import contraction, layers, lowering, scans
+from . import contraction, layers, lowering, quantised, scans
 from .layout import Group, Layout, Value, flat, single
 from .module import ChunkMethod, Module
 from .scope import Scope
 from .source import Method, Statement, expression, identifier, number, plain, statement
 
-__all__ = ["contraction", "emit_model", "layers", "lowering", "scans"]
+__all__ = ["contraction", "emit_model", "layers", "lowering", "quantised", "scans"]
 
 HELPERS = {
     "OPS": """
@@ -200,23 +200,80 @@ def packed_linear(x, w, bias=None):
         return F.linear(x.float(), w.float(), bias).to(x.dtype)
     return F.linear(x, w, bias)
 ''',
-    "linear": '''
+    "few_rows": '''
 HAS_FEW_ROWS = hasattr(torch.ops.few_rows, "product")  # `few_rows.py` registers it, if it can
 
 
+def are_few(x, *weights):
+    """Whether rows of x are so few that a product takes the time of reading its weights."""
+    trained = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights))
+    taken = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+    return HAS_FEW_ROWS and taken and not trained and 0 < x.numel() < 8 * x.shape[-1]
+
+
+def as_rows(x):
+    return x.reshape(-1, x.shape[-1]).contiguous()
+''',
+    "linear": '''
 def linear(x, w, bias=None):
     """F.linear(x, w, bias), w as it is stored: read once for a few rows, by oneDNN for many."""
-    trained = torch.is_grad_enabled() and (x.requires_grad or w.requires_grad)
-    taken = x.dtype in (torch.float32, torch.bfloat16) and w.dtype in (x.dtype, torch.bfloat16)
-    if trained or not taken or x.device.type != "cpu" or x.numel() == 0:
-        return F.linear(x, w.to(x.dtype), bias)
-    if HAS_FEW_ROWS and x.numel() < 8 * x.shape[-1]:
-        rows = torch.ops.few_rows.product(x.reshape(-1, x.shape[-1]).contiguous(), w)
-        y = rows.view(*x.shape[:-1], w.shape[0])
+    if are_few(x, w) and w.dtype in (torch.float32, torch.bfloat16):
+        y = torch.ops.few_rows.product(as_rows(x), w).view(*x.shape[:-1], w.shape[0])
         return y if bias is None else y + bias
-    if HAS_ONEDNN if x.dtype == torch.float32 else HAS_BF16:
+    trained = torch.is_grad_enabled() and (x.requires_grad or w.requires_grad)
+    taken = HAS_ONEDNN if x.dtype == torch.float32 else HAS_BF16 and x.dtype == torch.bfloat16
+    if taken and not trained and x.device.type == "cpu" and x.numel():
         return getattr(torch.ops, OPS).packed_linear(x, w.to(x.dtype), bias)
     return F.linear(x, w.to(x.dtype), bias)
+''',
+    "quantise": '''
+def quantise(w, bits, group):
+    """Codes of the last dimension and, for each group of them, a scale and with 4 bits an offset.
+
+    8 bits: w = scale * code. 4 bits, two to a byte, the first low: w = scale * (code - 8) + offset.
+    """
+    length = w.shape[-1]
+    short = w[..., -1:].expand(*w.shape[:-1], -length % group)
+    entries = torch.cat([w, short], -1).to(torch.promote_types(w.dtype, torch.float32))
+    entries = entries.unflatten(-1, (-1, group))
+    least, most = entries.aminmax(dim=-1)
+    if bits == 8:
+        steps = [torch.maximum(most, -least) / 127]
+    else:
+        scales = (most - least) / 15
+        steps = [scales, least + 8 * scales]
+    steps = [x.to(w.dtype) for x in steps]
+    scales, *offsets = (x.to(entries.dtype).unsqueeze(-1) for x in steps)
+    codes = (entries - offsets[0] if offsets else entries) / scales
+    codes = codes.masked_fill(scales == 0, 0.0).round()
+    codes = codes.clamp(-127, 127) if bits == 8 else (codes + 8).clamp(0, 15)
+    codes = codes.to(torch.uint8 if bits == 4 else torch.int8).flatten(-2)[..., :length]
+    if bits == 4:
+        codes = F.pad(codes, (0, length % 2)).unflatten(-1, (-1, 2))
+        codes = (codes[..., 0] | codes[..., 1] << 4).view(torch.int8)
+    return codes, *steps
+''',
+    "dequantise": '''
+def dequantise(codes, scales, offsets=None, *, group, length):
+    """What `quantise` was given, as its codes have it: `length` entries along the last dimension."""
+    if offsets is not None:
+        codes = torch.stack((codes & 15, codes >> 4 & 15), -1).flatten(-2)[..., :length] - 8
+    short = -length % group
+    codes = F.pad(codes, (0, short)) if short else codes
+    wide = torch.promote_types(scales.dtype, torch.float32)
+    whole = codes.to(wide).unflatten(-1, (-1, group)).mul_(scales.unsqueeze(-1))
+    whole = whole if offsets is None else whole.add_(offsets.unsqueeze(-1))
+    return whole.flatten(-2)[..., :length].to(scales.dtype)
+''',
+    "quantised_linear": '''
+def quantised_linear(x, codes, *steps, group, length):
+    """F.linear(x, w) with a matrix in few bits, of which a block of rows at a time is dequantised."""
+    if group == 32 and length % group == 0 and are_few(x):
+        rows = torch.ops.few_rows.coded(as_rows(x), codes, *steps)
+        return rows.view(*x.shape[:-1], len(codes))
+    blocks = (part.split(max(2**20 // length, 1)) for part in (codes, *steps))
+    weights = (dequantise(*block, group=group, length=length) for block in zip(*blocks))
+    return torch.cat([F.linear(x, w.to(x.dtype)) for w in weights], -1)
 ''',
     "rows_by_index": '''
 def rows_by_index(index, entries):
@@ -250,8 +307,9 @@ def stack(steps, dim, *shape, **factory):
 # What a helper's own text is written with.
 BELOW = {
     "grouped_linear": ("OPS",),
-    "linear": ("OPS", "packed_linear"),
+    "linear": ("OPS", "few_rows", "packed_linear"),
     "packed_linear": ("OPS",),
+    "quantised_linear": ("few_rows",),
 }
 # Every name that a helper defines.
 GLOBALS = frozenset(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ...compiler.ir.graph import Axis, DType
+from ...compiler.ops.quantise import Format
 from .source import expression, number
 
 Group = tuple[Axis, ...]
@@ -31,7 +32,8 @@ class Value:
     `weight` marks parameters, which `F.linear` wants as they are stored, and `packed` those that
     only `packed_linear` reads; a value that is not `finite` may have infinities that were written
     into it. `known` is a fact: `("slot", axis)` counts along the axis from 0, `("causal", s, t)` is
-    slot(t) <= slot(s).
+    slot(t) <= slot(s). `quantised` has the format and the stored arrays of a weight in few bits, of
+    which `expr` is the whole.
     """
 
     expr: ast.expr
@@ -42,6 +44,7 @@ class Value:
     packed: bool = False
     finite: bool = True
     known: tuple[str | Axis, ...] = ()
+    quantised: tuple[Format, tuple[Value, ...]] | None = None
 
     @property
     def axes(self) -> Group:

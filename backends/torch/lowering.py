@@ -337,7 +337,7 @@ def _taken(scope: Scope, node: Node, x: Value, index: Value) -> Value:
     shared = [a for a in index.axes if a in x.axes and a != axis]
     if shared:
         return _gathered(scope, node, x, index, shared)
-    if len(x.layout) == 2 and x.layout[0] == (axis,) and x.dtype not in ("int", "bool"):
+    if len(x.layout) == 2 and x.layout[0] == (axis,) and x.dtype not in ("int", "i8", "bool"):
         expr = expression("F.embedding({0}, {1})", index.expr, x.expr)
         return replace(x, expr=expr, layout=(*index.layout, x.layout[1]), weight=False)
     x = ungrouped(x, (axis,), scope.size)

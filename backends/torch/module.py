@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from ...compiler.ir.graph import DType, Function, Node, Program, callees
 from ...dsl.dims import Dim
-from .layout import Group, Value, single
-from .scope import OP_WORDS, Scope, extents
+from ...dsl.errors import NoLowering
+from ..base import span_of
+from .layout import Group, Layout, Value, single
+from .scope import OP_WORDS, Result, Scope, extents
 from .source import Method, Statement, expression, format_node, identifier, number, statement
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ WORDS: dict[DType, str] = {
     "f32": "self.wide",
     "f64": "torch.float64",
     "int": "torch.int64",
+    "i8": "torch.int8",
     "bool": "torch.bool",
 }
 
@@ -214,22 +217,40 @@ class Module:
         stored = self._buffer(attribute, made, node.type.dtype)
         return Value(stored, node.type.dtype, single(node.axes))
 
-    def derived(self, scope: Scope, node: Node, operands: Sequence[Value]) -> Value:
-        """Computed by `prepare` when the weights are there, or here where gradients must flow."""
+    def derived(self, scope: Scope, node: Node, operands: Sequence[Value]) -> Result:
+        """Computed by `prepare` when the weights are there, or here where gradients must flow.
+
+        Raises NoLowering: rounding has no gradient.
+        """
         body = self.program.body(node)
         if self.file.train:
+            if any(n.op == "quantise" for n in body.nodes):
+                raise NoLowering(op="quantise with gradients", backend="torch", span=span_of(node))
             return scope.inline(body, operands, node)[0]
         if self.preparation is None:
             self.preparation = Scope(self, self.function, Method({"self"}))
-        made = self.preparation.inline(body, operands, node)[0]
-        groups = made.layout if made.packed else self.file.used_as(self.function, node)
-        attribute = self._attribute(self._derived_name(node))
-        stored = self.preparation.arranged(made, groups)
+        made = self.preparation.inline(body, operands, node)
+        name = self._derived_name(node)
+        if len(made) == 1:
+            (value,) = made
+            groups = value.layout if value.packed else self.file.used_as(self.function, node)
+            return self._kept(value, name, groups)
+        names = [f"{name}_{output}" for output in ("codes", "scales", "offsets")]
+        return tuple(
+            self._kept(value, name, single(kind.axes))
+            for value, name, kind in zip(made, names, node.types, strict=False)
+        )
+
+    def _kept(self, value: Value, name: str, groups: Layout) -> Value:
+        """A buffer for what `prepare` computes."""
+        assert self.preparation is not None
+        attribute = self._attribute(name)
+        stored = self.preparation.arranged(value, groups)
         template = "self.register_buffer({0}, {1}, persistent=False)"
         call = statement(template, ast.Constant(attribute), stored.expr)
         self.preparation.method.append(Statement(call))
         place = self_attribute(attribute)
-        return Value(place, node.type.dtype, groups, weight=True, packed=made.packed)
+        return Value(place, value.dtype, groups, weight=True, packed=value.packed)
 
     def prepares(self, scope: Scope) -> bool:
         """Whether `scope` writes what runs once, when the weights are there."""
@@ -242,7 +263,8 @@ class Module:
         paths = [n.attrs.string("path").split(".") for n in matrices]
         common = [part for part, *rest in zip(*paths, strict=False) if {part} >= set(rest)]
         packed = len(paths) > 1 or self.program.body(node).nodes[-1].op == "packed"
-        return "_".join([*common, "packed" if packed else "folded"])
+        alone = ["folded"] if len(node.types) == 1 else []
+        return "_".join([*common, *(["packed"] if packed else alone)])
 
     def layers(self, node: Node, operands: Sequence[Value]) -> Layers:
         """A ModuleList with a module per iteration, a buffer per scalar that differs by layer."""

@@ -100,9 +100,9 @@ class TorchExecutable(Executable):
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._twin: Twin | None = None
         self.kinds: dict[str, Kind] = {}
-        if _decodes(program) and options.device == "cpu" and not options.train:
-            few_rows.built()
         emitted = self._emit(taps=False)
+        if "torch.ops.few_rows" in emitted.text and options.device == "cpu":
+            few_rows.built()
         file = self._import(emitted, "model.py")
         self.module: torch.nn.Module = file.Model(dtype=DTYPES[dtype], device="meta")
         shared = _taken_over(self.module, like.module) if like else set()

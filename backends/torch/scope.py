@@ -31,6 +31,7 @@ OP_WORDS = {
     "add": "total",
     "append": "seen",
     "const": "constant",
+    "dequantise": "weight",
     "div": "quotient",
     "dot": "product",
     "eq": "mask",
@@ -52,6 +53,7 @@ OP_WORDS = {
     "where": "chosen",
 }
 KEEP_KNOWN = frozenset({"input", "index", "le", "rename", "broadcast", "transpose"})
+KEEP_QUANTISED = frozenset({"dequantise", "input", "cast", "transpose"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,8 @@ class Scope:
         result = self._lowered(node)
         if isinstance(result, Value):
             known = result.known if node.op in KEEP_KNOWN else ()
-            result = self.bind(node, replace(result, known=known))
+            quantised = result.quantised if node.op in KEEP_QUANTISED else None
+            result = self.bind(node, replace(result, known=known, quantised=quantised))
         self.values[node.id] = result
         return result
 

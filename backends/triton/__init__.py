@@ -62,7 +62,7 @@ def constants(
     """What a run reads that depends on no input, named as the generated classes ask for it."""
     from ..numpy.constants import load_constants
     from ..numpy.interpreter import Interpreter, Shared
-    from .host import constant_key
+    from .host import constant_key, result_key
 
     shared = Shared(program, Precision(dtype))
     named: dict[str, Array] = {}
@@ -72,9 +72,13 @@ def constants(
         for path, function in calls(program):
             for node in function.nodes:
                 if node.op == "table":
-                    named[constant_key(node)] = interpreter.table(node)[0]
+                    named[constant_key(node)] = interpreter.table(node)
                 elif (path, node.id) in loaded:
-                    named[join(path, constant_key(node))] = loaded.pop((path, node.id))[0]
+                    made = loaded.pop((path, node.id))
+                    several = made if isinstance(made, tuple) else (made,)
+                    for index, value in enumerate(several):
+                        key = constant_key(node) if not index else result_key(node.id, index)
+                        named[join(path, key)] = value
     return named
 
 

@@ -55,7 +55,7 @@ POINTERS: dict[str, tuple[str, int]] = {
     "bf16": ("*bf16", 2),
     "f16": ("*fp16", 2),
 }
-KINDS = {"f32": "*fp32", "int": "*i64", "bool": "*i1"}
+KINDS = {"f32": "*fp32", "int": "*i64", "i8": "*i8", "bool": "*i1"}
 
 
 @dataclass(frozen=True, slots=True)

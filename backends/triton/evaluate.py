@@ -18,6 +18,7 @@ import numpy as np
 
 from ...compiler.ir.graph import Axis, DType, Node
 from ...compiler.ops import OPS, Call, Precision, evaluate
+from ...compiler.ops.quantise import MIDDLE, Format
 from ...dsl.dims import Dim
 from ...dsl.errors import NoLowering
 from ..base import span_of
@@ -33,6 +34,7 @@ Number = bool | int | float
 TRITON_TYPES: dict[DType, str] = {
     "bool": "tl.int1",
     "int": "tl.int32",
+    "i8": "tl.int32",
     "float": "tl.float32",
     "f32": "tl.float32",
 }
@@ -257,8 +259,8 @@ class Evaluator:
         masks, scope = sorted(self.indices.masks(address)), self.indices.scope(address)
         where = f", mask={' & '.join(masks)}, other=0" if masks else ""
         text = f"tl.load({pointer} + {self.indices.text(address)}{where})"
-        text += ".to(tl.int32)" if dtype == "int" else ""
-        stored = dtype not in ("int", "bool")
+        text += ".to(tl.int32)" if dtype in ("int", "i8") else ""
+        stored = dtype not in ("int", "i8", "bool")
         if stored and leaf not in self.multiplied:
             text, stored = f"{text}.to(tl.float32)", False
         made = self.assign(text, dtype, self.indices.tiles(address), scope, base)
@@ -357,6 +359,28 @@ class Evaluator:
         assert isinstance(fill, Number)
         return self.masked(found, [holds], literal(fill))
 
+    def _dequantise(self, node: Node, at: Coordinates) -> Value:
+        """The code at a coordinate, with its group's scale: 4 bits are the low or high half of a byte."""
+        form = Format.of(node.attrs)
+        byte, half = self.indices.divide(at[form.axis], Dim.of(form.per_byte))
+        places = (byte, *[self.indices.divide(at[form.axis], Dim.of(form.group))[0]] * 2)
+        code, *steps = (
+            self.value(i, {**at, part: place})
+            for i, part, place in zip(node.inputs, form.parts, places, strict=False)
+        )
+        text = code.text
+        scope, tiles = code.scope, code.tiles
+        if form.bits == 4:
+            shift = self.integer(half)
+            text = f"({text} >> (4 * {shift.text}) & 15) - {MIDDLE}"
+            scope, tiles = deepest((scope, shift.scope)), tiles | shift.tiles
+        text = f"({text}).to(tl.float32)"
+        for operator, step in zip("*+", steps, strict=False):
+            value = self.convert(step, "float")
+            text = f"{text} {operator} {value.text}"
+            scope, tiles = deepest((scope, value.scope)), tiles | value.tiles
+        return self.assign(text, node.type.dtype, tiles, scope, identifier(node.hint or "weight"))
+
     def as_index(self, node_id: int, at: Coordinates) -> Dim:
         """An integer value as an index polynomial; opaque where it depends on data."""
         node = self.region.nodes[node_id]
@@ -390,6 +414,7 @@ RULES: dict[str, Rule] = {
     "size": Evaluator._size,
     "concat": Evaluator._concat,
     "take": Evaluator._take,
+    "dequantise": Evaluator._dequantise,
     "sum": lambda e, node, at: e.reducer.reduced(node, at),
     "amax": lambda e, node, at: e.reducer.amax(node, at),
     "cumsum": lambda e, node, at: e.reducer.cumsum(node, at),

@@ -173,7 +173,7 @@ class _Class:
         elif node.op == "group_rows":
             self._group_rows(node)
         elif node.op == "result":
-            self.values[node.id] = self.results[node.inputs[0]][node.attrs.integer("index")]
+            self._result(node)
         elif node.op in FREE:
             if self.traced:
                 self.array(node.id)
@@ -181,6 +181,16 @@ class _Class:
             self._region(node, region_of(self.plan.program, self.function, node))
         if self.traced and node.id in self.values and node.op not in CONSTANTS:
             self.lines.append(f"run.keep(self.path, {node.id}, {self.values[node.id]})")
+
+    def _result(self, node: Node) -> None:
+        """One of several results; one that is loaded is bound where it is read."""
+        if not self._is_loaded(node):
+            self.values[node.id] = self.results[node.inputs[0]][node.attrs.integer("index")]
+
+    def _is_loaded(self, node: Node) -> bool:
+        """Whether the host has the value before a run: a constant, or one result of it."""
+        source = self.function[node.inputs[0]] if node.op == "result" else node
+        return source.op in CONSTANTS
 
     def _constant(self, node: Node) -> None:
         """An attribute for a constant that some kernel reads: some only make derived ones."""
@@ -197,7 +207,7 @@ class _Class:
         """The value as an array in memory: views that kernels only address are written out."""
         if node_id not in self.values:
             node = self.function[node_id]
-            if node.op in CONSTANTS:
+            if self._is_loaded(node):
                 self._constant(node)
             elif node.op in ALIASES:
                 self.values[node_id] = self.array(node.inputs[0])
@@ -376,11 +386,18 @@ CONSTANTS = frozenset({"weight", "derived", "table"})
 
 def constant_key(node: Node) -> str:
     """Under which name a constant is handed over, relative to its function's call path."""
+    if node.op == "result":
+        return result_key(node.inputs[0], node.attrs.integer("index"))
     if node.op == "weight":
         return node.attrs.string("path")
     if node.op == "table":
         return f"table {node.attrs.string('body')}"
-    return f"derived {node.id}"
+    return result_key(node.id, 0)
+
+
+def result_key(node_id: int, index: int) -> str:
+    """The key of a result of a derived parameter."""
+    return f"derived {node_id} {index}" if index else f"derived {node_id}"
 
 
 def kernel_name(function: Function, node: Node) -> str:

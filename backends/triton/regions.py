@@ -125,7 +125,8 @@ class _Importer:
         leaf = self.region.add(replace(node, op="leaf", types=node.types[:1]), ())
         self.region.leaves[leaf] = node.id
         self.region.names[leaf] = value_name(node)
-        if node.op in ("weight", "derived"):
+        whole = self.function[node.inputs[0]] if node.op == "result" else node
+        if whole.op in ("weight", "derived"):
             self.region.parameters.add(leaf)
         return leaf
 

@@ -44,7 +44,8 @@ class Run:
         self.device, self.trace = device, trace
         self.tiles = kernels.TILES[target, dtype.itemsize]
         self.types = {{
-            "float": dtype, "f32": torch.float32, "int": torch.int64, "bool": torch.bool,
+            "float": dtype, "f32": torch.float32, "int": torch.int64,
+            "i8": torch.int8, "bool": torch.bool,
         }}
 
     def empty(self, kind, *shape):

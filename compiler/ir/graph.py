@@ -17,7 +17,7 @@ from ...dsl.dims import Dim
 from ...dsl.span import Span
 
 STATE = "state."  # an output that is a state is called so and by its path; no other name has a dot
-DType = Literal["float", "f32", "f64", "int", "bool"]
+DType = Literal["float", "f32", "f64", "int", "i8", "bool"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -37,7 +37,10 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """An element kind and axes. `float` is the dtype of the run; `f32` is at least float32."""
+    """An element kind and axes. `float` is the dtype of the run; `f32` is at least float32.
+
+    `i8` is a byte that holds codes of a quantised weight: only `quantise` makes it.
+    """
 
     dtype: DType
     axes: tuple[Axis, ...] = ()

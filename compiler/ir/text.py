@@ -443,6 +443,7 @@ DTYPES: dict[str, DType] = {
     "f32": "f32",
     "f64": "f64",
     "int": "int",
+    "i8": "i8",
     "bool": "bool",
 }
 

@@ -1,6 +1,6 @@
 """The ops: one stanza each. Importing this package fills `OPS`; `infer` is every shape rule."""
 
-from . import convolve, elementwise, program, reduce, structure
+from . import convolve, elementwise, program, quantise, reduce, structure
 from .numeric import Array
 from .program import FUSED, SCANS
 from .registry import (
@@ -40,6 +40,7 @@ __all__ = [
     "prepared",
     "program",
     "promote",
+    "quantise",
     "reduce",
     "same",
     "structure",

@@ -23,8 +23,8 @@ TimeClass = Literal[
     "S", "P", "A", "M", "C"
 ]  # source, pointwise, affine index, mixing, causal state
 
-# bool < int < float < f32 < f64
-DTYPES: tuple[DType, ...] = ("bool", "int", "float", "f32", "f64")
+# bool < i8 < int < float < f32 < f64
+DTYPES: tuple[DType, ...] = ("bool", "i8", "int", "float", "f32", "f64")
 
 
 class _Formats(Mapping[str, "np.dtype[Any]"]):
@@ -73,8 +73,8 @@ class Precision:
     def storage(self, dtype: DType) -> np.dtype[Any]:
         if dtype == "bool":
             return np.dtype(np.bool_)
-        if dtype == "int":
-            return np.dtype(np.int64)
+        if dtype in ("int", "i8"):
+            return np.dtype(np.int64 if dtype == "int" else np.int8)
         if self.model == "f64" or dtype == "f64":
             return FORMATS["f64"]
         return FORMATS[self.model] if dtype == "float" else FORMATS["f32"]

@@ -29,6 +29,7 @@ from .group_experts import GROUP_EXPERTS
 from .pack_projections import PACK_PROJECTIONS
 from .pack_weights import PACK_WEIGHTS
 from .parameters import DERIVE_PARAMETERS
+from .quantise import LEFT_OUT, Quant, quantise_to
 from .sink_merges import SINK_MERGES
 from .tile_attention import TILE_ATTENTION
 
@@ -67,22 +68,24 @@ def optimise(
     *,
     level: int = 1,
     disable: Collection[str] = (),
+    quant: Quant | None = None,
     verify: Evaluate | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Optimised:
-    """Runs `PIPELINE` (level 1) or nothing (level 0), without the passes named in `disable`.
+    """Runs the `pipeline` (level 1) or nothing (level 0), without the passes named in `disable`.
 
-    `verify` evaluates a program in float64 (`verify.py`); with it each pass is checked by running
-    the program before and after. `report` receives what the knobs ask for (stderr by default).
-    Raises UnknownPass, and InternalError when a pass changed a result.
+    With `quant` weights are quantised, at either level. `verify` evaluates a program in float64
+    (`verify.py`); with it each exact pass is checked by running the program before and after: those
+    after `quantise` on the weights that it made. `report` receives what the knobs ask for (stderr
+    by default). Raises UnknownPass, and InternalError when a pass changed a result.
     """
     session = Session(limit=knobs.RULE_LIMIT.value)
     values = ValueMap(program, program)
     say = report or _say
-    for made in chosen(disable) if level else ():
+    for made in chosen(disable, quant) if level else weights_only(quant):
         start = time.perf_counter()
         after, moved = run_pass(made, program, session)
-        if verify is not None and after != program:
+        if verify is not None and made.exact and after != program:
             from .verify import verify_pass  # loads NumPy
 
             verify_pass(made.name, program, after, verify)
@@ -91,15 +94,31 @@ def optimise(
     return Optimised(program, tuple(session.sites), values)
 
 
-def chosen(disable: Collection[str] = ()) -> tuple[Pass, ...]:
+def pipeline(quant: Quant | None = None) -> tuple[Pass, ...]:
+    """`PIPELINE`; with `quant` weights are quantised once they are folded and packed."""
+    if quant is None:
+        return PIPELINE
+    derive = PIPELINE.index(DERIVE_PARAMETERS)
+    before = (made for made in PIPELINE[:derive] if made.name not in LEFT_OUT[quant])
+    return (*before, *quantise_to(quant), *PIPELINE[derive:])
+
+
+def weights_only(quant: Quant | None) -> tuple[Pass, ...]:
+    """The passes of a graph as it was written: none, or those that keep its weights in few bits."""
+    return () if quant is None else (*quantise_to(quant), DERIVE_PARAMETERS)
+
+
+def chosen(disable: Collection[str] = (), quant: Quant | None = None) -> tuple[Pass, ...]:
     """The pipeline without disabled passes, up to the one ARCHC_STOP_AFTER names."""
-    known = tuple(p.name for p in PIPELINE)
+    passes = pipeline(quant)
+    known = tuple(p.name for p in (*PIPELINE, *passes))
     last = knobs.STOP_AFTER.value
     shown = [knob.value for knob in (knobs.EXPLAIN, knobs.DUMP) if knob.value != "all"]
     for name in filter(None, (*disable, last, *shown)):
         if name not in known:
             raise UnknownPass(name=name, known=known)
-    kept = PIPELINE[: known.index(last) + 1] if last else PIPELINE
+    names = [p.name for p in passes]
+    kept = passes[: names.index(last) + 1] if last in names else passes
     return tuple(p for p in kept if p.name not in disable)
 
 

@@ -3,10 +3,13 @@
 The weights themselves survive for export, so this is always legal. It is declined where it would
 cost memory: a second copy of a matrix that something else still reads, or a result larger than
 its parts. Passes that fold or pack weights write plain expressions; this pass, after them, makes
-each of the largest ones a single derived parameter.
+each of the largest ones a single derived parameter. One that is quantised ends in its codes and
+scales: these are what is kept.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection, Sequence
 
 from ..ir.graph import Node, TensorType
 from ..rewrite import Declined, Edit, Fuse, Outcome, Pass, Region, Rule, close
@@ -29,16 +32,24 @@ def derive(edit: Edit, node: Node) -> Outcome:
         return None
     if any(edit[i].op == "derived" for i in members):
         return None
-    region = close(edit, [i for i in members if edit[i].op != "weight"], [node.id])
-    refused = refuse_copy(edit, region, node.type)
+    results = [node.id] if len(node.types) == 1 else [u.id for u in edit.users(node.id)]
+    region = close(edit, {*members, *results} - _weights(edit, members), results)
+    refused = refuse_copy(edit, region, node.types)
     return Declined(refused) if refused else Fuse("derived", region)
 
 
+def _weights(edit: Edit, members: Collection[int]) -> set[int]:
+    return {i for i in members if edit[i].op == "weight"}
+
+
 def _computes(node: Node) -> bool:
-    """Views of a weight are read as they are, and raised where they are read."""
-    if node.op in VIEWS | SOURCES or (node.op == "cast" and node.type.dtype != "float"):
+    """Views of a weight are read as they are, and raised where they are read; so are codes."""
+    if node.op in VIEWS | SOURCES | {"result", "dequantise"} or (
+        node.op == "cast" and node.type.dtype != "float"
+    ):
         return False
-    return node.op in REDUCTIONS | {"concat", "dot", "packed"} or is_elementwise(node)
+    kept = REDUCTIONS | {"concat", "dot", "packed", "quantise"}
+    return node.op in kept or is_elementwise(node)
 
 
 def _is_largest(edit: Edit, node: Node) -> bool:
@@ -53,12 +64,12 @@ def _is_largest(edit: Edit, node: Node) -> bool:
     return False
 
 
-def refuse_copy(edit: Edit, region: Region, result: TensorType) -> str:
-    """Why the derived parameter `result` is not worth its memory; empty when it is."""
+def refuse_copy(edit: Edit, region: Region, results: Sequence[TensorType]) -> str:
+    """Why the derived parameter of these `results` is not worth its memory; empty when it is."""
     inside, sizes = set(region.nodes), edit.program.sizes
     leaves = [edit[i] for i in region.leaves]
     stored = {leaf.id: bytes_of(leaf.type).evaluate(sizes) for leaf in leaves}
-    cost = bytes_of(result).evaluate(sizes)
+    cost = sum(bytes_of(result).evaluate(sizes) for result in results)
     for leaf in leaves:
         other = [u for u in edit.users(leaf.id) if u.id not in inside]
         if other and len(leaf.axes) > 1 and cost * 2 > stored[leaf.id]:

@@ -14,8 +14,17 @@ VIEWS = frozenset({"rename", "split", "merge", "slice", "pick", "transpose", "br
 SOURCES = frozenset({"input", "weight", "const", "table", "index", "size"})
 REDUCTIONS = frozenset({"sum", "amax", "softmax"})
 
+# What may compute a parameter, beside elementwise ops.
+DERIVABLE = (
+    VIEWS
+    | REDUCTIONS
+    | frozenset(
+        "weight derived const table index concat dot packed quantise result dequantise".split()
+    )
+)
+
 # Bytes of an element in reports and cost rules: `float` as the two bytes models are served in.
-ELEMENT_BYTES = {"float": 2, "f32": 4, "f64": 8, "int": 8, "bool": 1}
+ELEMENT_BYTES = {"float": 2, "f32": 4, "f64": 8, "int": 8, "i8": 1, "bool": 1}
 
 
 def is_elementwise(node: Node) -> bool:
@@ -109,8 +118,7 @@ def other_readers(edit: Edit, weight: Node, reader: Node) -> tuple[Node, tuple[N
 def _may_be_derived(edit: Edit, node: Node) -> bool:
     if node.op == "input" or not all(is_static(edit, a) for a in node.axes):
         return False
-    known = {"weight", "derived", "const", "table", "index", "concat", "dot", "packed"}
-    return node.op in known | VIEWS | REDUCTIONS or is_elementwise(node)
+    return node.op in DERIVABLE or is_elementwise(node)
 
 
 def line(node: Node) -> str:

@@ -116,6 +116,9 @@ class _Search:
         for size in {a.size for n in nodes for a in _axes(n)}:
             least = 2 * slots if size in tables else 1  # rows for all slots, also behind an offset
             self._require(size.symbols(), _at_least(size, least))
+        for node in (n for n in nodes if n.op == "quantise"):  # a second group, and not a whole one
+            size, group = node.attrs.axis("axis").size, node.attrs.integer("group")
+            self._require(size.symbols(), _at_least(size, group + 1))
         for relation in program.constraints:
             self._require(relation.left.symbols() | relation.right.symbols(), relation.holds)
 

@@ -86,13 +86,15 @@ class Pass:
     """A named set of rules; `equation` is what it does, over the reals.
 
     One that looks across functions has no rules and rewrites the `whole` program: it records its
-    sites in the session, and a value that stays keeps its function and id.
+    sites in the session, and a value that stays keeps its function and id. One that is not `exact`
+    puts other parameters in place of some: what the program computes changes.
     """
 
     name: str
     equation: str
     rules: tuple[Rule, ...] = ()
     whole: Callable[[Program, Session], tuple[Program, Moves]] | None = None
+    exact: bool = True
     _by_op: dict[str, tuple[Rule, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from ..ir.graph import Builder, Function, Node
 from .edit import Edit
 
-FREE_SOURCES = frozenset({"const", "index", "size"})
+FREE_SOURCES = frozenset({"const", "index", "size", "dequantise"})
 
 
 def is_free(edit: Edit, node: Node) -> bool:
-    """Costs nothing to have again in another kernel: a number, an index, a raised value."""
+    """Costs nothing to have again in another kernel: a number, an index, a raised value.
+
+    What codes stand for costs less than nothing: to store it takes more than to compute it.
+    """
     if node.op != "cast":
         return node.op in FREE_SOURCES
     return node.type.dtype in ("f32", "f64")

@@ -105,8 +105,10 @@ from .command import (
     OtherModel,
     OtherVocabulary,
     OutOfMemory,
+    TextTooShort,
     UnknownBackend,
     UnknownPass,
+    UnreadableText,
     Unwritable,
 )
 from .definitions import (
@@ -397,6 +399,7 @@ __all__ = [
     "TensorIndex",
     "TensorReadTwice",
     "TensorShape",
+    "TextTooShort",
     "TimeAxis",
     "TimeFact",
     "TimeFactValue",
@@ -427,6 +430,7 @@ __all__ = [
     "UnopenedBracket",
     "UnreadConfig",
     "UnreadWeight",
+    "UnreadableText",
     "UnrelatedTimelines",
     "UnsafeShard",
     "UnsaidModel",

@@ -119,6 +119,19 @@ class LogitsNotNumbers(ArchError, id="logits-not-numbers"):
     )
 
 
+class TextTooShort(ArchError, id="text-too-short"):
+    tokens: int
+    title = "the text has too few tokens to be scored: {tokens}"
+    help = "a token is scored by those before it, so it takes two"
+
+
+class UnreadableText(ArchError, id="unreadable-text"):
+    path: str
+    reason: str
+    title = "cannot read the text {path}: {reason}"
+    help = "a text is a file in UTF-8"
+
+
 class OutOfMemory(ArchError, id="out-of-memory"):
     reason: str
     title = "this machine has too little memory: {reason}"
