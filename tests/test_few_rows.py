@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from archc.backends.torch import few_rows, pages
+from archc.backends.torch.emit import HELPERS
 
 N = 7  # rows of w: fewer than a thread's share, and odd
 EXACT = {torch.float32: 2e-6, torch.bfloat16: 5e-3}  # relative, of results rounded to the dtype
@@ -27,11 +30,21 @@ def compiler() -> None:
     assert few_rows.built(), "PyTorch's own compiled models need a C++ compiler too"
 
 
+@pytest.fixture(scope="session")
+def text(compiler: None) -> dict[str, Any]:
+    """What an emitted file defines of products."""
+    found: dict[str, Any] = {"__name__": "few_rows_text", "torch": torch, "F": F}
+    names = ["OPS", "dequantise", "few_rows", "linear", "packed_linear", "quantise"]
+    for name in [*names, "quantised_linear"]:
+        exec(HELPERS[name], found)
+    return found
+
+
 @pytest.mark.parametrize("stored", DTYPES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("k", [1, 7, 32, 50, 96])
 def test_a_product_of_a_few_rows(k: int, dtype: torch.dtype, stored: torch.dtype) -> None:
-    for rows in range(1, few_rows.MANY):  # beyond those that one pass serves, and not
+    for rows in range(1, 8):  # beyond those that one pass serves, and not
         x, w = torch.randn(rows, k).to(dtype), torch.randn(N, k).to(stored)
         result = torch.ops.few_rows.product(x, w)
         assert result.dtype == dtype
@@ -56,39 +69,46 @@ def test_codes_are_multiplied_as_they_are(
         w = (groups - 8) * scales.double()[..., None] + offsets.double()[..., None]
     for rows in (1, 2, 3, 5):
         x = torch.randn(rows, k).to(dtype)
-        result = few_rows.coded_linear(x, *stored)
-        assert result is not None
+        result = torch.ops.few_rows.coded(x, *stored)
         assert distance(result, x.double() @ w.view(N, k).T) < EXACT[dtype]
 
 
-def test_codes_that_the_loops_do_not_take_are_left_to_others() -> None:
-    codes, scales = torch.ones(N, 64, dtype=torch.int8), torch.ones(N, 2)
-    assert few_rows.coded_linear(torch.ones(1, 64), codes, scales) is not None
-    assert few_rows.coded_linear(torch.ones(few_rows.MANY, 64), codes, scales) is None
-    assert few_rows.coded_linear(torch.ones(1, 40), codes[:, :40], scales) is None
-    assert few_rows.coded_linear(torch.ones(1, 64).double(), codes, scales) is None
+@pytest.mark.parametrize(
+    ("rows", "length", "taken"), [(1, 64, True), (8, 64, False), (1, 40, False)]
+)
+def test_codes_that_the_loops_do_not_take_are_dequantised(
+    text: dict[str, Any], rows: int, length: int, taken: bool
+) -> None:
+    w, x = torch.randn(N, length), torch.randn(1, rows, length)
+    for bits in (8, 4):
+        codes, *steps = text["quantise"](w, bits, 32)
+        whole = text["dequantise"](codes, *steps, group=32, length=length)
+        with torch.profiler.profile() as profile:
+            result = text["quantised_linear"](x, codes, *steps, group=32, length=length)
+        torch.testing.assert_close(result, F.linear(x, whole))
+        assert taken == any(event.name == "few_rows::coded" for event in profile.events())
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 24), (24,), (2, 3, 24), (2, 9, 24), (0, 24)])
-def test_linear_is_a_linear(shape: tuple[int, ...]) -> None:
+def test_linear_is_a_linear(text: dict[str, Any], shape: tuple[int, ...]) -> None:
     x, w = torch.randn(shape), torch.randn(N, 24)
     for given, matrix in ((x, w), (x.double(), w.double()), (x, w.T.contiguous().T)):
-        result = few_rows.linear(given, matrix)
+        result = text["linear"](given, matrix)
         assert result.shape == (*shape[:-1], N)
         assert result.dtype == given.dtype
         torch.testing.assert_close(result, F.linear(given, matrix))
 
 
-def test_gradients_flow() -> None:
+def test_gradients_flow(text: dict[str, Any]) -> None:
     x, w = torch.randn(1, 8, requires_grad=True), torch.randn(N, 8)
-    few_rows.linear(x, w).sum().backward()
+    text["linear"](x, w).sum().backward()
     torch.testing.assert_close(x.grad, w.sum(0)[None])
 
 
-def test_a_nan_and_an_infinity_stay_what_they_are() -> None:
+def test_a_nan_and_an_infinity_stay_what_they_are(text: dict[str, Any]) -> None:
     x = torch.tensor([[1.0, torch.inf], [torch.nan, 1.0]])
     for dtype in DTYPES:
-        result = few_rows.linear(x.to(dtype), torch.ones(N, 2))
+        result = text["linear"](x.to(dtype), torch.ones(N, 2))
         assert (result[0] == torch.inf).all()
         assert result[1].isnan().all()
 
@@ -102,14 +122,14 @@ def test_operands_that_do_not_fit_are_refused() -> None:
         torch.ops.few_rows.coded(torch.ones(1, 8), torch.ones(N, 8).char(), torch.ones(N, 1))
 
 
-def test_threads_share_the_rows() -> None:
+def test_threads_share_the_rows(text: dict[str, Any]) -> None:
     before = torch.get_num_threads()
     x, w = torch.randn(1, 512), torch.randn(301, 512)
     try:
         torch.set_num_threads(1)
-        alone = few_rows.linear(x, w)
+        alone = text["linear"](x, w)
         torch.set_num_threads(2)
-        assert torch.equal(few_rows.linear(x, w), alone)  # a row has one order of summing
+        assert torch.equal(text["linear"](x, w), alone)  # a row has one order of summing
     finally:
         torch.set_num_threads(before)
 

@@ -109,7 +109,9 @@ def _condition(examples: Sequence[Any]) -> str:
     sources = {s: shapes.var_to_sources[s][0].name for s in shapes.var_to_sources}
     found: dict[str, None] = {}
     for guard in shapes.guards:
-        names = {s: type(s)(f"_{i}_") for i, s in enumerate(sorted(guard.expr.free_symbols, key=str))}
+        names = {
+            s: type(s)(f"_{i}_") for i, s in enumerate(sorted(guard.expr.free_symbols, key=str))
+        }
         text = PythonPrinter().doprint(guard.expr.xreplace(names))
         for symbol, name in names.items():
             text = text.replace(str(name), sources[symbol])

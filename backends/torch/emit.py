@@ -206,7 +206,7 @@ HAS_FEW_ROWS = hasattr(torch.ops.few_rows, "product")  # `few_rows.py` registers
 
 def are_few(x, *weights):
     """Whether rows of x are so few that a product takes the time of reading its weights."""
-    trained = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights))
+    trained = torch.is_grad_enabled() and any(t.requires_grad for t in [x, *weights])
     taken = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
     return HAS_FEW_ROWS and taken and not trained and 0 < x.numel() < 8 * x.shape[-1]
 
@@ -217,7 +217,8 @@ def as_rows(x):
     "linear": '''
 def linear(x, w, bias=None):
     """F.linear(x, w, bias), w as it is stored: read once for a few rows, by oneDNN for many."""
-    if are_few(x, w) and w.dtype in (torch.float32, torch.bfloat16):
+    stored = w.is_contiguous() and w.dtype in (torch.float32, torch.bfloat16)
+    if are_few(x, w) and stored:
         y = torch.ops.few_rows.product(as_rows(x), w).view(*x.shape[:-1], w.shape[0])
         return y if bias is None else y + bias
     trained = torch.is_grad_enabled() and (x.requires_grad or w.requires_grad)

@@ -264,7 +264,7 @@ def to_numpy(tensor: torch.Tensor) -> Array:
 def _taken_over(model: torch.nn.Module, source: torch.nn.Module) -> set[torch.nn.Module]:
     """Gives modules of `model` the tensors of those of `source` that prepare the same by the same text.
 
-    Returns the modules that have theirs now. Of the others the weights that both have are shared.
+    Returns the modules that have theirs now.
     """
     owners = {part.prefix: part for part in source.modules() if hasattr(part, "prefix")}
     done = set()
@@ -286,8 +286,8 @@ def _take(part: torch.nn.Module, owner: torch.nn.Module) -> None:
     """Weights that the owner dropped are dropped; tables that only the owner reads are left."""
     for name in part.PATHS:
         delattr(part, name)
-        if hasattr(owner, name):
-            setattr(part, name, getattr(owner, name))
+        if name in owner._parameters:
+            part.register_parameter(name, owner._parameters[name])
     written = inspect.getsource(type(part).prepare) if hasattr(part, "prepare") else ""
     for name, tensor in owner._buffers.items():
         if name in owner.PATHS or f'"{name}"' in written:
@@ -375,7 +375,7 @@ def _compile_kinds(file: ModuleType, emitted: Emitted, program: Program) -> dict
     kinds = {}
     text = Path(str(file.__file__)).read_text(encoding="utf-8")
     for function in map(program.function, emitted.classes):
-        ops = {node.op for node in function.nodes} | {"repeat" for n in function.nodes if "exit" in n.attrs}
+        ops = {node.op for node in function.nodes}
         if function is program.main or ops & {"repeat", *SCANS}:
             continue
         cls = getattr(file, emitted.classes[function.name])
