@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,17 @@ KNOWN = 512  # calls that differ in sizes whose programs are remembered
 
 
 class Kind:
-    """`written` is `forward` of a class. `text` is what it is read from, `free` its whole numbers.
+    """`written` is `forward` of a class, `text` what it is read from.
 
-    `dims` are the sizes that may differ by call, for each argument. `programs` were compiled or read.
+    Whole numbers may differ by call, and of each argument the sizes along `dims`. Of `programs`,
+    `compilations` were not in the folder.
     """
 
     def __init__(
-        self,
-        written: Callable[..., Any],
-        text: str,
-        dims: Sequence[Sequence[int]],
-        free: Sequence[str],
+        self, written: Callable[..., Any], text: str, dims: Sequence[Sequence[int]]
     ) -> None:
-        self.written, self.dims, self.free = written, dims, tuple(free)
+        self.written, self.dims = written, dims
+        self.names = tuple(inspect.signature(written).parameters)[1:]
         self.name = f"{text}\n{written.__qualname__}\n{_machine()}"
         self.programs: dict[tuple[Any, ...], list[tuple[Artifact, Call]]] = {}
         self.compilations = 0
@@ -76,7 +75,8 @@ class Kind:
     def _compile(self, layer: torch.nn.Module, given: Sequence[Any], path: Path) -> Artifact:
         self.compilations += 1
         examples = [_example(a, dims) for a, dims in zip(given, self.dims, strict=True)]
-        artifact = compiled(self.written, (layer, *examples), self.free)
+        numbers = [n for n, a in zip(self.names, given, strict=True) if isinstance(a, int)]
+        artifact = compiled(self.written, (layer, *examples), numbers)
         path.parent.mkdir(parents=True, exist_ok=True)
         artifact.save(path)
         return artifact

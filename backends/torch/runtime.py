@@ -99,7 +99,8 @@ class TorchExecutable(Executable):
         self.program, self.precision, self.options = program, Precision(dtype), options
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._twin: Twin | None = None
-        self.kinds: dict[str, Kind] = {}
+        self.kinds: dict[str, Kind] = {}  # where layers are compiled for a decoding
+        self._kept, self._left = _states(program)
         emitted = self._emit(taps=False)
         if "torch.ops.few_rows" in emitted.text and options.device == "cpu":
             few_rows.built()
@@ -136,19 +137,14 @@ class TorchExecutable(Executable):
         if not states:
             check_prefix(self.program, bound)
         arguments: list[Any] = self._given(bound)
-        if any(function.states for function in self.program.functions):
-            given: dict[str, list[torch.Tensor]] = defaultdict(list)
-            for path, function in calls(self.program):
-                for node in function.states:
-                    place = join(path, node.attrs.string("path"))
-                    given[_prefix(path)].append(states[place])
+        if any(self._kept.values()):
+            given = {prefix: [states[p] for p in paths] for prefix, paths in self._kept.items()}
             arguments += [bound.sizes[self.program.past], *given.pop("", []), given]
         with torch.no_grad():
             outputs, found = self.module(*arguments)
         made: dict[str, torch.Tensor] = {}
-        for path, function in calls(self.program):
-            places = [join(path, name) for name, _ in left(function)]
-            made.update(zip(places, found.get(_prefix(path), ()), strict=True))
+        for prefix, places in self._left.items():
+            made.update(zip(places, found.get(prefix, ()), strict=True))
         outputs = {name: to_numpy(value) for name, value in outputs.items()}
         return Stepped(outputs, made, bound.sizes)
 
@@ -214,6 +210,17 @@ class TorchExecutable(Executable):
         path = folder / name
         path.write_text(emitted.text, encoding="utf-8")
         return _imported(path)
+
+
+def _states(program: Program) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The states that each module is given and that it leaves, by its prefix."""
+    kept: dict[str, list[str]] = defaultdict(list)
+    made: dict[str, list[str]] = defaultdict(list)
+    for path, function in calls(program):
+        names = [node.attrs.string("path") for node in function.states]
+        kept[_prefix(path)] += [join(path, name) for name in names]
+        made[_prefix(path)] += [join(path, name) for name, _ in left(function)]
+    return dict(kept), dict(made)
 
 
 def _prefix(path: str) -> str:
@@ -380,12 +387,9 @@ def _compile_kinds(file: ModuleType, emitted: Emitted, program: Program) -> dict
             continue
         cls = getattr(file, emitted.classes[function.name])
         dims = _run_time_dims(program, function.name)
-        free = []
-        if any(f.states for f in program.functions):
-            dims.append([])
-            free.append(program.past)
-            dims += [_varying(program, node) for node in function.states]
-        kinds[function.name] = kind = Kind(cls.forward, text, dims, free)
+        if any(f.states for f in program.functions):  # it is given `past` and its states, too
+            dims += [[], *(_varying(program, node) for node in function.states)]
+        kinds[function.name] = kind = Kind(cls.forward, text, dims)
         cls.forward = _method(kind)
     return kinds
 
