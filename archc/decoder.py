@@ -24,7 +24,7 @@ from .dsl.errors import CacheFull, NoLowering
 
 if TYPE_CHECKING:
     from .api import Model
-    from .backends.base import Array
+    from .backends.base import Array, Executable
     from .compiler.incremental import Slot
     from .compiler.ir.graph import Function, Program
     from .compiler.ops import ModelDType
@@ -91,15 +91,15 @@ class Decoder:
         if not runner.steps:
             raise NoLowering(op="state", backend=backend)
         unwanted = runner.unwanted_passes(dtype, **options)
-        self.prefill, self.chunk = (
-            runner.load(
-                optimise(self._wanted(p), level=level, disable=unwanted, quant=quant).program,
-                weights,
-                dtype=dtype,
-                **options,
-            )
-            for p in (self.derived.prefill, self.derived.chunk)
-        )
+
+        def loaded(program: Program, like: Executable | None = None) -> Executable:
+            program = optimise(
+                self._wanted(program), level=level, disable=unwanted, quant=quant
+            ).program
+            return runner.load(program, weights, dtype=dtype, like=like, **options)
+
+        self.prefill = loaded(self.derived.prefill)
+        self.chunk = loaded(self.derived.chunk, self.prefill)
         names = _names(self.derived.prefill.main)
         self.inputs = tuple(names if inputs is None else inputs)
 

@@ -99,9 +99,14 @@ class Backend(ABC):
         weights: Mapping[str, Array],
         *,
         dtype: ModelDType = "f32",
+        like: Executable | None = None,
         **options: Any,
     ) -> Executable:
-        """`weights` has an array for each parameter path, shaped as `Parameter.axes`."""
+        """`weights` has an array for each parameter path, shaped as `Parameter.axes`.
+
+        `like` is another program of the same model, loaded from the same weights at the same dtype,
+        whose copy of them may be used.
+        """
 
 
 @dataclass(frozen=True, slots=True)

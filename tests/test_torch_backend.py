@@ -397,6 +397,15 @@ def test_gradients_reach_every_weight_and_never_the_callers_arrays(model):
 
 
 @pytest.mark.parametrize("train", [False, True])
+def test_weights_on_huge_pages_lie_together(model, train):
+    program, weights, given = model
+    run = agree(program, weights, given, train=train, huge_pages=True)
+    places = sorted(p.data_ptr() for p in run.module.parameters())
+    assert places[-1] - places[0] < sum(-(-w.nbytes // 64) * 64 for w in weights.values())
+    assert not {w.ctypes.data for w in weights.values()} & {*places}
+
+
+@pytest.mark.parametrize("train", [False, True])
 def test_a_buffer_is_stored_and_not_trained(model, train):
     program, weights, given = model
     parameters = (replace(program.parameters[0], trained=False), *program.parameters[1:])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...compiler.ir.graph import Program
 from ...compiler.ops import Array, ModelDType
 from ...dsl.errors import MissingPackage
-from ..base import Backend
+from ..base import Backend, Executable
 from .emit import emit_model
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class TorchBackend(Backend):
         weights: Mapping[str, Array],
         *,
         dtype: ModelDType = "f32",
+        like: Executable | None = None,
         **options: Any,
     ) -> TorchExecutable:
         """Eager, or with `compile=True` one `torch.compile`d function per layer kind.
@@ -60,4 +61,5 @@ class TorchBackend(Backend):
             raise MissingPackage(package="PyTorch", purpose="the torch backend", extra="torch")
         from .runtime import Options, TorchExecutable
 
-        return TorchExecutable(program, weights, dtype, Options(**options))
+        other = like if isinstance(like, TorchExecutable) else None
+        return TorchExecutable(program, weights, dtype, Options(**options), other)

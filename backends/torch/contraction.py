@@ -80,11 +80,20 @@ def linear(scope: Scope, node: Node, x: Value, w: Value, axes: Sequence[Axis]) -
         expr = expression("{0} @ {1}", left, right)
     else:
         right = w.expr if w.packed else scope.arranged(w, (outer, inner)).expr
-        function = scope.module.helper("packed_linear") if w.packed else expression("F.linear")
+        function = _product(scope, w)
         bias = _bias(scope, node, outer)
         expr = ast.Call(function, [left, right, *([bias] if bias else [])], [])
     product = Value(expr, x.dtype, (*rows, outer) if outer else rows)
     return ungrouped(product, outer, scope.size)
+
+
+def _product(scope: Scope, w: Value) -> ast.expr:
+    """What multiplies with the matrix w: the programs of a decoding share it as it is stored."""
+    if w.packed:
+        return scope.module.helper("packed_linear")
+    if scope.module.decodes:
+        return scope.module.helper("linear")
+    return expression("F.linear")
 
 
 def _without(scope: Scope, x: Value, axes: Group) -> Value:

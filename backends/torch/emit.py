@@ -201,6 +201,33 @@ def packed_linear(x, w, bias=None):
         return F.linear(x.float(), w.float(), bias).to(x.dtype)
     return F.linear(x, w, bias)
 ''',
+    "few_rows": '''
+HAS_FEW_ROWS = hasattr(torch.ops.few_rows, "product")  # `few_rows.py` registers it, if it can
+
+
+def are_few(x, *weights):
+    """Whether rows of x are so few that a product takes the time of reading its weights."""
+    trained = torch.is_grad_enabled() and any(t.requires_grad for t in [x, *weights])
+    taken = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+    return HAS_FEW_ROWS and taken and not trained and 0 < x.numel() < 8 * x.shape[-1]
+
+
+def as_rows(x):
+    return x.reshape(-1, x.shape[-1]).contiguous()
+''',
+    "linear": '''
+def linear(x, w, bias=None):
+    """F.linear(x, w, bias), w as it is stored: read once for a few rows, by oneDNN for many."""
+    stored = w.is_contiguous() and w.dtype in (torch.float32, torch.bfloat16)
+    if are_few(x, w) and stored:
+        y = torch.ops.few_rows.product(as_rows(x), w).view(*x.shape[:-1], w.shape[0])
+        return y if bias is None else y + bias
+    trained = torch.is_grad_enabled() and (x.requires_grad or w.requires_grad)
+    taken = HAS_ONEDNN if x.dtype == torch.float32 else HAS_BF16 and x.dtype == torch.bfloat16
+    if taken and not trained and x.device.type == "cpu" and x.numel():
+        return getattr(torch.ops, OPS).packed_linear(x, w.to(x.dtype), bias)
+    return F.linear(x, w.to(x.dtype), bias)
+''',
     "quantise": '''
 def quantise(w, bits, group):
     """Codes of the last dimension and, for each group of them, a scale and with 4 bits an offset.
@@ -242,6 +269,9 @@ def dequantise(codes, scales, offsets=None, *, group, length):
     "quantised_linear": '''
 def quantised_linear(x, codes, *steps, group, length):
     """F.linear(x, w) with a matrix in few bits, of which a block of rows at a time is dequantised."""
+    if group == 32 and length % group == 0 and are_few(x):
+        rows = torch.ops.few_rows.coded(as_rows(x), codes, *steps)
+        return rows.view(*x.shape[:-1], len(codes))
     blocks = (part.split(max(2**20 // length, 1)) for part in (codes, *steps))
     weights = (dequantise(*block, group=group, length=length) for block in zip(*blocks))
     return torch.cat([F.linear(x, w.to(x.dtype)) for w in weights], -1)
@@ -276,7 +306,12 @@ def stack(steps, dim, *shape, **factory):
 ''',
 }
 # What a helper's own text is written with.
-BELOW = {"grouped_linear": "OPS", "packed_linear": "OPS"}
+BELOW = {
+    "grouped_linear": ("OPS",),
+    "linear": ("OPS", "few_rows", "packed_linear"),
+    "packed_linear": ("OPS",),
+    "quantised_linear": ("few_rows",),
+}
 # Every name that a helper defines.
 GLOBALS = frozenset(
     re.findall(r"^(?:def )?([A-Za-z]\w*)(?:\(| = )", "".join(HELPERS.values()), re.MULTILINE)
@@ -463,7 +498,7 @@ class File:
     def render(self, source: str, preset: str) -> str:
         first = {f.name: path for path, f in reversed(list(calls(self.program)))}
         classes = [self._class(function, first[function.name]) for function in self._functions()]
-        below = {BELOW[name] for name in self.helpers & BELOW.keys()}
+        below = {part for name in self.helpers & BELOW.keys() for part in BELOW[name]}
         blocks = [
             self._head(source, preset),
             *(HELPERS[name].strip().split("\n") for name in sorted(self.helpers | below)),

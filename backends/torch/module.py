@@ -140,6 +140,11 @@ class Module:
         """Whether the value is stored when tracing: all are that exist in the forward pass."""
         return self.file.taps and (self.file.train or not self._is_folded(node))
 
+    @property
+    def decodes(self) -> bool:
+        """Whether the program is one that leaves states or goes on from them."""
+        return self.file.continues or self.file.keeps(self.program.main_name)
+
     def know(self, facts: Sequence[Value]) -> None:
         """Facts about parameters that every caller agrees on."""
         self.scope.inputs = tuple(

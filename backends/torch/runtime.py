@@ -7,12 +7,13 @@ from where dtype and layout allow, so a model is in memory once.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import itertools
 import sys
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +25,7 @@ import torch
 
 from ...compiler.ir.graph import Node, Parameter, Program
 from ...compiler.ir.walk import calls, join
-from ...compiler.ops import ModelDType, Precision
+from ...compiler.ops import SCANS, ModelDType, Precision
 from ...dsl.errors import IndexOutOfRange, MissingWeight, WeightShape
 from ..base import (
     Array,
@@ -37,8 +38,11 @@ from ..base import (
     node_name,
     span_of,
 )
+from . import few_rows
 from .emit import Emitted, emit_model, left
+from .kinds import Kind
 from .module import ChunkMethod
+from .pages import gather
 
 DTYPES: dict[ModelDType, torch.dtype] = {
     "f64": torch.float64,
@@ -54,7 +58,9 @@ class Options:
     """`train` keeps gradients, `compile` compiles layer kinds, `out` is a folder for the text.
 
     `source` and `preset` are for the text's first line. `pack_weights=False` leaves matrices as they
-    are stored: a packed one cannot be copied, saved or exported by PyTorch.
+    are stored: a packed one cannot be copied, saved or exported by PyTorch. `huge_pages` moves the
+    weights of a model on the CPU to memory of its own, which a token reads faster; they are then a copy
+    of what was given.
     """
 
     train: bool = False
@@ -64,6 +70,7 @@ class Options:
     source: str = ""
     preset: str = ""
     pack_weights: bool = True
+    huge_pages: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +83,37 @@ class Twin:
 
 
 class TorchExecutable(Executable):
-    """`module` is the emitted `nn.Module`: call it with tensors in the order of `input` lines."""
+    """`module` is the emitted `nn.Module`: call it with tensors in the order of `input` lines.
+
+    Weights, and what is derived from them alike, are those of `like`, another program of the model.
+    """
 
     def __init__(
-        self, program: Program, weights: Mapping[str, Array], dtype: ModelDType, options: Options
+        self,
+        program: Program,
+        weights: Mapping[str, Array],
+        dtype: ModelDType,
+        options: Options,
+        like: TorchExecutable | None = None,
     ) -> None:
         self.program, self.precision, self.options = program, Precision(dtype), options
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._twin: Twin | None = None
+        self.kinds: dict[str, Kind] = {}  # where layers are compiled for a decoding
+        self._kept, self._left = _states(program)
         emitted = self._emit(taps=False)
+        if "torch.ops.few_rows" in emitted.text and options.device == "cpu":
+            few_rows.built()
         file = self._import(emitted, "model.py")
         self.module: torch.nn.Module = file.Model(dtype=DTYPES[dtype], device="meta")
-        _assign(self.module, program, weights, options.train)
+        shared = _taken_over(self.module, like.module) if like else set()
+        _assign(self.module, program, weights, options.train, shared)
         self.module.to(options.device)
-        if options.compile:
+        if options.huge_pages and like is None:
+            gather(self.module)
+        if options.compile and _decodes(program):
+            self.kinds = _compile_kinds(file, emitted, program)
+        elif options.compile:
             _compile(file, emitted, program, self.module)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -113,19 +137,14 @@ class TorchExecutable(Executable):
         if not states:
             check_prefix(self.program, bound)
         arguments: list[Any] = self._given(bound)
-        if any(function.states for function in self.program.functions):
-            given: dict[str, list[torch.Tensor]] = defaultdict(list)
-            for path, function in calls(self.program):
-                for node in function.states:
-                    place = join(path, node.attrs.string("path"))
-                    given[_prefix(path)].append(states[place])
+        if any(self._kept.values()):
+            given = {prefix: [states[p] for p in paths] for prefix, paths in self._kept.items()}
             arguments += [bound.sizes[self.program.past], *given.pop("", []), given]
         with torch.no_grad():
             outputs, found = self.module(*arguments)
         made: dict[str, torch.Tensor] = {}
-        for path, function in calls(self.program):
-            places = [join(path, name) for name, _ in left(function)]
-            made.update(zip(places, found.get(_prefix(path), ()), strict=True))
+        for prefix, places in self._left.items():
+            made.update(zip(places, found.get(prefix, ()), strict=True))
         outputs = {name: to_numpy(value) for name, value in outputs.items()}
         return Stepped(outputs, made, bound.sizes)
 
@@ -196,6 +215,17 @@ class TorchExecutable(Executable):
         return _imported(path)
 
 
+def _states(program: Program) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The states that each module is given and that it leaves, by its prefix."""
+    kept: dict[str, list[str]] = defaultdict(list)
+    made: dict[str, list[str]] = defaultdict(list)
+    for path, function in calls(program):
+        names = [node.attrs.string("path") for node in function.states]
+        kept[_prefix(path)] += [join(path, name) for name in names]
+        made[_prefix(path)] += [join(path, name) for name, _ in left(function)]
+    return dict(kept), dict(made)
+
+
 def _prefix(path: str) -> str:
     """What a module at a call path has as its `prefix`."""
     return f"{path}." if path else ""
@@ -241,12 +271,49 @@ def to_numpy(tensor: torch.Tensor) -> Array:
     return tensor.numpy()
 
 
+def _taken_over(model: torch.nn.Module, source: torch.nn.Module) -> set[torch.nn.Module]:
+    """Gives modules of `model` the tensors of those of `source` that prepare the same by the same text.
+
+    Returns the modules that have theirs now.
+    """
+    owners = {part.prefix: part for part in source.modules() if hasattr(part, "prefix")}
+    done = set()
+    for part in [m for m in model.modules() if getattr(m, "prefix", None) in owners]:
+        owner = owners[part.prefix]
+        if _prepared(part) == _prepared(owner):
+            _take(part, owner)
+            done.add(part)
+    return done
+
+
+def _prepared(part: torch.nn.Module) -> tuple[object, ...]:
+    """What decides the weights and derived tensors of a module."""
+    prepare = getattr(type(part), "prepare", None)
+    return part.PATHS, part.dtype, prepare and inspect.getsource(prepare)
+
+
+def _take(part: torch.nn.Module, owner: torch.nn.Module) -> None:
+    """Weights that the owner dropped are dropped; tables that only the owner reads are left."""
+    for name in part.PATHS:
+        delattr(part, name)
+        if name in owner._parameters:
+            part.register_parameter(name, owner._parameters[name])
+    written = inspect.getsource(type(part).prepare) if hasattr(part, "prepare") else ""
+    for name, tensor in owner._buffers.items():
+        if name in owner.PATHS or f'"{name}"' in written:
+            part.register_buffer(name, tensor, persistent=name in owner.PATHS)
+
+
 def _assign(
-    model: torch.nn.Module, program: Program, weights: Mapping[str, Array], train: bool
+    model: torch.nn.Module,
+    program: Program,
+    weights: Mapping[str, Array],
+    train: bool,
+    done: Collection[torch.nn.Module] = (),
 ) -> None:
     """Module by module: its weights, then what is derived from them, so that few exist twice."""
     parameters = {p.path: p for p in program.parameters}
-    for module in model.modules():
+    for module in (m for m in model.modules() if m not in done):
         for attribute, relative in getattr(module, "PATHS", {}).items():
             parameter = parameters[f"{module.prefix}{relative}"]
             array = _checked(parameter, weights, program.sizes)
@@ -308,6 +375,32 @@ def _compile(file: ModuleType, emitted: Emitted, program: Program, model: torch.
         kind.forward = _with_dynamic_sizes(compiled, _run_time_dims(program, name), mark)
 
 
+def _decodes(program: Program) -> bool:
+    """Whether the program leaves states or goes on from them."""
+    return any(function.states or function.left for function in program.functions)
+
+
+def _compile_kinds(file: ModuleType, emitted: Emitted, program: Program) -> dict[str, Kind]:
+    """The kinds that call no layers and loop over no steps; others are run as they are written."""
+    kinds = {}
+    text = Path(str(file.__file__)).read_text(encoding="utf-8")
+    for function in map(program.function, emitted.classes):
+        ops = {node.op for node in function.nodes}
+        if function is program.main or ops & {"repeat", *SCANS}:
+            continue
+        cls = getattr(file, emitted.classes[function.name])
+        dims = _run_time_dims(program, function.name)
+        if any(f.states for f in program.functions):  # it is given `past` and its states, too
+            dims += [[], *(_varying(program, node) for node in function.states)]
+        kinds[function.name] = kind = Kind(cls.forward, text, dims)
+        cls.forward = _method(kind)
+    return kinds
+
+
+def _method(kind: Kind) -> Callable[..., Any]:
+    return lambda layer, *arguments: kind(layer, *arguments)
+
+
 def _for_length(written: Callable[..., Any], method: ChunkMethod) -> Callable[..., Any]:
     """The method, compiled for chunks of full length. The last one, if shorter, runs as written."""
     compiled = torch.compile(written, fullgraph=True)
@@ -333,11 +426,13 @@ def _between_graphs(in_chunks: Callable[..., Any]) -> Callable[..., Any]:
 
 def _run_time_dims(program: Program, name: str) -> list[list[int]]:
     """For each input of a function, its dimensions whose size a call decides."""
-    function, fixed = program.function(name), set(program.sizes)
-    return [
-        [dim for dim, axis in enumerate(function[i].axes) if not axis.size.symbols() <= fixed]
-        for i in function.inputs
-    ]
+    function = program.function(name)
+    return [_varying(program, function[i]) for i in function.inputs]
+
+
+def _varying(program: Program, node: Node) -> list[int]:
+    fixed = set(program.sizes)
+    return [dim for dim, axis in enumerate(node.axes) if not axis.size.symbols() <= fixed]
 
 
 def _with_dynamic_sizes(

@@ -6,7 +6,8 @@ Rows do not decide: what a packed matrix saves is the reordering at every call w
 rows, and strided reads when there are few. What decides is the launch, which is dearer than that
 of a plain product: a matrix that is read faster than that stays plain. `packed` is the identity,
 so the equation holds exactly; the packed matrix is a derived parameter in place of the original.
-Declined for a matrix that something else reads (a tied table), which would be stored twice.
+Declined for a matrix that something else reads (a tied table), which would be stored twice, and in
+the programs of a decoding: a step of a few rows reads it fastest in plain order, and they share it.
 Whether there is a packed order for a dtype on a CPU, the text decides where it runs.
 """
 
@@ -41,6 +42,8 @@ def _is_matrix(edit: Edit, x: Node, weight: Node, summed: tuple[Axis, ...]) -> b
 def _packed(edit: Edit, node: Node, x: Node, weight: Node, summed: tuple[Axis, ...]) -> Outcome:
     stored, raises = _stored(edit, weight)
     members = parameter_expression(edit, stored.id) or frozenset()
+    if any(function.states or function.left for function in edit.program.functions):
+        return Declined("a step reads it as it is stored, and the programs of a decoding share it")
     made = any(edit[i].op in ("packed", "derived") for i in members)  # by an earlier run
     if made or stored.type.dtype != "float":
         return None
