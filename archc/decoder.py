@@ -20,7 +20,7 @@ import numpy as np
 from .backends.base import node_name
 from .compiler.incremental import last_row
 from .compiler.passes import optimise
-from .dsl.errors import CacheFull, NoLowering
+from .dsl.errors import CacheFull
 
 if TYPE_CHECKING:
     from .api import Model
@@ -88,8 +88,6 @@ class Decoder:
         self.derived = model.incremental(inputs)
         self.slots = {slot.path: slot for slot in self.derived.slots}
         runner, weights = backend_called(backend), model.given_weights()
-        if not runner.steps:
-            raise NoLowering(op="state", backend=backend)
         unwanted = runner.unwanted_passes(dtype, **options)
 
         def loaded(program: Program, like: Executable | None = None) -> Executable:

@@ -73,13 +73,9 @@ class Stepped:
 
 
 class Backend(ABC):
-    """A way to run programs. `options` are the backend's own.
-
-    What it loads has `step` and `empty` where it `steps`: others run whole sequences only.
-    """
+    """A way to run programs. `options` are the backend's own."""
 
     name: ClassVar[str]
-    steps: ClassVar[bool] = True
 
     def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
         """Passes whose results this backend cannot run, or runs slower, at a dtype with these options.

@@ -143,15 +143,6 @@ def test_the_screen_says_how_each_run_compares() -> None:
         assert f"ragged: logits, {words} " in auto
 
 
-def test_a_backend_of_whole_sequences_is_left_out() -> None:
-    result = invoke("diff", LLAMA, "--chunks", "1,1", "--size", "b=1")
-    assert result.exit_code == 0
-    assert "triton is left out: it runs whole sequences only" in result.stderr
-    assert "numpy and torch agree" in result.stdout
-    named = invoke("diff", LLAMA, "--chunks", "1,1", "--size", "b=1", "--backends", "triton")
-    assert "error[no-lowering]" in named.output
-
-
 @pytest.mark.parametrize("other", [[LLAMA], ["--introduced"]])
 def test_chunks_are_of_one_model(other: list[Any]) -> None:
     assert invoke("diff", LLAMA, *other, "--chunks", "auto").exit_code == 2

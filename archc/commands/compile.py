@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..dsl.diagnostics import InternalError
-from ..dsl.errors import NoLowering
 from ..files import files_in, new_directory
 from .options import BACKENDS, FILE, QUANT, WEIGHTS, open_model, sizes
 from .progress import bar
@@ -77,7 +76,7 @@ def command(
     if decode and verify:
         raise click.UsageError("--verify runs whole sequences: it does not go with --decode")
     targets = _targets(backend, target)
-    programs = _programs(open_model(file, preset, settings, model, weights), backend, emit, decode)
+    programs = _programs(open_model(file, preset, settings, model, weights), decode)
     unwanted = backend_called(backend).unwanted_passes("f32")
     check = _evaluate if verify else None
     made = {
@@ -111,14 +110,10 @@ def _evaluate(
     return NumpyBackend().load(program, weights, dtype="f64").run(inputs)
 
 
-def _programs(model: Model, backend: str, emit: str, decode: bool) -> dict[str, Program]:
+def _programs(model: Model, decode: bool) -> dict[str, Program]:
     """What to compile, by the name of its file."""
-    from ..api import backend as backend_called
-
     if not decode:
         return {MODEL: model.program}
-    if emit == "source" and not backend_called(backend).steps:
-        raise NoLowering(op="state", backend=backend)
     derived = model.incremental()
     return {"prefill": derived.prefill, "chunk": derived.chunk}
 

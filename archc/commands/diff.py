@@ -104,7 +104,7 @@ def command(
         opened = opened.with_random_weights(seed or 0)
     if quant is not None and chunks is not None:
         raise click.UsageError("--quant and --chunks exclude each other")
-    candidates = _candidates(backends, dtype, steps=chunks is not None)
+    candidates = _candidates(backends, dtype)
     asked = _sizes(lengths)
     report = _compared(opened, candidates, inputs, seed or 0, asked, introduced, quant, chunks)
     _finish(ctx, report, not report.agree, as_json)
@@ -146,16 +146,12 @@ def _progress(message: str) -> None:
     click.echo(f"running {message}", err=True)
 
 
-def _candidates(backends: str | None, dtype: Any, steps: bool) -> list[Candidate]:
-    """Those named, else every backend that is installed and, if `steps`, runs chunk by chunk."""
+def _candidates(backends: str | None, dtype: Any) -> list[Candidate]:
+    """Those named, else every backend that is installed."""
     from ..api import backend
     from ..diff import Candidate
 
     names = backends.split(",") if backends else _installed()
-    if steps and not backends:
-        for name in (n for n in names if not backend(n).steps):
-            click.echo(f"{name} is left out: it runs whole sequences only", err=True)
-        names = [name for name in names if backend(name).steps]
     found = [Candidate(*_spec(name.strip(), dtype), label=name.strip()) for name in names]
     for candidate in found:
         backend(candidate.backend)  # an unknown one is refused before any runs

@@ -22,7 +22,6 @@ from ..base import Backend, Executable, Stepped, ValueKey, bind_inputs, check_pr
 
 class TritonBackend(Backend):
     name: ClassVar[str] = "triton"
-    steps: ClassVar[bool] = False
 
     def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
         """A kernel has no Fourier transform. One kernel runs most of a step of a scan: there is little
