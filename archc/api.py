@@ -30,6 +30,7 @@ from .dsl.syntax import CheckpointDef, InputStmt, ModelDef, walk
 if TYPE_CHECKING:  # what only some calls need is imported by them: `check` needs none of it
     from .backends.base import Array, Backend, Executable
     from .compiler.checkpoint import Checkpoint
+    from .compiler.incremental import Incremental
     from .compiler.ops import ModelDType
     from .compiler.passes import Optimised
     from .compiler.passes.quantise import Quant
@@ -109,6 +110,15 @@ class Model:
         return replace(
             self, weights=random_weights(self.program, seed), checkpoint=None, block=None
         )
+
+    def incremental(self, given: Collection[str] | None = None) -> Incremental:
+        """The programs that run a sequence chunk by chunk, when just `given` inputs are supplied.
+
+        Raises `NoDecode`, `NeedsWholeSequence`, and what `program_for` raises.
+        """
+        from .compiler.incremental import derive
+
+        return derive(self.program_for(given), self.definition.span)
 
     def compile(
         self,

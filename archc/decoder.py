@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .backends.base import node_name
-from .compiler.incremental import derive, last_row
+from .compiler.incremental import last_row
 from .compiler.passes import optimise
-from .dsl.errors import CacheFull
+from .dsl.errors import CacheFull, NoLowering
 
 if TYPE_CHECKING:
     from .api import Model
     from .backends.base import Array, Executable
+    from .compiler.incremental import Slot
     from .compiler.ir.graph import Function, Program
     from .compiler.ops import ModelDType
     from .compiler.passes.quantise import Quant
@@ -62,7 +63,8 @@ class Decoder:
 
     With `rows="last"` outputs have the last new row only. What is kept of each slot is stored as
     `cache_dtype` (default: as computed), with room for `max_length` slots (default: grown as needed).
-    Raises `NoDecode`, `NeedsWholeSequence`, and what `Model.compile` raises.
+    Raises `NoDecode`, `NeedsWholeSequence`, `NoLowering` for a backend that only runs whole sequences,
+    and what `Model.compile` raises.
     """
 
     def __init__(
@@ -83,9 +85,11 @@ class Decoder:
 
         self.model, self.rows, self.max_length = model, rows, max_length
         self.cache_dtype = cache_dtype
-        self.derived = derive(model.program_for(inputs))
+        self.derived = model.incremental(inputs)
         self.slots = {slot.path: slot for slot in self.derived.slots}
         runner, weights = backend_called(backend), model.given_weights()
+        if not runner.steps:
+            raise NoLowering(op="state", backend=backend)
         unwanted = runner.unwanted_passes(dtype, **options)
 
         def loaded(program: Program, like: Executable | None = None) -> Executable:
@@ -105,13 +109,14 @@ class Decoder:
     def __call__(self, state: State | None, /, **inputs: Any) -> tuple[dict[str, Array], State]:
         """Outputs of the new rows, and the state after them.
 
-        A first call is given all inputs, a later one those along the decoded axis. Raises `CacheFull`,
-        and what running the model raises.
+        A first call is given all inputs, a later one those along the decoded axis; outputs that no row
+        reaches, such as an encoder's, are the first call's only. Raises `CacheFull`, and what running
+        the model raises.
         """
         program = self.derived.prefill if state is None else self.derived.chunk
         arrays = {n: np.asarray(a) for n, a in inputs.items() if self._is_read(program, n)}
         before = 0 if state is None else state.length
-        rows = _rows(program, arrays)
+        rows = rows_of(program, arrays)
         if self.max_length is not None and before + rows > self.max_length:
             raise CacheFull(length=before + rows, max_length=self.max_length)
         if state is None:
@@ -121,6 +126,19 @@ class Decoder:
         held = {p: v.array if isinstance(v, Growing) else v for p, v in values.items()}
         done = self.chunk.step(arrays, held, {**state.sizes, self.derived.past: before})
         return done.outputs, self._state(before + rows, done.states, done.sizes, values)
+
+    def arrays(self, state: State) -> dict[str, Array]:
+        """What is kept, by path in the order of the text, as NumPy arrays without room for more."""
+        return {
+            path: self.chunk.array(self._filled(slot, state)) for path, slot in self.slots.items()
+        }
+
+    def _filled(self, slot: Slot, state: State) -> Any:
+        value = state.values[slot.path]
+        if not isinstance(value, Growing):
+            return value
+        assert slot.dim is not None
+        return value.array[(slice(None),) * slot.dim + (slice(0, state.length),)]
 
     def _is_read(self, program: Program, name: str) -> bool:
         """Whether a run takes an input: also one that is unknown, which the run refuses."""
@@ -165,11 +183,11 @@ def _names(main: Function) -> list[str]:
     return [node_name(main[i]) for i in main.inputs]
 
 
-def _rows(program: Program, arrays: Mapping[str, Array]) -> int:
+def rows_of(program: Program, arrays: Mapping[str, Array]) -> int:
     """How many rows the inputs have along the decoded axis; the run says what is misshapen."""
     for node in map(program.main.__getitem__, program.main.inputs):
         names = [axis.name for axis in node.axes]
         array = arrays.get(node_name(node))
         if program.decode in names and array is not None and array.ndim == len(names):
-            return array.shape[names.index(program.decode)]
+            return int(array.shape[names.index(program.decode)])
     return 0

@@ -58,6 +58,10 @@ class Executable(ABC):
         """An array for a state like `like`, but `length` long along `dim`; `dtype` is of its floats."""
         raise NotImplementedError
 
+    def array(self, state: Any) -> Array:
+        """A state, or a part of one, as NumPy."""
+        return np.asarray(state)
+
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
@@ -69,9 +73,13 @@ class Stepped:
 
 
 class Backend(ABC):
-    """A way to run programs. `options` are the backend's own."""
+    """A way to run programs. `options` are the backend's own.
+
+    What it loads has `step` and `empty` where it `steps`: others run whole sequences only.
+    """
 
     name: ClassVar[str]
+    steps: ClassVar[bool] = True
 
     def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
         """Passes whose results this backend cannot run, or runs slower, at a dtype with these options.

@@ -29,7 +29,13 @@ from archc.dsl.syntax import CallableDef
 ROOT = Path(__file__).parent.parent
 LANGUAGE = ROOT / "docs" / "language.md"
 COST = ROOT / "docs" / "cost.md"
-PAGES = [LANGUAGE, ROOT / "docs" / "porting.md", COST, ROOT / "README.md"]
+PAGES = [
+    LANGUAGE,
+    ROOT / "docs" / "porting.md",
+    ROOT / "docs" / "decode.md",
+    COST,
+    ROOT / "README.md",
+]
 SNIPPETS = [snippet for page in PAGES for snippet in snippets.snippets(page)]
 RIGHT = [s for s in SNIPPETS if not s.error]
 WRONG = [s for s in SNIPPETS if s.error]

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..dsl.diagnostics import InternalError
+from ..dsl.errors import NoLowering
 from ..files import files_in, new_directory
 from .options import BACKENDS, FILE, QUANT, WEIGHTS, open_model, sizes
 from .progress import bar
 
 if TYPE_CHECKING:
+    from ..api import Model
     from ..backends.base import Array
     from ..compiler.ir.graph import Program
     from ..compiler.passes import Optimised
     from ..compiler.rewrite import Pass, Site
 
+MODEL = "model"
 DEFAULT_TARGETS = ("sm_90", "gfx942")  # the present one of each maker
 
 
@@ -41,6 +44,12 @@ DEFAULT_TARGETS = ("sm_90", "gfx942")  # the present one of each maker
     help="The graph before and after the passes, or the backend's source.",
 )
 @click.option(
+    "--decode",
+    is_flag=True,
+    help="What is derived to run a sequence chunk by chunk: prefill.py for the first rows, chunk.py for"
+    " those that follow.",
+)
+@click.option(
     "--verify", is_flag=True, help="Run the graph before and after each pass, in float64."
 )
 def command(
@@ -54,6 +63,7 @@ def command(
     quant: Any,
     output: Path,
     emit: str,
+    decode: bool,
     verify: bool,
 ) -> None:
     """Compile the model in FILE to a directory of files.
@@ -64,22 +74,30 @@ def command(
     from ..api import backend as backend_called
     from ..compiler.passes import optimise, pipeline
 
+    if decode and verify:
+        raise click.UsageError("--verify runs whole sequences: it does not go with --decode")
     targets = _targets(backend, target)
-    program = open_model(file, preset, settings, model, weights).program
+    programs = _programs(open_model(file, preset, settings, model, weights), backend, emit, decode)
     unwanted = backend_called(backend).unwanted_passes("f32")
-    evaluate = _evaluate if verify else None
-    optimised = optimise(program, disable=unwanted, quant=quant, verify=evaluate)
+    check = _evaluate if verify else None
+    made = {
+        name: optimise(p, disable=unwanted, quant=quant, verify=check)
+        for name, p in programs.items()
+    }
     report = ""
     with new_directory(output) as folder:
-        for name, text in _texts(backend, emit, program, optimised).items():
-            (folder / name).write_text(text, encoding="utf-8")
-        if targets and emit == "source":
-            report = _kernels(optimised.program, targets, folder)
+        for stem, optimised in made.items():
+            for name, text in _texts(backend, emit, stem, programs[stem], optimised).items():
+                (folder / name).write_text(text, encoding="utf-8")
+            if targets and emit == "source":
+                report = _kernels(optimised.program, targets, folder)
         written = _listing(folder, output)
     click.echo(written)
     if report:
         click.echo(f"\n{report}")
-    click.echo(f"\n{passes_table(optimised.sites, pipeline(quant))}")
+    for stem, optimised in made.items():
+        title = "pass" if stem == MODEL else stem
+        click.echo(f"\n{passes_table(optimised.sites, pipeline(quant), title)}")
     if verify:
         lossy = ", but for quantise, which changed weights" if quant else ""
         click.echo(f"verified: no pass changed a result beyond rounding{lossy}")
@@ -93,14 +111,30 @@ def _evaluate(
     return NumpyBackend().load(program, weights, dtype="f64").run(inputs)
 
 
-def _texts(backend: str, emit: str, program: Program, optimised: Optimised) -> Mapping[str, str]:
+def _programs(model: Model, backend: str, emit: str, decode: bool) -> dict[str, Program]:
+    """What to compile, by the name of its file."""
+    from ..api import backend as backend_called
+
+    if not decode:
+        return {MODEL: model.program}
+    if emit == "source" and not backend_called(backend).steps:
+        raise NoLowering(op="state", backend=backend)
+    derived = model.incremental()
+    return {"prefill": derived.prefill, "chunk": derived.chunk}
+
+
+def _texts(
+    backend: str, emit: str, stem: str, program: Program, optimised: Optimised
+) -> Mapping[str, str]:
     """Files to write, by name."""
     from ..api import backend as backend_called
     from ..compiler.ir.text import show
 
     if emit == "ir" or backend == "numpy":
-        return {"before.ir": show(program), "after.ir": show(optimised.program)}
-    return backend_called(backend).emit(optimised.program)
+        graphs = {"before.ir": show(program), "after.ir": show(optimised.program)}
+        return graphs if stem == MODEL else {f"{stem}.{n}": text for n, text in graphs.items()}
+    texts = backend_called(backend).emit(optimised.program)
+    return {name.replace(MODEL, stem): text for name, text in texts.items()}
 
 
 def _targets(backend: str, named: str | None) -> tuple[str, ...]:
@@ -148,11 +182,14 @@ def _listing(folder: Path, output: Path) -> str:
     return "\n".join(lines)
 
 
-def passes_table(sites: Sequence[Site], passes: Sequence[Pass]) -> str:
-    """A row per pass: how often its rules fired, how often they recognised a place and declined."""
+def passes_table(sites: Sequence[Site], passes: Sequence[Pass], title: str = "pass") -> str:
+    """A row per pass: how often its rules fired, how often they recognised a place and declined.
+
+    `title` stands over the passes.
+    """
     counts = Counter((s.pass_name, s.fired) for s in sites)
     rows = [(p.name, counts[p.name, True], counts[p.name, False]) for p in passes]
     return "\n".join(
-        [f"{'pass':<20} {'fired':>6} {'declined':>9}"]
+        [f"{title:<20} {'fired':>6} {'declined':>9}"]
         + [f"{name:<20} {fired:>6} {declined:>9}" for name, fired, declined in rows]
     )

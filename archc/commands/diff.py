@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import DTYPE, QUANT, WEIGHTS, open_model, sizes
+from .options import DTYPE, QUANT, WEIGHTS, ChunkList, open_model, sizes
 from .tensors import read_tensors
 
 if TYPE_CHECKING:
     from ..api import Model
+    from ..chunks import Chunks
     from ..diff import Candidate, Report
 
 # what each backend needs besides archc itself
@@ -45,6 +46,13 @@ DTYPES = ("f64", "f32", "bf16", "f16")
 @click.option("--size", "lengths", multiple=True, metavar="S=N", help="A size of random inputs.")
 @DTYPE
 @QUANT
+@click.option(
+    "--chunks",
+    type=ChunkList(),
+    metavar="N,N,...",
+    help="Compare runs in chunks of so many rows with one run of the whole sequence; auto tries row by"
+    " row, half and then row by row, and thirds.",
+)
 @click.option("--introduced", is_flag=True, help="Run every node on its own, not only suspects.")
 @click.option("--full", is_flag=True, help="With OTHER: every parameter and operation.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
@@ -63,13 +71,15 @@ def command(
     lengths: tuple[str, ...],
     dtype: Any,
     quant: Any,
+    chunks: Chunks | None,
     introduced: bool,
     full: bool,
     as_json: bool,
 ) -> None:
     """Compare what backends compute for FILE, or the architectures of FILE and OTHER.
 
-    For two files, `--preset P,Q` takes P of FILE and Q of OTHER; one P is taken of both.
+    For two files, `--preset P,Q` takes P of FILE and Q of OTHER; one P is taken of both. With --chunks
+    runs of whole sequences are compared with runs in chunks.
 
     Exits with 1 when they differ. Each value is held to a float64 run of the graph as written, as
     closely as the dtype allows; the first node that breaks this is named with its line. With
@@ -77,6 +87,8 @@ def command(
     """
     if weights is not None and seed is not None:
         raise click.UsageError("--weights and --random exclude each other")
+    if chunks is not None and (other is not None or introduced):
+        raise click.UsageError("--chunks goes with neither OTHER nor --introduced")
     presets = _presets(preset, other)
     opened = open_model(file, presets[0], settings, model, weights)
     if other is not None:
@@ -90,8 +102,11 @@ def command(
         opened = open_model(file, SMALL, (), model)
     if weights is None:
         opened = opened.with_random_weights(seed or 0)
-    candidates = _candidates(backends, dtype)
-    report = _compared(opened, candidates, inputs, seed or 0, _sizes(lengths), introduced, quant)
+    if quant is not None and chunks is not None:
+        raise click.UsageError("--quant and --chunks exclude each other")
+    candidates = _candidates(backends, dtype, steps=chunks is not None)
+    asked = _sizes(lengths)
+    report = _compared(opened, candidates, inputs, seed or 0, asked, introduced, quant, chunks)
     _finish(ctx, report, not report.agree, as_json)
 
 
@@ -116,31 +131,31 @@ def _compared(
     lengths: dict[str, int],
     introduced: bool,
     quant: Any,
+    chunks: Chunks | None,
 ) -> Report:
-    from ..diff import Case, diff
+    from ..diff import Case, diff, diff_chunks
 
     case = Case("given", read_tensors(inputs)) if inputs else None
-    return diff(
-        model,
-        candidates,
-        inputs=case,
-        seed=seed,
-        sizes=lengths,
-        introduced=introduced,
-        quant=quant,
-        progress=_progress,
-    )
+    options = {"inputs": case, "seed": seed, "sizes": lengths, "progress": _progress}
+    if chunks is not None:
+        return diff_chunks(model, candidates, chunks, **options)
+    return diff(model, candidates, introduced=introduced, quant=quant, **options)
 
 
 def _progress(message: str) -> None:
     click.echo(f"running {message}", err=True)
 
 
-def _candidates(backends: str | None, dtype: Any) -> list[Candidate]:
+def _candidates(backends: str | None, dtype: Any, steps: bool) -> list[Candidate]:
+    """Those named, else every backend that is installed and, if `steps`, runs chunk by chunk."""
     from ..api import backend
     from ..diff import Candidate
 
     names = backends.split(",") if backends else _installed()
+    if steps and not backends:
+        for name in (n for n in names if not backend(n).steps):
+            click.echo(f"{name} is left out: it runs whole sequences only", err=True)
+        names = [name for name in names if backend(name).steps]
     found = [Candidate(*_spec(name.strip(), dtype), label=name.strip()) for name in names]
     for candidate in found:
         backend(candidate.backend)  # an unknown one is refused before any runs

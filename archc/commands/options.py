@@ -48,6 +48,22 @@ QUANT = click.option(
     type=click.Choice(["int8", "int4"]),
     help="Keep the weights of products in so many bits, a scale for each 32.",
 )
+
+
+class ChunkList(click.ParamType):
+    """`auto`, or numbers of rows: `7,1,1,1`."""
+
+    name = "chunks"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if isinstance(value, tuple) or value == "auto":
+            return value
+        sizes = [part.strip() for part in value.split(",")]
+        if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+            self.fail(f"{value!r} is neither auto nor numbers such as 7,1,1,1", param, ctx)
+        return tuple(map(int, sizes))
+
+
 BACKENDS = click.Choice(["numpy", "torch", "triton"])
 
 

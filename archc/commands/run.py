@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..memory import keep_memory
-from .options import BACKENDS, DTYPE, FILE, QUANT, RANDOM, WEIGHTS, open_model, sizes
+from .options import (
+    BACKENDS,
+    DTYPE,
+    FILE,
+    QUANT,
+    RANDOM,
+    WEIGHTS,
+    ChunkList,
+    open_model,
+    sizes,
+)
 from .progress import shown
 from .tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
+    from ..api import Model
     from ..backends.base import Array
+    from ..chunks import Chunks
 
 
 @click.command("run")
@@ -48,6 +60,13 @@ if TYPE_CHECKING:
     help="0 runs the graph as written, 1 optimises it first.",
 )
 @click.option(
+    "--chunks",
+    type=ChunkList(),
+    metavar="N,N,...",
+    help="Run the sequence in chunks of so many rows, each going on from the one before; auto is half"
+    " of it, then row by row.",
+)
+@click.option(
     "--compile/--eager", "compiled", default=False, help="Whether torch compiles each layer kind."
 )
 def command(
@@ -63,6 +82,7 @@ def command(
     dtype: Any,
     quant: Any,
     level: str,
+    chunks: Chunks | None,
     compiled: bool,
 ) -> None:
     """Run the model in FILE once."""
@@ -71,15 +91,30 @@ def command(
     keep_memory()
     opened = open_model(file, preset, settings, model, weights, seed)
     given = read_tensors(inputs)
-    options = {"compile": True} if compiled else {}
+    options = {"dtype": dtype, "level": int(level), "quant": quant}
+    options |= {"compile": True} if compiled else {}
     with shown(opened) as watched:
-        loaded = watched.compile(
-            backend, dtype=dtype, quant=quant, level=int(level), inputs=given, **options
-        )
-    results = widened(loaded(**given), dtype)
+        if chunks is None:
+            results = watched.compile(backend, inputs=given, **options)(**given)
+        else:
+            results = _in_chunks(watched, backend, chunks, given, options)
+    results = widened(results, dtype)
     write_tensors(output, results)
     shapes = ", ".join(f"{n} {list(a.shape)} {a.dtype}" for n, a in results.items())
     click.echo(f"wrote {output}: {shapes}")
+
+
+def _in_chunks(
+    model: Model,
+    backend: str,
+    chunks: Chunks,
+    given: Mapping[str, Array],
+    options: Mapping[str, Any],
+) -> dict[str, Array]:
+    from ..chunks import run, sizes_of
+
+    made = sizes_of(chunks, model.program_for(given), given)
+    return run(model.decoder(backend, inputs=given, **options), made, given)
 
 
 def widened(results: Mapping[str, Array], dtype: str) -> dict[str, Array]:

@@ -15,13 +15,14 @@ from functools import reduce
 from ..api import Model
 from ..compiler.passes.quantise import Quant
 from ..equality import Comparison
+from .chunked import diff_chunks
 from .inputs import Case, random_cases, read_inputs
 from .quantising import Quantising, quantising
 from .regions import group
 from .report import Cell, Divergence, Report, Row, Status
 from .session import Candidate, Session, Trial
 
-__all__ = ["Candidate", "Case", "Report", "diff", "random_cases"]
+__all__ = ["Candidate", "Case", "Report", "diff", "diff_chunks", "random_cases"]
 
 
 def diff(

@@ -106,10 +106,19 @@ def _offset(function: Function, index: Node) -> Dim:
 
 def _arrays(program: Program, seed: int, sizes: Mapping[str, int]) -> dict[str, Array]:
     random = np.random.default_rng(seed)
-    return {
+    made = {
         name: _array(random, node, node.type.shape(sizes), sizes)
         for name, node in read_inputs(program).items()
     }
+    if program.after in made:  # a prefix is no longer than the sequence
+        made[program.after] %= _length(program, sizes) + 1
+    return made
+
+
+def _length(program: Program, sizes: Mapping[str, int]) -> int:
+    """How long the decoded axis is."""
+    axes = (axis for node in read_inputs(program).values() for axis in node.axes)
+    return next(a.size.evaluate(sizes) for a in axes if a.name == program.decode)
 
 
 def _array(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ..dsl.diagnostics import snippet
 from ..dsl.span import Span
@@ -79,10 +79,7 @@ class Divergence:
         return [*out, f"  {self.what_is_wrong()}", *self._advice()]
 
     def what_is_wrong(self) -> str:
-        c = self.comparison
-        if c.mismatch:
-            return f"{self.kind}: {c.mismatch} ({self.case} inputs)"
-        return f"{self.kind}: {c.error:.1e}, where {c.allowed:.1e} is allowed ({self.case} inputs)"
+        return f"{self.kind}: {stated(self.comparison)} ({self.case} inputs)"
 
     @property
     def kind(self) -> str:
@@ -97,10 +94,6 @@ class Divergence:
         return [f"  on exact operands this node is right; look at what it reads: {weights}"]
 
     def to_json(self) -> dict[str, Any]:
-        where = [
-            {"file": s.source.name, "line": s.line, "column": s.column, "text": s.text}
-            for s in places(self.spans)
-        ]
         return {
             "candidate": self.candidate,
             "inputs": self.case,
@@ -108,13 +101,29 @@ class Divergence:
             "op": self.op,
             "value": self.value,
             "within": self.within,
-            "places": where,
+            "places": located(self.spans),
             "introduced": self.introduced,
-            "error": _number(self.comparison.error),
-            "allowed": self.comparison.allowed,
-            "mismatch": self.comparison.mismatch,
+            **judged(self.comparison),
             "reads": list(self.reads),
         }
+
+
+class Finding(Protocol):
+    """Where a candidate first differs, in whichever kind of comparison."""
+
+    @property
+    def candidate(self) -> str: ...
+
+    @property
+    def region(self) -> str: ...
+
+    @property
+    def spans(self) -> tuple[Span, ...]: ...
+
+    def lines(self) -> list[str]:
+        """The screen."""
+
+    def to_json(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +134,7 @@ class Report:
     candidates: tuple[str, ...]
     cases: tuple[str, ...]
     rows: tuple[Row, ...]
-    divergences: tuple[Divergence, ...]
+    divergences: tuple[Finding, ...]
     quantising: tuple[Quantising, ...] = ()
 
     @property
@@ -197,6 +206,26 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     texts = [head, tuple("-" * width for width in widths), *rows]
     return ["  ".join(t.ljust(w) for t, w in zip(r, widths, strict=True)).rstrip() for r in texts]
+
+
+def stated(comparison: Comparison) -> str:
+    """What breaks the rule, in words."""
+    c = comparison
+    return c.mismatch or f"{c.error:.1e}, where {c.allowed:.1e} is allowed"
+
+
+def judged(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as plain data."""
+    c = comparison
+    return {"error": _number(c.error), "allowed": c.allowed, "mismatch": c.mismatch}
+
+
+def located(spans: Sequence[Span]) -> list[dict[str, Any]]:
+    """Where a value is written, as plain data."""
+    return [
+        {"file": s.source.name, "line": s.line, "column": s.column, "text": s.text}
+        for s in places(spans)
+    ]
 
 
 def _number(error: float) -> float | None:

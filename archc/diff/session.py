@@ -125,7 +125,7 @@ class Session:
         stage = self.stage_of(candidate)
         inputs = stage.reference.rounded(case.inputs)
         with failing():
-            outputs, values = self._executable(candidate).trace(inputs)
+            outputs, values = self.executable(candidate).trace(inputs)
         traced = _traced(stage, stage.truth(case), values, candidate.dtype)
         return traced, self._outputs(candidate, case, outputs)
 
@@ -141,7 +141,8 @@ class Session:
         divergence = diverged(stage, fault, str(candidate), case.name)
         return Trial(candidate, stage, {}, {}, alone, divergence)
 
-    def _executable(self, candidate: Candidate) -> Executable:
+    def executable(self, candidate: Candidate) -> Executable:
+        """What a candidate runs, loaded once."""
         if candidate not in self._loaded:
             program = self.stage_of(candidate).program
             self._loaded[candidate] = self._bench(candidate).load(program)

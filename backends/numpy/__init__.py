@@ -76,8 +76,9 @@ class NumpyExecutable(Executable):
 
     def empty(self, like: Array, dim: int, length: int, dtype: ModelDType | None = None) -> Array:
         shape = (*like.shape[:dim], length, *like.shape[dim + 1 :])
-        half = dtype is not None and like.dtype.kind not in "biu"
-        return np.empty(shape, Precision(dtype).storage("float") if half else like.dtype)
+        if dtype is None or like.dtype.kind in "biu":
+            return np.empty(shape, like.dtype)
+        return np.empty(shape, Precision(dtype).storage("float"))
 
     def _run(self, inputs: Mapping[str, Array], observe: Observer | None) -> dict[str, Array]:
         bound = bind_inputs(self.shared.program, inputs, self.shared.precision)

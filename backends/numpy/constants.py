@@ -20,7 +20,6 @@ from ...dsl.errors import MissingWeight, WeightShape
 from ..base import ValueKey
 from .interpreter import Interpreter, Shared
 
-
 Constant = Array | tuple[Array, ...]  # of a derived value with several results
 
 

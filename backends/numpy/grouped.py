@@ -36,8 +36,13 @@ def grouped(
     outside = index[(index < 0) | (index >= count)]
     if outside.size:
         take = plan.take
-        facts = {"axis": plan.entries.name, "index": int(outside[0]), "size": count}
-        raise IndexOutOfRange(**facts, span=span_of(take), calls=take.spans[1:])
+        raise IndexOutOfRange(
+            axis=plan.entries.name,
+            index=int(outside[0]),
+            size=count,
+            span=span_of(take),
+            calls=take.spans[1:],
+        )
     picked = for_each_row(index, plan.index.axes)
     own = [axis for axis in plan.x.axes if axis not in plan.inner]
     source = for_each_row(np.arange(math.prod(shape(own))).reshape(shape(own)), own)  # rows of x

@@ -22,7 +22,7 @@ from .prepared import Ready, Run, Structure, make_ready, ready_primitive, symbol
 
 Values = tuple[Array, ...]
 Observer = Callable[[ValueKey, Array], None]
-Constants = Mapping[ValueKey, Array]
+Constants = Mapping[ValueKey, Array | Values]
 LONGEST_CHUNK = 64
 CALLING = frozenset({"weight", "derived", "state", "repeat", *SCANS})  # they need the call path
 

@@ -63,8 +63,7 @@ class Attention:
             plan = plan_attend(body, keys if isinstance(keys, Axis) else None)
         except NotTileable:
             return None
-        alone = isinstance(query, Axis) and runs_by_rows(body, query)
-        rows = query if alone else None
+        rows = query if isinstance(query, Axis) and runs_by_rows(body, query) else None
         return Attention(node, body, plan, sizes, precision, Structure(body), tile, rows)
 
     def __call__(self, *operands: Array) -> Array | tuple[Array, ...]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import ClassVar
@@ -235,8 +236,7 @@ def quantise(w, bits, group):
     """
     length = w.shape[-1]
     short = w[..., -1:].expand(*w.shape[:-1], -length % group)
-    entries = torch.cat([w, short], -1).to(torch.promote_types(w.dtype, torch.float32))
-    entries = entries.unflatten(-1, (-1, group))
+    entries = torch.cat([w, short], -1).float().unflatten(-1, (-1, group))
     least, most = entries.aminmax(dim=-1)
     if bits == 8:
         steps = [torch.maximum(most, -least) / 127]
@@ -316,6 +316,18 @@ BELOW = {
 GLOBALS = frozenset(
     re.findall(r"^(?:def )?([A-Za-z]\w*)(?:\(| = )", "".join(HELPERS.values()), re.MULTILINE)
 )
+PREFILL = """
+The model is given the first rows of a sequence. Beside its outputs it returns what another program,
+the chunk, goes on from: a dictionary in which a module's `prefix` leads to the list of its states.
+The states of each class, in their order:
+"""
+CHUNK = """
+The model goes on from the first `past` rows of a sequence and is given the rows that follow. It takes
+its own states and, as `layer_states`, those of each layer: a dictionary in which a module's `prefix`
+leads to the list of its states. One with an axis `{past}` is a buffer with room for more along that
+axis: the new rows are written behind the first `past`. The others are returned, by prefix too, as
+they are after the new rows. The states of each class, in their order:
+"""
 CHECK = '''
 def check(index, size, take):
     """Raises IndexError(which take, index, size) for the first index that is outside."""
@@ -546,7 +558,27 @@ class File:
         ]
         if self._derives():
             lines.append("After loading weights, call `prepare()` on every module that has it.")
-        return [*lines, '"""']
+        return [*lines, *self._about_states(), '"""']
+
+    def _about_states(self) -> list[str]:
+        """How a program is called that leaves states, or goes on from them."""
+        left_by = self._listed(lambda f: [(path, f[i].axes) for path, i in left(f)])
+        if not self.continues:
+            return ["", *PREFILL.strip().split("\n"), *left_by] if left_by else []
+        given = self._listed(lambda f: [(n.attrs.string("path"), n.axes) for n in f.states])
+        past = self.program.past
+        lines = ["", *CHUNK.format(past=past).strip().split("\n"), *given]
+        return [*lines, "Those returned, in their order:", *left_by] if left_by else lines
+
+    def _listed(self, states: Callable[[Function], list[tuple[str, Sequence[Axis]]]]) -> list[str]:
+        """A paragraph for each class that has states."""
+        lines = []
+        for function in self._functions():
+            words = [f"{path} [{', '.join(map(str, axes))}]" for path, axes in states(function)]
+            text = f"{self.classes[function.name]}: {', '.join(words)}"
+            wrapped = textwrap.wrap(text, 96, initial_indent="  ", subsequent_indent="    ")
+            lines += wrapped if words else []
+        return lines
 
     def _derives(self) -> bool:
         nodes = (node for function in self._functions() for node in function.nodes)

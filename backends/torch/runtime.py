@@ -155,6 +155,9 @@ class TorchExecutable(Executable):
         half = dtype is not None and like.dtype.is_floating_point
         return like.new_empty(shape, dtype=DTYPES[dtype] if dtype and half else like.dtype)
 
+    def array(self, state: torch.Tensor) -> Array:
+        return to_numpy(state)
+
     def trace(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[ValueKey, Array]]:
         """Runs the same text with every value stored, on the same parameters."""
         outputs, values = self._traced(self._tensors(inputs))

@@ -17,11 +17,12 @@ from ...compiler.ir.graph import Program
 from ...compiler.ir.walk import calls, join
 from ...compiler.ops import Array, ModelDType, Precision
 from ...dsl.errors import MissingPackage, NoLowering
-from ..base import Backend, Executable, ValueKey, bind_inputs
+from ..base import Backend, Executable, Stepped, ValueKey, bind_inputs, check_prefix
 
 
 class TritonBackend(Backend):
     name: ClassVar[str] = "triton"
+    steps: ClassVar[bool] = False
 
     def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
         """A kernel has no Fourier transform. One kernel runs most of a step of a scan: there is little
@@ -87,36 +88,68 @@ class TritonExecutable(Executable):
 
     def __init__(self, program: Program, named: dict[str, Array], dtype: ModelDType) -> None:
         self.program, self.dtype, self.named = program, dtype, named
-        self.session = self._open(traced=False)
+        self.session, self.unshown = self._open(traced=False)
         self.tracing: Any = None
+        called = list(calls(program))
+        self.read = [join(path, n.attrs.string("path")) for path, f in called for n in f.states]
+        self.grown = [
+            join(path, name) for path, f in called for name, i in f.left if f[i].op == "append"
+        ]
 
-    def _open(self, *, traced: bool) -> Any:
+    def _open(self, *, traced: bool) -> tuple[Any, list[str]]:
+        """The loaded model, and the sizes that it is told."""
         import torch
 
         from .session import DeviceSession, InterpreterSession
-        from .source import sources
+        from .source import sources, unshown
 
         kind = DeviceSession if torch.cuda.is_available() else InterpreterSession
-        return kind(sources(self.program, traced=traced)[0], self.named, self.dtype)
+        files, made = sources(self.program, traced=traced)
+        return kind(files, self.named, self.dtype), unshown(made)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        return self._results(self.session, inputs)[0]
+        bound = bind_inputs(self.program, inputs, Precision(self.dtype))
+        return _outputs(self.session.run(bound.arrays))
+
+    def step(
+        self, inputs: Mapping[str, Array], states: Mapping[str, Any], sizes: Mapping[str, int]
+    ) -> Stepped:
+        """States are tensors on the device. Of one that grows the array has room for the new rows."""
+        from .session import named_as
+
+        bound = bind_inputs(self.program, inputs, Precision(self.dtype), sizes)
+        if not states:
+            check_prefix(self.program, bound)
+        read = {path: states[path] for path in self.read}
+        unshown = [bound.sizes[symbol] for symbol in self.unshown]
+        results = self.session.run(bound.arrays, read, unshown, self.grown)
+        left = named_as("state", results)
+        left.update((path, states[path]) for path in self.grown)
+        return Stepped(_outputs(results), left, bound.sizes)
+
+    def empty(self, like: Any, dim: int, length: int, dtype: ModelDType | None = None) -> Any:
+        import torch
+
+        from .session import TORCH_TYPES
+
+        half = dtype is not None and like.dtype.is_floating_point
+        kind = getattr(torch, TORCH_TYPES[dtype]) if dtype and half else like.dtype
+        return like.new_empty((*like.shape[:dim], length, *like.shape[dim + 1 :]), dtype=kind)
 
     def trace(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[ValueKey, Array]]:
-        self.tracing = self.tracing or self._open(traced=True)
-        return self._results(self.tracing, inputs)
+        from .session import array, named_as
 
-    def _results(
-        self, session: Any, inputs: Mapping[str, Array]
-    ) -> tuple[dict[str, Array], dict[ValueKey, Array]]:
+        self.tracing = self.tracing or self._open(traced=True)[0]
         bound = bind_inputs(self.program, inputs, Precision(self.dtype))
-        outputs: dict[str, Array] = {}
+        results = self.tracing.run(bound.arrays)
         values: dict[ValueKey, Array] = {}
-        for key, value in session.run(bound.arrays).items():
-            what, _, rest = key.partition(" ")
-            if what == "output":
-                outputs[rest] = value
-            else:
-                node, _, path = rest.partition(" ")
-                values[path, int(node)] = value
-        return outputs, values
+        for key, value in named_as("value", results).items():
+            node, _, path = key.partition(" ")
+            values[path, int(node)] = array(value)
+        return _outputs(results), values
+
+
+def _outputs(results: Mapping[str, Any]) -> dict[str, Array]:
+    from .session import array, named_as
+
+    return {name: array(value) for name, value in named_as("output", results).items()}

@@ -269,7 +269,8 @@ class Evaluator:
     def _leaf(self, node: Node, at: Coordinates) -> Value:
         if node.id not in self.pointers:
             self.pointers[node.id] = self.fresh(f"{self.region.names[node.id]}_ptr")
-        address = join([at[a] for a in node.axes], [self.region.size(a) for a in node.axes])
+        sizes = [self.region.stored(node.id, a) for a in node.axes]
+        address = join([at[a] for a in node.axes], sizes)
         return self.load(node.id, self.pointers[node.id], address, node.type.dtype)
 
     def integer(self, a: Dim) -> Value:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import keyword
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from ...compiler.ir.graph import Axis, Function, Node, Origin, Program, TensorType, callees
+from ...compiler.ir.graph import STATE, Axis, Function, Node, Origin, Program, TensorType, callees
 from ...compiler.ops import SCANS
 from ...dsl.dims import Dim
+from ..numpy.prepared import symbols
 from .evaluate import refuse
 from .grouped import in_tiles
 from .indexing import identifier
 from .kernel import Kernel, build
-from .regions import FREE, HOST, Region, region_of, value_name, view_region
+from .regions import FREE, HOST, Region, region_of, value_name, view_region, with_room
 from .space import alike, only
 
 ALIASES = frozenset({"rename", "stop_gradient"})  # the same array under other axes
@@ -44,11 +45,7 @@ class Plan:
     @property
     def symbols(self) -> list[str]:
         """The run-time sizes, in the order in which every class takes them."""
-        found: set[str] = set()
-        for function in self.program.functions:
-            for node in function.nodes:
-                found |= {s for t in node.types for a in t.axes for s in a.size.symbols()}
-        return sorted(found - set(self.program.sizes))
+        return sorted(symbols(self.program, self.program.main))
 
     def kernel(self, region: Region, name: str) -> Kernel:
         """The kernel of a region: an equal one that is there already, or a new one."""
@@ -125,7 +122,9 @@ class _Class:
         inputs = [self.bind(function[i], f"{value_name(function[i])}") for i in function.inputs]
         for node in function.nodes:
             self._node(node)
-        outputs = [self.array(i) for i in function.output_ids]
+        outputs = [self.array(i) for i in returned(function)]
+        for path, i in function.left:
+            self.lines.append(f'run.leave(self.path, "{path}", {self.array(i)})')
         sizes = [size_name(s) for s in self.plan.symbols]
         signature = ", ".join(["self", *sizes, *inputs])
         body = [*self.lines, f"return {', '.join(outputs)}{',' if len(outputs) == 1 else ''}"]
@@ -146,7 +145,7 @@ class _Class:
         inputs = ", ".join(
             f"{i.type}" for i in map(self.function.__getitem__, self.function.inputs)
         )
-        outputs = ", ".join(str(self.function[i].type) for i in self.function.output_ids)
+        outputs = ", ".join(str(self.function[i].type) for i in returned(self.function))
         return f"`{self.function.name}`: {inputs} -> {outputs}."
 
     def bind(self, node: Node, wanted: str) -> str:
@@ -164,16 +163,8 @@ class _Class:
     # ------------------------------------------------------------------------------------ nodes
 
     def _node(self, node: Node) -> None:
-        if node.op == "repeat":
-            self._repeat(node)
-        elif node.op in SCANS:
-            self._scan(node)
-        elif node.op == "topk":
-            self._topk(node)
-        elif node.op == "group_rows":
-            self._group_rows(node)
-        elif node.op == "result":
-            self._result(node)
+        if node.op in CALLS:
+            CALLS[node.op](self, node)
         elif node.op in FREE:
             if self.traced:
                 self.array(node.id)
@@ -209,6 +200,8 @@ class _Class:
             node = self.function[node_id]
             if self._is_loaded(node):
                 self._constant(node)
+            elif node.op == "state":
+                self._state(node)
             elif node.op in ALIASES:
                 self.values[node_id] = self.array(node.inputs[0])
             else:
@@ -231,9 +224,38 @@ class _Class:
         arguments = [
             results[p.value] if p.is_result else self.array(p.value) for p in kernel.pointers
         ]
-        arguments += [size_name(symbol) for symbol, _ in kernel.sizes]
+        rooms = {
+            str(room): self._room(region.leaves[i], a) for (i, a), room in region.rooms.items()
+        }
+        arguments += [rooms.get(symbol) or size_name(symbol) for symbol, _ in kernel.sizes]
         extents = ", ".join(self.plan.size(e) for e in kernel.extents)
         self.lines.append(f"run.launch(kernels.{kernel.name}, ({extents}), {', '.join(arguments)})")
+
+    def _room(self, node_id: int, axis: Axis) -> str:
+        dim = self.function[node_id].type.position(axis)
+        return f"run.room({self.array(node_id)}, {dim})"
+
+    def _state(self, node: Node) -> None:
+        """Of an array with room for later slots, those that are written."""
+        axis, kept = with_room(self.plan.program, node), self._kept(node)
+        if axis is not None and axis.size == Dim.symbol(self.plan.program.past):
+            kept += f".narrow({node.type.position(axis)}, 0, {self.plan.size(axis.size)})"
+        self.lines.append(f"{self.bind(node, value_name(node))} = {kept}")
+
+    def _kept(self, node: Node) -> str:
+        return f'run.state(self.path, "{node.attrs.string("path")}")'
+
+    def _append(self, node: Node) -> None:
+        kept, rows = (self.function[i] for i in node.inputs)
+        before, part = node.attrs.axes("parts")
+        order = [rows.type.position(part if a == before else a) for a in kept.axes]
+        new = self.array(rows.id)
+        if order != sorted(order):
+            new += f".permute({', '.join(map(str, order))})"
+        array = self._kept(kept) if kept.op == "state" else self.array(kept.id)
+        past, dim = self.plan.size(before.size), kept.type.position(before)
+        name = self.bind(node, value_name(node))
+        self.lines.append(f"{name} = run.append({array}, {past}, {new}, {dim})")
 
     def _repeat(self, node: Node) -> None:
         """A loop over the layers, each an object of its kind with its own weights and scalars."""
@@ -378,10 +400,24 @@ class _Class:
         yield "    )"
 
 
+# What the host does itself.
+CALLS: dict[str, Callable[[_Class, Node], None]] = {
+    "repeat": _Class._repeat,
+    "append": _Class._append,
+    "topk": _Class._topk,
+    "group_rows": _Class._group_rows,
+    "result": _Class._result,
+    **dict.fromkeys(SCANS, _Class._scan),
+}
 RESERVED = frozenset(
     "run self path weights prefix layer scalars done step kernels torch triton".split()
 )
 CONSTANTS = frozenset({"weight", "derived", "table"})
+
+
+def returned(function: Function) -> list[int]:
+    """What a function returns: its outputs but for the states that it leaves."""
+    return [i for name, i in function.outputs if not name.startswith(STATE)]
 
 
 def constant_key(node: Node) -> str:

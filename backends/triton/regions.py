@@ -20,7 +20,9 @@ FREE = frozenset(
     "const index size broadcast rename split merge slice pick transpose stop_gradient".split()
 )
 # What the host provides: values that exist before a function's kernels run, or calls of functions.
-HOST = frozenset({"input", "weight", "table", "derived", "repeat", "result"}) | SCANS
+HOST = frozenset("input state append weight table derived repeat result".split()) | SCANS
+# Where an array comes from that may have room for more slots than the value has: it is of a state.
+ROOMY = frozenset({"append", "state", "input", "result"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,11 @@ class Attend:
 
 @dataclass(slots=True)
 class Region:
-    """`leaves` maps a leaf's id to the id of the function's value that it reads."""
+    """`leaves` maps a leaf's id to the id of the function's value that it reads.
+
+    `rooms` has sizes that the host reads off an array: how many entries a leaf has room for along an
+    axis.
+    """
 
     node: Node
     sizes: dict[str, int | Dim]
@@ -48,11 +54,16 @@ class Region:
     outputs: tuple[int, ...] = ()
     names: dict[int, str] = field(default_factory=dict)
     parameters: set[int] = field(default_factory=set)
+    rooms: dict[tuple[int, Axis], Dim] = field(default_factory=dict)
     attend: Attend | None = None
 
     def size(self, axis: Axis) -> Dim:
         """The axis's size over run-time symbols only."""
         return axis.size.substitute(self.sizes)
+
+    def stored(self, leaf: int, axis: Axis) -> Dim:
+        """How many entries the array of a leaf has along an axis."""
+        return self.rooms.get((leaf, axis)) or self.size(axis)
 
     def operands(self, node: Node) -> list[Node]:
         return [self.nodes[i] for i in node.inputs]
@@ -71,7 +82,7 @@ class Region:
 
 def region_of(program: Program, function: Function, node: Node) -> Region:
     """The region of one node that is neither free nor the host's."""
-    importer = _Importer(function, Region(node, dict(program.sizes)))
+    importer = _Importer(program, function, Region(node, dict(program.sizes)))
     inputs = tuple(importer.take(i) for i in node.inputs)
     region = importer.region
     if node.op not in FUSED:
@@ -99,7 +110,7 @@ def _attend(node: Node, body: Function, inside: dict[int, int]) -> Attend:
 
 def view_region(program: Program, function: Function, node: Node) -> Region:
     """The region that writes out a value which kernels only ever address."""
-    importer = _Importer(function, Region(node, dict(program.sizes)))
+    importer = _Importer(program, function, Region(node, dict(program.sizes)))
     importer.region.outputs = (importer.take(node.id),)
     return importer.region
 
@@ -108,6 +119,7 @@ def view_region(program: Program, function: Function, node: Node) -> Region:
 class _Importer:
     """Copies values of the function into the region: free ones as nodes, others as leaves."""
 
+    program: Program
     function: Function
     region: Region
     seen: dict[int, int] = field(default_factory=dict)
@@ -128,7 +140,18 @@ class _Importer:
         whole = self.function[node.inputs[0]] if node.op == "result" else node
         if whole.op in ("weight", "derived"):
             self.region.parameters.add(leaf)
+        if (axis := with_room(self.program, node)) is not None:
+            room = Dim.symbol(f"room.{len(self.region.rooms) + 1}")
+            self.region.rooms[leaf, axis] = room
         return leaf
+
+
+def with_room(program: Program, node: Node) -> Axis | None:
+    """The axis along which the array of a value may have room: the slots, earlier and new ones."""
+    if node.op == "append":
+        return node.attrs.axis("axis")
+    slots = [axis for axis in node.axes if program.past in axis.size.symbols()]
+    return slots[0] if node.op in ROOMY and len(slots) == 1 else None
 
 
 def value_name(node: Node) -> str:

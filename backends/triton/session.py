@@ -14,9 +14,9 @@ import tempfile
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import torch
 
 TORCH_TYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
-Tensors = dict[str, "torch.Tensor"]
+Tensors = Mapping[str, "torch.Tensor"]
+NONE: Tensors = MappingProxyType({})
 
 
 def tensor(array: Array) -> torch.Tensor:
@@ -57,7 +58,8 @@ def array(value: torch.Tensor) -> Array:
 class GeneratedModel:
     """The modules of a folder of generated sources, instantiated with weights.
 
-    Results are keyed `output NAME`, and `value NODE PATH` for what a traced model keeps.
+    Results are keyed `output NAME`, `state PATH` for what is left to the next run, and
+    `value NODE PATH` for what a traced model keeps.
     """
 
     def __init__(self, folder: str, weights: Tensors, dtype: str, device: str, target: str | None):
@@ -72,13 +74,32 @@ class GeneratedModel:
         moved = {name: value.to(device) for name, value in weights.items()}
         self.model = module.Model(moved, kind, device, target, self.trace)
 
-    def run(self, inputs: Tensors) -> Tensors:
+    def run(self, inputs: Tensors, states: Tensors = NONE, sizes: Sequence[int] = ()) -> Tensors:
+        """`states` by path and `sizes` that no input shows are given to a chunk."""
         given = {name: value.to(self.device) for name, value in inputs.items()}
         self.trace.clear()
-        outputs = self.model.forward(**given)
+        leading = [*([states] if states else []), *sizes]
+        results = self.model.forward(*leading, **given)
+        outputs, left = results if isinstance(results, tuple) else (results, {})
         kept = {f"value {node} {path}": v for (path, node), v in self.trace.items()}
-        named = {f"output {name}": value for name, value in outputs.items()}
-        return {name: value.contiguous().clone() for name, value in (kept | named).items()}
+        named = named_with("output", outputs)
+        found = {name: value.contiguous().clone() for name, value in (kept | named).items()}
+        return found | named_with("state", left)
+
+
+def named_with(kind: str, tensors: Tensors) -> dict[str, torch.Tensor]:
+    return {f"{kind} {name}": value for name, value in tensors.items()}
+
+
+def named_as(kind: str, tensors: Tensors) -> dict[str, torch.Tensor]:
+    """The inverse of `named_with`, of what is of that kind."""
+    whole = f"{kind} "
+    return {n.removeprefix(whole): v for n, v in tensors.items() if n.startswith(whole)}
+
+
+def apart(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """Each with memory of its own, as a file holds them."""
+    return {name: value.contiguous().clone() for name, value in tensors.items()}
 
 
 _loaded = itertools.count()
@@ -99,8 +120,14 @@ class Session(ABC):
     """A loaded model."""
 
     @abstractmethod
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """As `GeneratedModel.run`, in arrays."""
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        states: Tensors = NONE,
+        sizes: Sequence[int] = (),
+        grown: Collection[str] = (),
+    ) -> Tensors:
+        """As `GeneratedModel.run`. Rows are written into the tensors of the states `grown`."""
 
 
 class DeviceSession(Session):
@@ -111,9 +138,15 @@ class DeviceSession(Session):
         tensors = {name: tensor(value) for name, value in weights.items()}
         self.model = GeneratedModel(self.folder.name, tensors, dtype, "cuda", None)
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        results = self.model.run({name: tensor(value) for name, value in inputs.items()})
-        return {name: array(value) for name, value in results.items()}
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        states: Tensors = NONE,
+        sizes: Sequence[int] = (),
+        grown: Collection[str] = (),
+    ) -> Tensors:
+        given = {name: tensor(value) for name, value in inputs.items()}
+        return self.model.run(given, states, sizes)
 
 
 class InterpreterSession(Session):
@@ -128,13 +161,24 @@ class InterpreterSession(Session):
         self.key = self.worker.load(self.folder.name, path, dtype)
         weakref.finalize(self, self.worker.drop, self.key)
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        states: Tensors = NONE,
+        sizes: Sequence[int] = (),
+        grown: Collection[str] = (),
+    ) -> Tensors:
         from safetensors.torch import load_file, save_file
 
         given, results = (f"{self.folder.name}/{n}.safetensors" for n in ("inputs", "outputs"))
-        save_file({name: tensor(value) for name, value in inputs.items()}, given)
-        self.worker.ask(do="run", model=self.key, inputs=given, outputs=results)
-        return {name: array(value) for name, value in load_file(results).items()}
+        arrays = named_with("input", {name: tensor(value) for name, value in inputs.items()})
+        save_file(arrays | apart(named_with("state", states)), given)
+        self.worker.ask(do="run", model=self.key, inputs=given, sizes=[*sizes], outputs=results)
+        found = load_file(results)
+        for path in grown:
+            rows = found[f"state {path}"]
+            states[path][tuple(map(slice, rows.shape))].copy_(rows)
+        return found
 
 
 def _written(sources: Mapping[str, str]) -> tempfile.TemporaryDirectory[str]:

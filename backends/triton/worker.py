@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from .session import GeneratedModel
+from .session import GeneratedModel, apart, named_as
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
@@ -41,8 +41,10 @@ def _answer(models: dict[int, GeneratedModel], request: dict[str, Any]) -> dict[
     elif request["do"] == "drop":
         models.pop(key, None)
     else:
-        results = models[key].run(load_file(request["inputs"]))
-        save_file(results, request["outputs"])
+        given = load_file(request["inputs"])
+        inputs, states = named_as("input", given), named_as("state", given)
+        results = models[key].run(inputs, states, request["sizes"])
+        save_file(apart(results), request["outputs"])
     return {}
 
 

@@ -14,8 +14,8 @@ window sees. A value stands in a chunk for its new rows, or for its *history*:
     scan       = scan from the last state;   cumsum = last sum + cumsum
 
 Values without the decoded axis, such as an encoder's, are states as they are, and so are inputs without
-it: a chunk is given the inputs that have rows. Facts of time whose earlier values are read (validity,
-declared positions) are kept beside the values of the plan.
+it: a chunk is given the inputs that have rows, and gives the outputs that rows reach. Facts of time whose
+earlier values are read (validity, declared positions) are kept beside the values of the plan.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ...dsl.errors import NoDecode
+from ...dsl.span import Span
 from ..ir.graph import Program
 from ..ir.walk import iterations, join
 from ..passes.canonicalize import CANONICALIZE
@@ -58,14 +59,14 @@ class Incremental:
         return frozenset({self.past}).union(*(a.size.symbols() for a in axes))
 
 
-def derive(program: Program) -> Incremental:
+def derive(program: Program, text: Span | None = None) -> Incremental:
     """The incremental programs of one that declares `decode` and is proved causal.
 
-    Raises `NoDecode`, and `NeedsWholeSequence` where a value depends on the length of the sequence or
-    positions meet in the steps of a scan.
+    `text` is where the model is written, for errors. Raises `NoDecode`, and `NeedsWholeSequence` where a
+    value depends on the length of the sequence or positions meet in the steps of a scan.
     """
     if not program.decode:
-        raise NoDecode(model=program.name)
+        raise NoDecode(model=program.name, span=text)
     session = Session()
     canonical, _ = run_pass(CANONICALIZE, _without_loss(program), session)
     canonical, _ = run_pass(DROP_UNREAD, canonical, session)
@@ -86,9 +87,10 @@ def _without_loss(program: Program) -> Program:
 
 
 def _slots(derivation: Derivation, part: Part, path: str) -> Iterator[Slot]:
-    """The states of a part called at `path` and of its loops, with complete paths."""
-    for kept in part.kept:
-        yield kept.slot(derivation, join(path, kept.path))
-    for loop_id, kinds in part.loops.items():
-        for inner, kind in iterations(part.plan.values.function[loop_id], path):
-            yield from _slots(derivation, kinds[kind], inner)
+    """The states of a part called at `path` and of its loops, with complete paths, as they run."""
+    for node in part.plan.values.function.nodes:
+        for kept in (k for k in part.kept if k.node.id == node.id):
+            yield kept.slot(derivation, join(path, kept.path))
+        if node.id in part.loops:
+            for inner, kind in iterations(node, path):
+                yield from _slots(derivation, part.loops[node.id][kind], inner)

@@ -39,6 +39,7 @@ class _Chunk:
             **plan.chosen,
             **{self.function.inputs[i]: reach for i, reach in given.items()},
         }
+        self.outputs = self._outputs()
         self.settled = False
 
     # ------------------------------------------------------------------------- the function
@@ -67,15 +68,26 @@ class _Chunk:
             self.node = node
             rule = _Chunk.constant if self.is_constant(node) else _RULES.get(node.op, _Chunk.same)
             self.made[node.id] = rule(self, node)
-        outputs = [(name, self.made[i]) for name, i in self.function.outputs]
+        outputs = [(name, self.made[i]) for name, i in self.outputs]
         for index, reach in self.call.histories.items():
             name, node_id = self.function.outputs[index]
             outputs.append((f"{name}.all", self.history(node_id, reach)))
         return outputs + self.after
 
+    def _outputs(self) -> tuple[tuple[str, int], ...]:
+        """Of main those that rows reach: the others are as the first call gave them."""
+        if not self.values.is_main:
+            return self.function.outputs
+        reached: set[int] = set()
+        for node in self.function.nodes:
+            timed = any(self.values.frame.times(kind) for kind in node.types)
+            if timed or not reached.isdisjoint(node.inputs):
+                reached.add(node.id)
+        return tuple((name, i) for name, i in self.function.outputs if i in reached)
+
     def _needed(self) -> list[Node]:
         """What the outputs read, without what is above a value that is a state as it is."""
-        needed = set(self.function.output_ids)
+        needed = {i for _, i in self.outputs}
         self.loops: dict[int, Mapping[str, Part]] = {}
         found: list[Node] = []
         for node in reversed(self.function.nodes):
@@ -250,6 +262,10 @@ class _Chunk:
         if self.is_made_again(node):
             operands = tuple(self.history(i, reach) for i in node.inputs)
             return self.clone(node, operands, {**self.keys, self.decoded: axis})
+        return self._kept(node, reach)
+
+    def _kept(self, node: Node, reach: Reach) -> int:
+        """The history of a value that is a state itself."""
         known = self.widest.setdefault(node.id, reach)
         if wider(known, reach) != known:
             self.widest[node.id] = wider(known, reach)
@@ -290,14 +306,19 @@ class _Chunk:
         before = derivation.before(reach)
         held = self.type(node.type, {along: before})
         past = self.state(node, "append" if reach is None else "ring", held)
-        attrs = {"axis": axis, "parts": (before, self.decoded)}
+        attrs: dict[str, AttrValue] = {"axis": axis, "parts": (before, self.decoded)}
         if reach is None:
             whole = self.add("append", (past, rows), attrs)
             self.leave(node, whole)
             return whole
         whole = self.add("concat", (past, rows), attrs)
         after = derivation.after(reach)
-        cut = {"axis": axis, "into": after, "start": axis.size - after.size, "step": 1}
+        cut: dict[str, AttrValue] = {
+            "axis": axis,
+            "into": after,
+            "start": axis.size - after.size,
+            "step": 1,
+        }
         self.leave(node, self.add("slice", (whole,), cut))
         return whole
 
@@ -306,7 +327,12 @@ class _Chunk:
         if have == reach:
             return whole
         source, into = self.derivation.history(have), self.derivation.history(reach)
-        attrs = {"axis": source, "into": into, "start": source.size - into.size, "step": 1}
+        attrs: dict[str, AttrValue] = {
+            "axis": source,
+            "into": into,
+            "start": source.size - into.size,
+            "step": 1,
+        }
         return self.add("slice", (whole,), attrs)
 
     def rows(self, node: Node, key: Axis) -> int:
@@ -389,7 +415,7 @@ class _Chunk:
         if axis == self.decoded:
             lag = self.values.lag(node)
             reach = None if lag is None else lag + 1
-            source = self.history(node.inputs[0], reach)
+            source = self._read_by(node, reach)
             attrs["axis"] = self.derivation.history(reach)
         elif axis in self.keys:
             reach, attrs["axis"] = self.reaches[axis], self.keys[axis]
@@ -398,6 +424,15 @@ class _Chunk:
         start = self.derivation.start(reach)
         return self.add("take", (source, self.offset(index, start, "sub")), attrs, hint=node.hint)
 
+    def _read_by(self, take: Node, reach: Reach) -> int:
+        """A history that a take reads. The last inputs of a convolution are kept as they are."""
+        source = self.function[take.inputs[0]]
+        if self.values.behind(take, source) is None:
+            return self.history(source.id, reach)
+        key = source.id, reach
+        self.known[key] = self._kept(source, reach)
+        return self.known[key]
+
     def cumsum(self, node: Node) -> int:
         if node.attrs.axis("axis") != self.decoded:
             return self.same(node)
@@ -405,7 +440,7 @@ class _Chunk:
         before = self.state(node, "recurrent", total)
         running = self.clone(node, (self.made[node.inputs[0]],), self.keys)
         value = self.add("add", (running, before), {}, hint=node.hint)
-        last = {"axis": self.decoded, "at": self.decoded.size - 1}
+        last: dict[str, AttrValue] = {"axis": self.decoded, "at": self.decoded.size - 1}
         self.leave(node, self.add("pick", (value,), last))
         return (
             self.add("transpose", (value,), {"order": node.axes})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from ...dsl.dims import Dim, minimum
+from ...dsl.span import Span
 from ..ir.graph import Axis, Function, Node, Program, TensorType
 from ..rewrite import Session
 from ..state import Histories, Kind, LoopPlan, Plan, Reach, wider
@@ -17,7 +18,8 @@ class Slot:
     """One state. `path` is complete, as a parameter's; `type` is the value's in the full sequence.
 
     `dim` is the dimension of slots, None where there is none, and `capacity` how many of the last slots
-    are held, None for all. A `fact` is known of the timeline, not computed from data.
+    are held, None for all. A `fact` is known of the timeline, not computed from data. `spans` are where
+    the value is written, innermost first.
     """
 
     path: str
@@ -26,6 +28,7 @@ class Slot:
     dim: int | None = None
     capacity: Dim | None = None
     fact: bool = False
+    spans: tuple[Span, ...] = field(default=(), compare=False)
 
     @property
     def grows(self) -> bool:
@@ -44,13 +47,13 @@ class Kept:
     fact: bool = False
 
     def slot(self, derivation: Derivation, path: str) -> Slot:
-        held = self.node.types[self.index]
+        held, spans = self.node.types[self.index], self.node.spans
         if self.kind in ("constant", "recurrent"):
             axes = tuple(a for a in held.axes if a != derivation.decoded)
-            return Slot(path, self.kind, TensorType(held.dtype, axes), fact=self.fact)
+            return Slot(path, self.kind, TensorType(held.dtype, axes), None, None, self.fact, spans)
         (time,) = (a for a in held.axes if derivation.is_time(a))
         capacity = None if self.reach is None else self.reach - 1
-        return Slot(path, self.kind, held, held.position(time), capacity, self.fact)
+        return Slot(path, self.kind, held, held.position(time), capacity, self.fact, spans)
 
 
 @dataclass(frozen=True, slots=True)

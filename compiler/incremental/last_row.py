@@ -55,7 +55,12 @@ class _Cut:
     def _last(self, node: Node, axis: Axis, row: Axis) -> int:
         alike = OPS[node.op].pointwise or node.op in ROWWISE
         if not alike or any(_names(value, axis) for value in node.attrs.values()):
-            attrs = {"axis": axis, "into": row, "start": axis.size - 1, "step": 1}
+            attrs: dict[str, AttrValue] = {
+                "axis": axis,
+                "into": row,
+                "start": axis.size - 1,
+                "step": 1,
+            }
             return self.builder.add("slice", (node.id,), attrs, origins=node.origins)
         operands = tuple(self.last(self.program.main[i]) for i in node.inputs)
         made = self.builder.add(node.op, operands, node.attrs, origins=node.origins, hint=node.hint)

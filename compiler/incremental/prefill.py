@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..ir.graph import STATE, Attrs, Builder, Function, Node, Program
+from ..ir.graph import STATE, Attrs, AttrValue, Builder, Function, Node, Program
 from .derivation import Derivation, Kept, Part
 
 
@@ -33,6 +33,7 @@ def _calling(part: Part, loop: Node) -> Node:
 def _left(derivation: Derivation, builder: Builder, kept: Kept) -> int:
     """The value that is kept when the sequence ends."""
     node = kept.node
+    attrs: dict[str, AttrValue]
     if len(node.types) > 1 or node.op == "scan":
         attrs, types = {"index": kept.index}, (node.types[kept.index],)
         return builder.add("result", (node.id,), attrs, types, node.origins)

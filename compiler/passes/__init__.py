@@ -99,7 +99,7 @@ def pipeline(quant: Quant | None = None) -> tuple[Pass, ...]:
     if quant is None:
         return PIPELINE
     derive = PIPELINE.index(DERIVE_PARAMETERS)
-    before = (made for made in PIPELINE[:derive] if made.name not in LEFT_OUT[quant])
+    before = (made for made in PIPELINE[:derive] if made.name not in LEFT_OUT)
     return (*before, *quantise_to(quant), *PIPELINE[derive:])
 
 

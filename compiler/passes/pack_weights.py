@@ -80,7 +80,7 @@ def _refuse(edit: Edit, node: Node, weight: Node, stored: Node, members: frozens
     if others:
         return tied(root, others[0])
     region = close(edit, [i for i in members if edit[i].op != "weight"], [stored.id])
-    return refuse_copy(edit, region, stored.type) if region.nodes else ""
+    return refuse_copy(edit, region, (stored.type,)) if region.nodes else ""
 
 
 PACK_WEIGHTS = Pass(

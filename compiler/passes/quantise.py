@@ -28,12 +28,10 @@ from .properties import VIEWS, bytes_of, elements, parameter_expression
 
 Quant = Literal["int8", "int4"]
 BITS: Mapping[Quant, int] = {"int8": 8, "int4": 4}
-# A norm's gain differs from entry to entry of a group. Folded in, it sets the steps by its largest:
-# with few steps that costs more accuracy than the pass saves time.
-LEFT_OUT: Mapping[Quant, tuple[str, ...]] = {
-    "int8": ("pack-weights",),
-    "int4": ("pack-weights", "fuse-norm-linear"),
-}
+# A norm's gain differs from entry to entry of a group. Folded in, it sets the steps by its largest,
+# which with few steps costs more accuracy than the pass saves time; and not every backend folds, but
+# all must have the same codes. What is read as codes is not packed for oneDNN either.
+LEFT_OUT = ("pack-weights", "fuse-norm-linear")
 GROUP = 32
 FEWEST = 4096  # elements: below this a scale for each group and a call to read it save nothing
 

@@ -110,6 +110,27 @@ class CacheFull(ArchError, id="cache-full"):
     help = "give a shorter prompt, or a greater `--max-length`"
 
 
+class ChunkSizes(ArchError, id="chunk-sizes"):
+    chunks: str
+    total: int
+    axis: str
+    rows: int
+    title = (
+        "the chunks {chunks} have {total} rows together, but the inputs have {rows} along `{axis}`"
+    )
+    help = "give numbers that add up to {rows}, or `--chunks auto`"
+
+
+class UnjoinedOutput(ArchError, id="unjoined-output"):
+    name: str
+    axis: str
+    title = (
+        "output `{name}` cannot be joined from chunks: its axis `{axis}` grows from one to the next"
+    )
+    labels = {"span": "has an entry for every position so far"}
+    help = "run the sequence in one piece, or take each chunk's output from `model.decoder(..)`"
+
+
 class LogitsNotNumbers(ArchError, id="logits-not-numbers"):
     tokens: int
     title = "the logits after token {tokens} are not numbers"

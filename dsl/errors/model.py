@@ -117,7 +117,7 @@ class NeedsWholeSequence(ArchError, id="needs-whole-sequence"):
     reason: str
     title = "the model cannot be run chunk by chunk along `{axis}`: a value {reason}"
     labels = {"span": "{reason}"}
-    help = "declare what is needed as an input without `{axis}`, such as `input length: int[]`"
+    help = "give what is needed as an input without `{axis}`, declared like `input length: int[]`"
 
 
 class LooksAhead(ArchError, id="looks-ahead"):
