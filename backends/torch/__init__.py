@@ -54,6 +54,9 @@ class TorchBackend(Backend):
     ) -> TorchExecutable:
         """Eager, or with `compile=True` one `torch.compile`d function per layer kind.
 
+        In a program of a decoding those are kept on disk, and kinds that call layers or loop over
+        steps run as they are written.
+
         With `train=True` parameters take gradients and are copies of `weights`; else they share its
         memory. Raises MissingPackage, MissingWeight, WeightShape, NoLowering.
         """
