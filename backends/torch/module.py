@@ -325,7 +325,7 @@ class Module:
 
     def chunk_method(self, body: Function, dim: int, length: int, *, compiled: bool) -> str:
         """The name of a method that runs the body of a chunked scan; it returns a tuple."""
-        stem, method = body.outputs[-1][0].removesuffix(".last"), Method({"self"})
+        stem, method = body.outputs[-1][0].removeprefix("last."), Method({"self"})
         attribute = self._attribute(f"{stem}_chunk")
         names, inputs = parameters(body, method, ())
         sizes = extents(inputs, set(self.program.sizes), method, names.values())

@@ -422,7 +422,7 @@ def _finish(body: Body, step: Step) -> str:
     """Inputs: read at the step, states, captured. Outputs: one for each sequence, the states."""
     outputs = [(name, value.node) for name, value in step.sequences.items()]
     outputs += [
-        (f"{state.name}.last", node) for state, node in zip(step.states, step.updates, strict=True)
+        (f"last.{state.name}", node) for state, node in zip(step.states, step.updates, strict=True)
     ]
     function = step.scope.builder.finish(outputs)
     inputs = (*step.scan.inputs, *(c.node for c in step.carried), *step.scope.captured)

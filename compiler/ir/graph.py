@@ -16,7 +16,7 @@ from ...dsl.diagnostics import InternalError
 from ...dsl.dims import Dim
 from ...dsl.span import Span
 
-STATE = "state."  # an output that is a state is called so and by its path; no other name has a dot
+STATE = "state."  # an output that is a state is called so and by its path; no other name begins so
 DType = Literal["float", "f32", "f64", "int", "i8", "bool"]
 
 

@@ -53,7 +53,7 @@ class Loop:
         self, sequences: Sequence[tuple[str, int]]
     ) -> tuple[Function, list[int], dict[int, int]]:
         """The step, and in the chunk the named sequences and the last states."""
-        lasts = [f"{self.builder[i].hint or 'state'}.last" for i in self.states.values()]
+        lasts = [f"last.{self.builder[i].hint or 'state'}" for i in self.states.values()]
         outputs = [*sequences, *zip(lasts, self.updates.values(), strict=True)]
         inputs = (*self.stepped.values(), *self.states.values(), *self.captured.values())
         function = replace(self.builder.finish(_unique(outputs)), inputs=inputs)
