@@ -61,10 +61,10 @@ class State:
 class Decoder:
     """`model` loaded for decoding. `inputs` names what calls supply, `rows` what outputs hold.
 
-    With `rows="last"` outputs have the last new row only. What is kept of each slot is stored as
-    `cache_dtype` (default: as computed), with room for `max_length` slots (default: grown as needed).
-    Raises `NoDecode`, `NeedsWholeSequence`, `NoLowering` for a backend that only runs whole sequences,
-    and what `Model.compile` raises.
+    With `rows="last"` outputs have the last new row only. What grows with each slot is stored as
+    `cache_dtype` (default: as computed), with room for `max_length` slots (default: grown as needed);
+    rings and recurrent states are stored as computed. Raises `NoDecode`, `NeedsWholeSequence`, and what
+    `Model.compile` raises.
     """
 
     def __init__(
