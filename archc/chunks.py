@@ -80,11 +80,11 @@ def sliced(
 
 
 def joined(decoder: Decoder, outputs: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """The outputs of the whole sequence. What has no rows along it is that of the last chunk."""
+    """The outputs of the whole sequence. What has no rows along it is that of the last chunk with it."""
     found = {}
     for name, node_id in _outputs(decoder.derived.prefill):
         dim = _along(decoder.derived.prefill, node_id)
-        parts = [of_chunk[name] for of_chunk in outputs]
+        parts = [of_chunk[name] for of_chunk in outputs if name in of_chunk]
         found[name] = parts[-1] if dim is None else np.concatenate(parts, dim)
     return found
 
