@@ -473,7 +473,7 @@ def test_compiled_steps(name: str) -> None:
     """The loop over chunks is not unrolled: lengths differ, and an end is shorter than a chunk."""
     before = program(model(AFFINE[name]))
     unwanted = TorchBackend().unwanted_passes("f64", compile=True)
-    assert unwanted == ("chunk-scan",)
+    assert "chunk-scan" in unwanted
     found = optimise(before, disable=unwanted).program
     made = weights(before)
     loaded = TorchBackend().load(found, made, dtype="f64", compile=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +150,7 @@ def test_a_candidate_that_raises(llama: api.Model, monkeypatch: pytest.MonkeyPat
 def test_faults_of_passes(llama: api.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that the passes changed is told apart from a backend that computes it wrongly."""
 
-    def optimise(program: Program, *, level: int, disable: Sequence[str]) -> passes.Optimised:
+    def optimise(program: Program, *, level: int, **options: object) -> passes.Optimised:
         made = passes.optimise(program, level=0)
         wrong = [_with_sum(f) for f in program.functions] if level else program.functions
         return passes.Optimised(made.program.with_functions(wrong), (), made.value_map)

@@ -40,7 +40,8 @@ def test_an_export_is_what_was_imported(name: str, tmp_path: Path) -> None:
     assert config == json.loads((tmp_path / "read" / "config.json").read_text())
     again = type(model).from_pretrained(tmp_path / "written", experts_implementation="eager").eval()
     inputs = reference.inputs()
-    assert np.array_equal(reference.run(again, inputs), reference.run(model, inputs))
+    # The files are equal byte for byte; sums of float32 depend on where in memory weights lie.
+    assert distance(reference.run(again, inputs), reference.run(model, inputs)) <= 1e-6
 
 
 # example, what makes its preset `tiny` a model of the class, the output
