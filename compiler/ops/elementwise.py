@@ -329,7 +329,7 @@ CAST = op(
 @CAST.rule
 def _(attrs: Attrs, inputs: Types) -> Types:
     target = attrs.string("dtype")
-    require(target in DTYPES[2:], f"cannot cast to {target}")
+    require(target in DTYPES[DTYPES.index("float") :], f"cannot cast to {target}")
     kind: DType = DTYPES[DTYPES.index(target)]
     return (
         TensorType(kind if kind == "float" else promote(kind, inputs[0].dtype), inputs[0].axes),
