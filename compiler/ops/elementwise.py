@@ -355,7 +355,7 @@ ROUND_TO = op(
 @ROUND_TO.rule
 def _(attrs: Attrs, inputs: Types) -> Types:
     require(attrs.string("format") in FORMATS, f"no format {attrs.string('format')}")
-    require(inputs[0].dtype in DTYPES[2:], "rounds floats only")
+    require(inputs[0].dtype in DTYPES[DTYPES.index("float") :], "rounds floats only")
     return inputs
 
 
