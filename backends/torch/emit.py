@@ -61,8 +61,13 @@ def affine_steps(factors, offsets, state):
 ''',
     "append": '''
 def append(kept, past, rows, dim):
-    """`rows` written after the first `past` entries of `kept` along `dim`; all entries up to them."""
+    """`rows` after the first `past` entries of `kept` along `dim`, written there if it has room.
+
+    What is compiled is given room: a test would be one more assumption about sizes.
+    """
     count = rows.shape[dim]
+    if not torch.compiler.is_compiling() and kept.shape[dim] < past + count:
+        return torch.cat([kept.narrow(dim, 0, past).to(rows.dtype), rows], dim)
     kept.narrow(dim, past, count).copy_(rows)
     return kept.narrow(dim, 0, past + count).to(rows.dtype)
 ''',

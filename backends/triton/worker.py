@@ -41,9 +41,9 @@ def _answer(models: dict[int, GeneratedModel], request: dict[str, Any]) -> dict[
     elif request["do"] == "drop":
         models.pop(key, None)
     else:
-        given = load_file(request["inputs"])
+        model, given = models[key], load_file(request["inputs"])
         inputs, states = named_as("input", given), named_as("state", given)
-        results = models[key].run(inputs, states, request["sizes"])
+        results = model.run(inputs, states, request["sizes"])
         save_file(apart(results), request["outputs"])
     return {}
 
