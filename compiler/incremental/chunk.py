@@ -312,28 +312,19 @@ class _Chunk:
             self.leave(node, whole)
             return whole
         whole = self.add("concat", (past, rows), attrs)
-        after = derivation.after(reach)
-        cut: dict[str, AttrValue] = {
-            "axis": axis,
-            "into": after,
-            "start": axis.size - after.size,
-            "step": 1,
-        }
-        self.leave(node, self.add("slice", (whole,), cut))
+        self.leave(node, self.end_of(whole, axis, derivation.after(reach)))
         return whole
 
     def _latest(self, whole: int, have: Reach, reach: Reach) -> int:
         """The last slots of a history that goes further back than they are read."""
         if have == reach:
             return whole
-        source, into = self.derivation.history(have), self.derivation.history(reach)
-        attrs: dict[str, AttrValue] = {
-            "axis": source,
-            "into": into,
-            "start": source.size - into.size,
-            "step": 1,
-        }
-        return self.add("slice", (whole,), attrs)
+        return self.end_of(whole, self.derivation.history(have), self.derivation.history(reach))
+
+    def end_of(self, whole: int, axis: Axis, into: Axis) -> int:
+        """The last entries of a value along an axis, as many as `into` has."""
+        start = axis.size - into.size
+        return self.add("slice", (whole,), {"axis": axis, "into": into, "start": start, "step": 1})
 
     def rows(self, node: Node, key: Axis) -> int:
         """The new rows of a value along `key`: as the slots they are queries for."""
@@ -374,11 +365,9 @@ class _Chunk:
         if axis == self.decoded:
             return self.slots()
         made = self.clone(node, (), self.keys)
-        return (
-            self.offset(made, self.derivation.start(self.reaches[axis]))
-            if axis in self.keys
-            else made
-        )
+        if axis not in self.keys:
+            return made
+        return self.offset(made, self.derivation.start(self.reaches[axis]))
 
     def reduced(self, node: Node) -> int:
         if self.decoded in reduced_axes(node):
@@ -400,13 +389,9 @@ class _Chunk:
             return self.joined(node, self.rows(node, key), key)
         reach = self.reaches[key]
         history = self.derivation.history(reach)
-        mapped = tuple(
-            (history if a == self.decoded else self.keys.get(a, a), self.keys.get(b, b))
-            for a, b in pairs
-        )
-        return self.add(
-            "rename", (self.history(node.inputs[0], reach),), {"pairs": mapped}, hint=node.hint
-        )
+        axes = {**self.keys, self.decoded: history}
+        attrs = {"pairs": tuple((axes.get(a, a), axes.get(b, b)) for a, b in pairs)}
+        return self.add("rename", (self.history(node.inputs[0], reach),), attrs, hint=node.hint)
 
     def take(self, node: Node) -> int:
         axis = node.attrs.axis("axis")
@@ -442,11 +427,9 @@ class _Chunk:
         value = self.add("add", (running, before), {}, hint=node.hint)
         last: dict[str, AttrValue] = {"axis": self.decoded, "at": self.decoded.size - 1}
         self.leave(node, self.add("pick", (value,), last))
-        return (
-            self.add("transpose", (value,), {"order": node.axes})
-            if self.builder[value].axes != node.axes
-            else value
-        )
+        if self.builder[value].axes == node.axes:
+            return value
+        return self.add("transpose", (value,), {"order": node.axes})
 
     def scan(self, node: Node) -> int:
         self._check_body(node)
