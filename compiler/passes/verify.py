@@ -34,12 +34,17 @@ COLLISION = 6
 
 
 def verify_pass(name: str, before: Program, after: Program, evaluate: Evaluate) -> None:
-    """Raises InternalError when an output differs by more than `TOLERANCE`."""
+    """Raises InternalError when the program fails afterwards, or an output differs by more than
+    `TOLERANCE`."""
     for case in cases(before):
         weights = RandomWeights(case.applied(before))
         inputs = random_inputs(case.applied(before), case)
         expected = evaluate(case.applied(before), inputs, weights)
-        got = evaluate(case.applied(after), inputs, weights)
+        try:
+            got = evaluate(case.applied(after), inputs, weights)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            raise InternalError(f"after {name} {before.name} does not run: {said}") from error
         for output, value in expected.items():
             error = relative_error(got[output], value)
             if not error <= TOLERANCE:

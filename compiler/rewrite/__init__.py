@@ -4,6 +4,7 @@ from .edit import Edit, Moved
 from .engine import (
     Declined,
     Fuse,
+    Guard,
     Moves,
     Outcome,
     Pass,
@@ -21,6 +22,7 @@ __all__ = [
     "Declined",
     "Edit",
     "Fuse",
+    "Guard",
     "Moved",
     "Moves",
     "Outcome",

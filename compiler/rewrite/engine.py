@@ -1,16 +1,18 @@
 """Rules and the loop that applies them until nothing changes.
 
-A rule is data: its name, the ops at which it starts, and a function from a node to what should
-happen: a value that replaces the node, a `Rewrite` of several values, a `Fuse` of a region into
-one node, `Declined` with a reason, or None where the rule does not apply. The engine does the
-rest: it changes the function, unites origins, counts firings and records every site.
+A rule is data: its name and equation, the ops at which it starts, what it looks for there, the
+guards that may refuse what is found, and a function from that to what should happen: a value that
+replaces the node, a `Rewrite` of several values, a `Fuse` of a region into one node, `Declined`
+with a reason, or None where the rule does not apply. The engine does the rest: it asks the guards,
+changes the function, unites origins, counts firings and records every site.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ...dsl.diagnostics import InternalError
 from ...dsl.dims import Dim
@@ -58,12 +60,51 @@ Moves = dict[tuple[str, int], Moved]  # (function, id before) -> where the value
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """`apply(edit, node)` is tried at nodes whose op is in `roots` (at all if empty)."""
+class Guard:
+    """A condition under which a rule is right, or worth it; `holds` says it in words.
+
+    `refuse(edit, found)` is falsy where it holds, else the reason for which the rule declines, or
+    True where the rule has not found its place at all.
+    """
 
     name: str
-    apply: Callable[[Edit, Node], Outcome]
+    holds: str
+    refuse: Callable[[Edit, Any], str | bool]
+
+
+def _itself(edit: Edit, node: Node) -> Iterable[Node]:
+    return (node,)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`apply(edit, found)` rewrites what `match` found and no guard refuses.
+
+    It is tried at nodes whose op is in `roots` (at all if empty). `match(edit, node)` gives the
+    candidates there, of which the first that is the rule's place counts; the node itself unless
+    given. `equation` is what the rule does, over the reals.
+    """
+
+    name: str
+    apply: Callable[[Edit, Any], Outcome]
     roots: tuple[str, ...] = ()
+    match: Callable[[Edit, Node], Iterable[Any]] = _itself
+    guards: tuple[Guard, ...] = ()
+    equation: str = ""
+
+    def at(self, edit: Edit, node: Node) -> Outcome:
+        """What should happen at a node."""
+        for found in self.match(edit, node):
+            refused = next(filter(None, (g.refuse(edit, found) for g in self.guards)), False)
+            if isinstance(refused, str):
+                return Declined(refused)
+            if not refused:
+                return self.apply(edit, found)
+        return None
+
+    def without(self, guard: str) -> Rule:
+        """The rule as it would be if a guard were forgotten."""
+        return replace(self, guards=tuple(g for g in self.guards if g.name != guard))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +251,7 @@ class Worker:
 
     def _try(self, rule: Rule, node: Node, declined: list[Site]) -> bool:
         self.edit.begin(node)
-        outcome = rule.apply(self.edit, node)
+        outcome = rule.at(self.edit, node)
         if outcome is None or isinstance(outcome, Declined):
             self._forget_fresh()
             if outcome is not None:
