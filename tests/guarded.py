@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from checks import heads_of
-from graphs import SIZES, Model, Value, b, causal, d, g, heads, hidden, r, s, scores, t, vocab
+from graphs import SIZES, Model, Value, b, causal, d, e, g, heads, hidden, r, s, scores, t, vocab
 
 from archc.compiler.ir.graph import Axis, Node, Program, TensorType
 from archc.compiler.ops.attend import NotTileable, plan_attend
 from archc.compiler.ops.grouped import plan_grouped
 from archc.compiler.passes import Optimised
-from archc.compiler.passes.properties import elements
+from archc.compiler.passes.properties import SOURCES, VIEWS, elements
+from archc.dsl.dims import Dim
 
 TIDY = ("canonicalize", "sink-merges")
 CALL = {**SIZES, "b": 3, "s": 7}
@@ -106,7 +107,8 @@ def stores_no_scores(done: Optimised) -> str:
             plan = plan_attend(body, node.attrs.axis("keys"))
         except NotTileable as reason:
             return f"not tiled: {reason}"
-        tiled, rows = {*plan.tiled, *plan.source, *body.inputs}, set(node.attrs.axes("rows"))
+        tiled = {*plan.tiled, *plan.source, *body.inputs}
+        rows = {a for axes in plan.rows.values() for a in axes}
         pairs = [n for n in body.nodes if plan.keys in n.axes and rows & set(n.axes)]
         if any(n.id not in tiled for n in pairs):
             return "scores are stored"
@@ -167,7 +169,74 @@ TILE_ATTENTION = {
     "private": attending(lambda m, a: softmax(a), "computed twice", computes_products_once, w=lambda p: p),
 }  # fmt: skip
 
+
+# -------------------------------------------------------------- canonicalize, sink-merges
+
+
+def computes_no_more(done: Optimised) -> str:
+    before, after = (_arithmetic(p) for p in (done.value_map.before, done.program))
+    return "more is computed" if after > before else ""
+
+
+def _arithmetic(program: Program) -> int:
+    return sum(n.op not in VIEWS | SOURCES for n in program.main.nodes)
+
+
+def moves_no_more(done: Optimised) -> str:
+    views = [
+        sum(n.op in VIEWS for n in p.main.nodes) for p in (done.value_map.before, done.program)
+    ]
+    return "more is relabelled" if views[1] > views[0] else ""
+
+
+def rewritten(
+    build: Callable[[Model, Value], Value],
+    notice: str = "replaces",
+    promise: Callable[[Optimised], str] = nothing,
+) -> Caught:
+    m = Model()
+    return Caught(m.program(y=build(m, m.input("x", b, s, d))), notice, TIDY, promise)
+
+
+other = Axis("other", d.size)
+
+
+def renamed_twice(m: Model, x: Value) -> Value:
+    z = x.op("exp")
+    return z * z.rename((s, t))
+
+
+def merged(x: Value) -> Value:
+    return x.split(d, (r, e)).op("exp").merge((r, e), d)
+
+
+CANONICALIZE = {
+    "drop-neutral/same-kind": rewritten(lambda m, x: x * m.add("const", value=1.0, dtype="f32")),
+    "constants-right/one-constant": rewritten(
+        lambda m, x: m.where(m.value(d.size).op("eq", m.value(hidden.size)), x, 0.0), "come to rest"),
+    "decide-where/same-kind": rewritten(lambda m, x: m.where(m.value(True), m.value(2.0), x)),
+    "rename-sources/of-indices": rewritten(renamed_twice, "more is computed", computes_no_more),
+    "whole-slice/forward": rewritten(
+        lambda m, x: x.op("slice", axis=d, into=d, start=d.size - 1, step=-1), "changed `y`"),
+    "whole-slice/whole": rewritten(
+        lambda m, x: x.op("slice", axis=d, into=e, start=Dim(), step=1), ""),
+    "cancel-relabel/same-axis": rewritten(
+        lambda m, x: m.input("z", r, e, other).merge((r, e), d).split(other, (r, e))),
+    "cancel-relabel/same-parts": rewritten(
+        lambda m, x: m.input("z", r, e).merge((r, e), d).split(d, (e, r)), "changed `y`"),
+}  # fmt: skip
+
+SINK_MERGES = {
+    "alongside": rewritten(lambda m, x: merged(x).op("cumsum", axis=d).split(d, (r, e)), ""),
+    "undone-below": rewritten(lambda m, x: merged(x) * m.weight("w", d), "more is relabelled",
+                              moves_no_more),
+}  # fmt: skip
+
+
 CAUGHT: dict[str, Caught] = {
+    **{f"canonicalize/{name}": case for name, case in CANONICALIZE.items()},
+    **{f"sink-merges/sink-merge/{name}": case for name, case in SINK_MERGES.items()},
+    **{f"sink-merges/{name}": case for name, case in CANONICALIZE.items() if "cancel" in name},
     **{f"group-experts/group/{name}": case for name, case in GROUP_EXPERTS.items()},
     **{f"tile-attention/attend/{name}": case for name, case in TILE_ATTENTION.items()},
 }

@@ -11,13 +11,14 @@ touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from ...dsl.dims import Dim, maximum, minimum
-from ..ir.graph import Axis, Node, TensorType
+from ..ir.graph import AttrValue, Axis, Node, TensorType
 from ..ops.numeric import np
 from ..ops.registry import Call, Precision, evaluate
-from ..rewrite import Edit, Outcome, Pass, Rule
+from ..rewrite import Edit, Guard, Outcome, Pass, Rule
 from .properties import constant, is_elementwise
 
 COMMUTATIVE = frozenset({"add", "mul", "min", "max", "eq"})
@@ -63,39 +64,53 @@ def _constant(edit: Edit, value: int | float | bool | Dim, kind: TensorType) -> 
     return edit.add("const", (), {"value": value, "dtype": kind.dtype}, (kind,))
 
 
-def drop_neutral(edit: Edit, node: Node) -> Outcome:
+def neutral(edit: Edit, node: Node) -> Iterator[Node]:
     """`x op c` where c is the right neutral element of op."""
-    if len(node.inputs) != 2:
-        return None
-    left, right = edit.operands(node)
-    if left.type.dtype != node.type.dtype or set(left.axes) != set(node.axes):
-        return None
-    value = constant(right)
-    if node.op in NEUTRAL and not isinstance(value, Dim) and value == NEUTRAL[node.op]:
-        return left.id
-    if node.op in ("min", "max") and isinstance(value, bool) and value == (node.op == "min"):
-        return left.id
-    return None
+    if len(node.inputs) == 2:
+        value = constant(edit[node.inputs[1]])
+        number = node.op in NEUTRAL and not isinstance(value, Dim) and value == NEUTRAL[node.op]
+        truth = (
+            node.op in ("min", "max") and isinstance(value, bool) and value == (node.op == "min")
+        )
+        if number or truth:
+            yield node
 
 
-def constants_right(edit: Edit, node: Node) -> Outcome:
-    if node.op not in COMMUTATIVE:
-        return None
-    left, right = edit.operands(node)
-    if constant(left) is None or constant(right) is not None:
-        return None
-    return edit.add(node.op, (right.id, left.id), node.attrs)
+def drop_neutral(edit: Edit, node: Node) -> int:
+    return node.inputs[0]
 
 
-def decide_where(edit: Edit, node: Node) -> Outcome:
+def constant_first(edit: Edit, node: Node) -> Iterator[Node]:
+    if constant(edit[node.inputs[0]]) is not None:
+        yield node
+
+
+def constants_right(edit: Edit, node: Node) -> int:
+    return edit.add(node.op, node.inputs[::-1], node.attrs)
+
+
+def _constant_last(edit: Edit, node: Node) -> bool:
+    return constant(edit[node.inputs[1]]) is not None
+
+
+def decided(edit: Edit, node: Node) -> Iterator[Node]:
     """A choice by a constant."""
-    condition, *branches = edit.operands(node)
-    value = constant(condition)
-    if value is None:
-        return None
-    chosen = branches[0] if value else branches[1]
-    same = chosen.type.dtype == node.type.dtype and set(chosen.axes) == set(node.axes)
-    return chosen.id if same else None
+    if constant(edit[node.inputs[0]]) is not None:
+        yield node
+
+
+def decide_where(edit: Edit, node: Node) -> int:
+    return node.inputs[1 if constant(edit[node.inputs[0]]) else 2]
+
+
+def same_kind(kept: Callable[[Edit, Node], int]) -> Guard:
+    """What is kept of a node may stand in its place: it has its dtype and its axes."""
+
+    def refuse(edit: Edit, node: Node) -> bool:
+        old, new = node.type, edit[kept(edit, node)].type
+        return new.dtype != old.dtype or set(new.axes) != set(old.axes)
+
+    return Guard("same-kind", "x has the dtype and the axes of the result", refuse)
 
 
 def double_not(edit: Edit, node: Node) -> Outcome:
@@ -135,13 +150,21 @@ def shorten_rename(edit: Edit, node: Node) -> Outcome:
     return edit.add("rename", (source.id,), {"pairs": together}) if together else source.id
 
 
-def rename_sources(edit: Edit, node: Node) -> Outcome:
+def renamed_expression(edit: Edit, node: Node) -> Iterator[Node]:
+    (x,) = edit.operands(node)
+    if is_elementwise(x) and x.inputs:
+        yield node
+
+
+def rename_sources(edit: Edit, node: Node) -> int:
     """A renamed expression of indices and numbers is the expression of renamed indices."""
     (x,) = edit.operands(node)
-    if not (is_elementwise(x) and x.inputs and _made_of_indices(edit, x)):
-        return None
     inputs = tuple(_renamed(edit, o, dict(node.attrs.pairs("pairs"))) for o in edit.operands(x))
     return edit.add(x.op, inputs, x.attrs)
+
+
+def _is_stored(edit: Edit, node: Node) -> bool:
+    return not _made_of_indices(edit, edit[node.inputs[0]])
 
 
 def _made_of_indices(edit: Edit, node: Node) -> bool:
@@ -162,26 +185,53 @@ def shorten_transpose(edit: Edit, node: Node) -> Outcome:
     return edit.add("transpose", x.inputs, node.attrs) if x.op == "transpose" else None
 
 
-def whole_slice(edit: Edit, node: Node) -> Outcome:
+def whole_slice(edit: Edit, node: Node) -> int:
     """A slice of everything is at most a renaming."""
     axis, into = node.attrs.axis("axis"), node.attrs.axis("into")
-    if node.attrs.dim("start") != Dim() or node.attrs["step"] != 1 or axis.size != into.size:
-        return None
     if axis == into:
         return node.inputs[0]
     return edit.add("rename", node.inputs, {"pairs": ((axis, into),)})
 
 
-def cancel_relabel(edit: Edit, node: Node) -> Outcome:
-    """split of merge and merge of split along the same axes."""
+def _strides(edit: Edit, node: Node) -> bool:
+    return node.attrs["step"] != 1
+
+
+def _is_shorter(edit: Edit, node: Node) -> bool:
+    return node.attrs.axis("axis").size != node.attrs.axis("into").size
+
+
+@dataclass(frozen=True, slots=True)
+class Relabelled:
+    """A split of a merge, or a merge of a split: of which axis and parts each is."""
+
+    source: int
+    axes: tuple[AttrValue, AttrValue]
+    parts: tuple[AttrValue, AttrValue]
+
+
+def relabelled(edit: Edit, node: Node) -> Iterator[Relabelled]:
     (x,) = edit.operands(node)
-    if (node.op, x.op) == ("split", "merge"):
-        same = x.attrs["into"] == node.attrs["axis"] and x.attrs["axes"] == node.attrs["into"]
-    elif (node.op, x.op) == ("merge", "split"):
-        same = x.attrs["axis"] == node.attrs["into"] and x.attrs["into"] == node.attrs["axes"]
-    else:
-        same = False
-    return x.inputs[0] if same else None
+    named = {"merge": ("into", "axes"), "split": ("axis", "into")}
+    if x.op in named and x.op != node.op:
+        (axis, parts), (above, above_parts) = named[node.op], named[x.op]
+        yield Relabelled(
+            x.inputs[0],
+            (node.attrs[axis], x.attrs[above]),
+            (node.attrs[parts], x.attrs[above_parts]),
+        )
+
+
+def cancel_relabel(edit: Edit, found: Relabelled) -> int:
+    return found.source
+
+
+def _differs_in_axis(edit: Edit, found: Relabelled) -> bool:
+    return found.axes[0] != found.axes[1]
+
+
+def _differs_in_parts(edit: Edit, found: Relabelled) -> bool:
+    return found.parts[0] != found.parts[1]
 
 
 def one_part(edit: Edit, node: Node) -> Outcome:
@@ -218,28 +268,77 @@ def _equal(a: Node, b: Node) -> bool:
 
 # What any pass may leave behind.
 TIDY = (
-    Rule("shorten-cast", shorten_cast, ("cast",)),
-    Rule("shorten-transpose", shorten_transpose, ("transpose",)),
-    Rule("share-equal", share_equal),
+    Rule("shorten-cast", shorten_cast, ("cast",), equation="cast(cast(x)) = cast(x)"),
+    Rule("shorten-transpose", shorten_transpose, ("transpose",), equation="(x')' = x"),
+    Rule("share-equal", share_equal, equation="f(x), f(x) = f(x)"),
 )
 
-CANCEL_RELABEL = Rule("cancel-relabel", cancel_relabel, ("split", "merge"))
+CANCEL_RELABEL = Rule(
+    "cancel-relabel",
+    cancel_relabel,
+    ("split", "merge"),
+    relabelled,
+    (
+        Guard("same-axis", "what is split is what was merged, or the other way", _differs_in_axis),
+        Guard("same-parts", "into the same parts in the same order", _differs_in_parts),
+    ),
+    "split(merge(x)) = x = merge(split(x))",
+)
 
 CANONICALIZE = Pass(
     "canonicalize",
     "x + 0 = x, f(c) = c', split(merge(x)) = x, equal nodes are one node",
     (
-        Rule("fold-constants", fold_constants),
-        Rule("drop-neutral", drop_neutral, (*NEUTRAL, "min", "max")),
-        Rule("constants-right", constants_right, tuple(sorted(COMMUTATIVE))),
-        Rule("decide-where", decide_where, ("where",)),
-        Rule("double-not", double_not, ("not",)),
-        Rule("shorten-rename", shorten_rename, ("rename",)),
-        Rule("rename-sources", rename_sources, ("rename",)),
-        Rule("whole-slice", whole_slice, ("slice",)),
+        Rule("fold-constants", fold_constants, equation="f(c) = c'"),
+        Rule(
+            "drop-neutral",
+            drop_neutral,
+            (*NEUTRAL, "min", "max"),
+            neutral,
+            (same_kind(drop_neutral),),
+            "x + 0 = x - 0 = x * 1 = x / 1 = x, p and true = p or false = p",
+        ),
+        Rule(
+            "constants-right",
+            constants_right,
+            tuple(sorted(COMMUTATIVE)),
+            constant_first,
+            (Guard("one-constant", "the right operand is no constant", _constant_last),),
+            "c + x = x + c",
+        ),
+        Rule(
+            "decide-where",
+            decide_where,
+            ("where",),
+            decided,
+            (same_kind(decide_where),),
+            "where(true, x, y) = x",
+        ),
+        Rule("double-not", double_not, ("not",), equation="not not p = p"),
+        Rule(
+            "shorten-rename", shorten_rename, ("rename",), equation="x[a -> b][b -> c] = x[a -> c]"
+        ),
+        Rule(
+            "rename-sources",
+            rename_sources,
+            ("rename",),
+            renamed_expression,
+            (Guard("of-indices", "x is made of indices and numbers alone", _is_stored),),
+            "f(index(a))[a -> b] = f(index(b))",
+        ),
+        Rule(
+            "whole-slice",
+            whole_slice,
+            ("slice",),
+            guards=(
+                Guard("forward", "it takes every entry in order", _strides),
+                Guard("whole", "it takes as many as there are", _is_shorter),
+            ),
+            equation="x[a: 0, 1, .., |a| - 1] = x",
+        ),
         CANCEL_RELABEL,
-        Rule("one-part", one_part, ("concat",)),
-        Rule("empty-broadcast", empty_broadcast, ("broadcast",)),
+        Rule("one-part", one_part, ("concat",), equation="concat(x) = x"),
+        Rule("empty-broadcast", empty_broadcast, ("broadcast",), equation="broadcast(x, ()) = x"),
         *TIDY,
     ),
 )

@@ -8,20 +8,36 @@ axis.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 from ..ir.graph import Axis, Node
-from ..rewrite import Edit, Outcome, Pass, Rule
+from ..rewrite import Edit, Guard, Pass, Rule
 from .canonicalize import CANCEL_RELABEL, TIDY
 from .properties import is_elementwise
 
 
-def sink_merge(edit: Edit, node: Node) -> Outcome:
-    """f(merge(x), y) -> merge(f(x, split(y))) where a split of the merged axis lies below f."""
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """`node` reads a merge of `parts` into `axis`."""
+
+    node: Node
+    axis: Axis
+    parts: tuple[Axis, ...]
+
+
+def merged_operands(edit: Edit, node: Node) -> Iterator[Merged]:
     for operand in edit.operands(node):
-        if operand.op == "merge" and _acts_alongside(node, operand.attrs.axis("into")):
-            axis, parts = operand.attrs.axis("into"), operand.attrs.axes("axes")
-            if _is_split_below(edit, node, axis, parts) and not set(parts) & set(node.axes):
-                return _sunk(edit, node, axis, parts)
-    return None
+        if operand.op == "merge":
+            yield Merged(node, operand.attrs.axis("into"), operand.attrs.axes("axes"))
+
+
+def _mixes(edit: Edit, found: Merged) -> bool:
+    return not _acts_alongside(found.node, found.axis)
+
+
+def _stays_merged(edit: Edit, found: Merged) -> bool:
+    return not _is_split_below(edit, found.node, found.axis, found.parts)
 
 
 def _acts_alongside(node: Node, axis: Axis) -> bool:
@@ -41,7 +57,8 @@ def _is_split_below(edit: Edit, node: Node, axis: Axis, parts: tuple[Axis, ...])
     return False
 
 
-def _sunk(edit: Edit, node: Node, axis: Axis, parts: tuple[Axis, ...]) -> int:
+def sink_merge(edit: Edit, found: Merged) -> int:
+    node, axis, parts = found.node, found.axis, found.parts
     inputs = tuple(_opened(edit, o, axis, parts) for o in edit.operands(node))
     inner = edit.add(node.op, inputs, node.attrs)
     return edit.add("merge", (inner,), {"axes": parts, "into": axis})
@@ -55,8 +72,23 @@ def _opened(edit: Edit, operand: Node, axis: Axis, parts: tuple[Axis, ...]) -> i
     return edit.add("split", (operand.id,), {"axis": axis, "into": parts})
 
 
+GUARDS = (
+    Guard("alongside", "f treats all positions of the merged axis alike", _mixes),
+    Guard("undone-below", "a split of the merged axis lies below f", _stays_merged),
+)
+
 SINK_MERGES = Pass(
     "sink-merges",
     "f(merge(x), y) = merge(f(x, split(y)))",
-    (Rule("sink-merge", sink_merge), CANCEL_RELABEL, *TIDY),
+    (
+        Rule(
+            "sink-merge",
+            sink_merge,
+            match=merged_operands,
+            guards=GUARDS,
+            equation="f(merge(x), y) = merge(f(x, split(y)))",
+        ),
+        CANCEL_RELABEL,
+        *TIDY,
+    ),
 )
