@@ -9,71 +9,66 @@ largest one of its row.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ...dsl.dims import Dim
 from ..ir.graph import Axis, Node
-from ..rewrite import Declined, Edit, Outcome, Pass, Rewrite, Rule
+from ..rewrite import Edit, Guard, Pass, Rewrite, Rule
 from .bounds import FORMS, UNKNOWN, Slot, Visibility
 from .properties import constant, traffic, unfused_traffic
 
+Ids = tuple[int, ...]
 BACK = Slot(keys=-1, queries=1)  # the query's slot minus the key's
 
 
 @dataclass(frozen=True, slots=True)
 class Toeplitz:
-    """A matrix of `kernel` along `lag`, hidden where a mask does not hold, and the nodes it is."""
+    """A sum over `key` of x and a matrix of `kernel` along `lag`, and the nodes that the matrix is.
 
+    It is hidden where one of `masks` does not hold; `hidden` are the conditions that say t <= s.
+    """
+
+    product: Node
+    x: Node
+    key: Axis
     kernel: Node
     lag: Axis
     query: Axis
+    hidden: tuple[int, ...]
     masks: tuple[int, ...]
     nodes: tuple[int, ...]
 
 
-def fft_convolution(edit: Edit, node: Node) -> Outcome:
-    """Starts at a contraction of one axis."""
+def toeplitz(edit: Edit, node: Node) -> Iterator[Toeplitz]:
+    """A contraction of one axis with a matrix that gathers at s - t where conditions hold."""
     summed = node.attrs.axes("axes")
-    if len(summed) != 1 or node.type.dtype in ("int", "bool"):
-        return None
-    (key,) = summed
-    for i in (0, 1):
-        matrix, x = edit[node.inputs[i]], edit[node.inputs[1 - i]]
-        found = _toeplitz(edit, matrix, key)
-        if isinstance(found, Toeplitz):
-            return _convolved(edit, node, x, key, found)
-        if found is not None:
-            return found
-    return None
+    for x, matrix in (edit.operands(node)[::-1], edit.operands(node)):
+        conditions: list[int] = []
+        nodes: list[int] = []
+        while matrix.op == "where" and constant(edit[matrix.inputs[2]]) == 0:
+            conditions.append(matrix.inputs[0])
+            nodes.append(matrix.id)
+            matrix = edit[matrix.inputs[1]]
+        if matrix.op == "take" and matrix.attrs["fill"] is None and conditions and len(summed) == 1:
+            nodes.append(matrix.id)
+            yield from _gathered(edit, node, x, matrix, tuple(conditions), tuple(nodes))
 
 
-def _toeplitz(edit: Edit, matrix: Node, key: Axis) -> Toeplitz | Declined | None:
-    """What a matrix is made of; None for one that gathers nothing at s - t."""
-    conditions: list[int] = []
-    nodes: list[int] = []
-    while matrix.op == "where" and constant(edit[matrix.inputs[2]]) == 0:
-        conditions.append(matrix.inputs[0])
-        nodes.append(matrix.id)
-        matrix = edit[matrix.inputs[1]]
-    if matrix.op != "take" or matrix.attrs["fill"] is not None or not conditions:
-        return None
-    kernel, index = edit.operands(matrix)
+def _gathered(
+    edit: Edit, node: Node, x: Node, take: Node, conditions: Ids, nodes: Ids
+) -> Iterator[Toeplitz]:
+    (key,) = node.attrs.axes("axes")
+    kernel, index = edit.operands(take)
     others = [a for a in index.axes if a != key]
     if len(index.axes) != 2 or len(others) != 1:
-        return None
-    (query,), lag = others, matrix.attrs.axis("axis")
+        return
+    (query,), lag = others, take.attrs.axis("axis")
     sight = Visibility(edit, key, query)
-    if _clamped(sight, index) != BACK:
-        return None
-    causal = [c for c in conditions if _is_causal(sight, edit[c])]
-    masks = tuple(c for c in conditions if c not in causal)
-    if not causal:
-        return Declined("later entries are not hidden")
-    if any(query in edit[c].axes for c in masks):
-        return Declined("a mask of pairs")
-    if key in kernel.axes or not key.size == query.size == lag.size:
-        return Declined("the kernel is not as long as the sequence")
-    return Toeplitz(kernel, lag, query, masks, (*nodes, matrix.id))
+    if _clamped(sight, index) == BACK:
+        hidden = tuple(c for c in conditions if _is_causal(sight, edit[c]))
+        masks = tuple(c for c in conditions if c not in hidden)
+        yield Toeplitz(node, x, key, kernel, lag, query, hidden, masks, nodes)
 
 
 def _clamped(sight: Visibility, index: Node) -> Slot:
@@ -95,24 +90,66 @@ def _is_causal(sight: Visibility, condition: Node) -> bool:
     return FORMS["sub"](b, a) == replace(BACK, low=least, high=least)
 
 
-def _convolved(edit: Edit, node: Node, x: Node, key: Axis, found: Toeplitz) -> Outcome:
-    if key not in x.axes or found.query in x.axes:
-        return Declined("the sequence is no operand of its own")
-    if not all(edit.used_once(i) for i in found.nodes):
-        return Declined("the matrix is read elsewhere")
-    value = x.id
+def convolve(edit: Edit, found: Toeplitz) -> Rewrite:
+    value, x = found.x.id, found.x
     for mask in found.masks:
         zero = edit.add("const", (), {"value": 0, "dtype": x.type.dtype})
         value = edit.add("where", (mask, value, zero))
-    places = {"axis": key, "lag": found.lag, "into": found.query}
+    places = {"axis": found.key, "lag": found.lag, "into": found.query}
     made = edit.add("convolve", (value, found.kernel.id), places)
-    before = unfused_traffic(edit, (*found.nodes, node.id))
+    before = unfused_traffic(edit, (*found.nodes, found.product.id))
     after = traffic(edit, (x.id, found.kernel.id), (made,))
-    return Rewrite({node.id: made}, "", before, after)
+    return Rewrite({found.product.id: made}, "", before, after)
 
+
+def _is_exact(edit: Edit, found: Toeplitz) -> bool:
+    return found.product.type.dtype in ("int", "bool")
+
+
+def _looks_ahead(edit: Edit, found: Toeplitz) -> str:
+    return "" if found.hidden else "later entries are not hidden"
+
+
+def _masks_pairs(edit: Edit, found: Toeplitz) -> str:
+    return "a mask of pairs" if any(found.query in edit[c].axes for c in found.masks) else ""
+
+
+def _has_other_length(edit: Edit, found: Toeplitz) -> str:
+    alike = found.key.size == found.query.size == found.lag.size
+    ok = alike and found.key not in found.kernel.axes
+    return "" if ok else "the kernel is not as long as the sequence"
+
+
+def _is_entangled(edit: Edit, found: Toeplitz) -> str:
+    alone = found.key in found.x.axes and found.query not in found.x.axes
+    return "" if alone else "the sequence is no operand of its own"
+
+
+def _is_read(edit: Edit, found: Toeplitz) -> str:
+    once = all(edit.used_once(i) for i in found.nodes)
+    return "" if once else "the matrix is read elsewhere"
+
+
+GUARDS = (
+    Guard("real", "the numbers are no integers: a transform rounds", _is_exact),
+    Guard("causal", "a condition is t <= s, in either spelling", _looks_ahead),
+    Guard("mask-of-keys", "other conditions do not depend on s", _masks_pairs),
+    Guard("one-length", "kernel and sequence have one length", _has_other_length),
+    Guard("own-operand", "x has the axis of t and not that of s", _is_entangled),
+    Guard("private", "no one else reads an entry of the matrix", _is_read),
+)
 
 FFT_CONVOLUTION = Pass(
     "fft-convolution",
     "sum_t kernel[s - t] x[t] = inverse(transform(kernel) transform(x))",
-    (Rule("convolve", fft_convolution, ("dot",)),),
+    (
+        Rule(
+            "convolve",
+            convolve,
+            ("dot",),
+            toeplitz,
+            GUARDS,
+            "sum_t where(t <= s, kernel[s - t], 0) x[t] = convolve(x, kernel)[s]",
+        ),
+    ),
 )

@@ -9,10 +9,11 @@ scales: these are what is kept.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 from ..ir.graph import Node, TensorType
-from ..rewrite import Declined, Edit, Fuse, Outcome, Pass, Region, Rule, close
+from ..rewrite import Edit, Fuse, Guard, Pass, Region, Rule, close
 from .properties import (
     REDUCTIONS,
     SOURCES,
@@ -24,18 +25,39 @@ from .properties import (
 )
 
 
-def derive(edit: Edit, node: Node) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A value of weights alone: `region` is what computes it from them."""
+
+    node: Node
+    region: Region
+
+
+def expressions(edit: Edit, node: Node) -> Iterator[Expression]:
+    """What computes something, of weights as they are stored."""
     if not _computes(node):
-        return None
+        return
     members = parameter_expression(edit, node.id)
-    if members is None or not _is_largest(edit, node):
-        return None
-    if any(edit[i].op == "derived" for i in members):
-        return None
+    if members is None or any(edit[i].op == "derived" for i in members):
+        return
     results = [node.id] if len(node.types) == 1 else [u.id for u in edit.users(node.id)]
-    region = close(edit, {*members, *results} - _weights(edit, members), results)
-    refused = refuse_copy(edit, region, node.types)
-    return Declined(refused) if refused else Fuse("derived", region)
+    yield Expression(node, close(edit, {*members, *results} - _weights(edit, members), results))
+
+
+def derive(edit: Edit, found: Expression) -> Fuse:
+    return Fuse("derived", found.region)
+
+
+def _is_part(edit: Edit, found: Expression) -> bool:
+    return not _is_largest(edit, found.node)
+
+
+def _is_copied(edit: Edit, found: Expression) -> str:
+    return stored_twice(edit, found.region, found.node.types)
+
+
+def _is_grown(edit: Edit, found: Expression) -> str:
+    return outgrown(edit, found.region, found.node.types)
 
 
 def _weights(edit: Edit, members: Collection[int]) -> set[int]:
@@ -66,17 +88,27 @@ def _is_largest(edit: Edit, node: Node) -> bool:
 
 def refuse_copy(edit: Edit, region: Region, results: Sequence[TensorType]) -> str:
     """Why the derived parameter of these `results` is not worth its memory; empty when it is."""
-    inside, sizes = set(region.nodes), edit.program.sizes
-    leaves = [edit[i] for i in region.leaves]
-    stored = {leaf.id: bytes_of(leaf.type).evaluate(sizes) for leaf in leaves}
-    cost = sum(bytes_of(result).evaluate(sizes) for result in results)
-    for leaf in leaves:
+    return stored_twice(edit, region, results) or outgrown(edit, region, results)
+
+
+def stored_twice(edit: Edit, region: Region, results: Sequence[TensorType]) -> str:
+    """Names a matrix that something outside reads too, where the results are no small part of it."""
+    inside, cost = set(region.nodes), _bytes(edit, results)
+    for leaf in (edit[i] for i in region.leaves):
         other = [u for u in edit.users(leaf.id) if u.id not in inside]
-        if other and len(leaf.axes) > 1 and cost * 2 > stored[leaf.id]:
+        if other and len(leaf.axes) > 1 and cost * 2 > _bytes(edit, [leaf.type]):
             return tied(leaf, other[0])
-    if cost > 2 * max(sum(stored.values()), 1):
+    return ""
+
+
+def outgrown(edit: Edit, region: Region, results: Sequence[TensorType]) -> str:
+    if _bytes(edit, results) > 2 * max(_bytes(edit, [edit[i].type for i in region.leaves]), 1):
         return "the result is larger than the weights it is made of"
     return ""
+
+
+def _bytes(edit: Edit, types: Sequence[TensorType]) -> int:
+    return sum(bytes_of(kind).evaluate(edit.program.sizes) for kind in types)
 
 
 def tied(weight: Node, reader: Node) -> str:
@@ -90,6 +122,14 @@ def name_of(node: Node) -> str:
     return f"`{node.hint}`" if node.hint else f"a {node.op}"
 
 
+GUARDS = (
+    Guard("largest", "what reads it depends on more than weights", _is_part),
+    Guard("untied", "no weight it is made of is read elsewhere, or it is a small part", _is_copied),
+    Guard("no-growth", "it is at most twice as large as what it is made of", _is_grown),
+)
+
 DERIVE_PARAMETERS = Pass(
-    "derive-parameters", "g(W) = W', computed at load", (Rule("derive", derive),)
+    "derive-parameters",
+    "g(W) = W', computed at load",
+    (Rule("derive", derive, match=expressions, guards=GUARDS, equation="g(W) = W'"),),
 )

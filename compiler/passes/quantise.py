@@ -17,13 +17,15 @@ multiple of a group, and where there is too little to save.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
+from ...dsl.diagnostics import InternalError
 from ..ir.graph import AttrValue, Axis, Node
 from ..ops.grouped import plan_grouped
 from ..ops.quantise import Format, pieces
-from ..rewrite import Declined, Edit, Outcome, Pass, Rewrite, Rule
+from ..rewrite import Edit, Guard, Pass, Rewrite, Rule
 from .properties import VIEWS, bytes_of, elements, parameter_expression
 
 Quant = Literal["int8", "int4"]
@@ -36,13 +38,19 @@ GROUP = 32
 FEWEST = 4096  # elements: below this a scale for each group and a call to read it save nothing
 
 
-def quantise(edit: Edit, node: Node, bits: int) -> Outcome:
-    """Starts at a product, of rows with a weight or with the one that each row's index picks."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a product reads of weights as it is stored, and its axes that the product sums."""
+
+    root: Node
+    summed: frozenset[Axis]
+
+
+def kept(edit: Edit, node: Node) -> Iterator[Kept]:
+    """A product of rows with a weight, or with the one that each row's index picks."""
     for value, weight, summed in _operands(edit, node):
         if parameter_expression(edit, value.id) is None and _is_quantisable(edit, weight):
-            root, along = _stored(edit, weight, summed)
-            return _refuse(edit, root, along) or _quantised(edit, root, along, bits)
-    return None
+            yield Kept(*_stored(edit, weight, summed))
 
 
 def _operands(edit: Edit, node: Node) -> list[tuple[Node, Node, frozenset[Axis]]]:
@@ -82,16 +90,21 @@ def _above(view: Node, summed: frozenset[Axis]) -> frozenset[Axis]:
     return summed
 
 
-def _refuse(edit: Edit, root: Node, summed: frozenset[Axis]) -> Declined | None:
-    sizes = edit.program.sizes
-    count = elements(root.type).evaluate(sizes)
+def _is_small(edit: Edit, found: Kept) -> str:
+    count = elements(found.root.type).evaluate(edit.program.sizes)
     if count < FEWEST:
-        return Declined(f"{_named(edit, root)} has {count:,} elements: too few to save anything")
-    if _group_axis(edit, root, summed) is None:
-        found = ", ".join(f"`{a}` = {a.size.evaluate(sizes)}" for a in root.axes if a in summed)
-        along = found or "no axis as it is stored"
-        return Declined(f"{_named(edit, root)} is summed along {along}: no multiple of {GROUP}")
-    return None
+        return f"{_named(edit, found.root)} has {count:,} elements: too few to save anything"
+    return ""
+
+
+def _has_ragged_groups(edit: Edit, found: Kept) -> str:
+    sizes, root = edit.program.sizes, found.root
+    axis = _group_axis(edit, found)
+    if axis is not None and axis.size.evaluate(sizes) % GROUP == 0:
+        return ""
+    along = ", ".join(f"`{a}` = {a.size.evaluate(sizes)}" for a in root.axes if a in found.summed)
+    what = along or "no axis as it is stored"
+    return f"{_named(edit, root)} is summed along {what}: no multiple of {GROUP}"
 
 
 def _named(edit: Edit, root: Node) -> str:
@@ -102,17 +115,19 @@ def _named(edit: Edit, root: Node) -> str:
     return ", ".join(dict.fromkeys(f"`{w.attrs['path']}`" for w in matrices))
 
 
-def _group_axis(edit: Edit, root: Node, summed: frozenset[Axis]) -> Axis | None:
-    """The last of the summed axes that whole groups fill."""
+def _group_axis(edit: Edit, found: Kept) -> Axis | None:
+    """The last of the summed axes that whole groups fill, else the last."""
     sizes = edit.program.sizes
-    fitting = [a for a in root.axes if a in summed and a.size.evaluate(sizes) % GROUP == 0]
-    return fitting[-1] if fitting else None
+    axes = [a for a in found.root.axes if a in found.summed]
+    axes.sort(key=lambda a: a.size.evaluate(sizes) % GROUP == 0)
+    return axes[-1] if axes else None
 
 
-def _quantised(edit: Edit, root: Node, summed: frozenset[Axis], asked: int) -> Rewrite:
+def quantise(edit: Edit, found: Kept, asked: int) -> Rewrite:
     """All readers read W'; a copy of W, whose readers they were, is what is quantised."""
-    axis = _group_axis(edit, root, summed)
-    assert axis is not None
+    root, axis = found.root, _group_axis(edit, found)
+    if axis is None:
+        raise InternalError(f"no group of {_named(edit, root)} lies along one axis")
     bits = 8 if _is_looked_up(edit, root) else asked
     per_byte = 8 // bits
     packed = edit.axis("packed", pieces(axis, per_byte)) if per_byte > 1 else axis
@@ -143,16 +158,29 @@ def _is_looked_up(edit: Edit, node: Node) -> bool:
     return False
 
 
-def read_codes(edit: Edit, node: Node) -> Outcome:
-    """Starts at what picks entries: it does so before they are dequantised."""
+def picks(edit: Edit, node: Node) -> Iterator[Node]:
+    """What picks entries of a matrix in few bits."""
+    if edit[node.inputs[0]].op == "dequantise":
+        yield node
+
+
+def read_codes(edit: Edit, node: Node) -> int:
+    """It does so before they are dequantised."""
     source = edit[node.inputs[0]]
-    if source.op != "dequantise":
-        return None
-    axis, *index = Format.of(source.attrs).axis, *edit.operands(node)[1:]
-    if any(axis in x.axes for x in index) or not _acts_beside(node, axis):
-        return None
     picked = [edit.add(node.op, (part, *node.inputs[1:]), node.attrs) for part in source.inputs]
     return edit.add("dequantise", tuple(picked), source.attrs)
+
+
+def _axis(edit: Edit, node: Node) -> Axis:
+    return Format.of(edit[node.inputs[0]].attrs).axis
+
+
+def _picks_within_groups(edit: Edit, node: Node) -> bool:
+    return not _acts_beside(node, _axis(edit, node))
+
+
+def _runs_along_groups(edit: Edit, node: Node) -> bool:
+    return any(_axis(edit, node) in x.axes for x in edit.operands(node)[1:])
 
 
 def _acts_beside(node: Node, axis: Axis) -> bool:
@@ -168,15 +196,32 @@ def _acts_beside(node: Node, axis: Axis) -> bool:
 def quantise_to(quant: Quant) -> tuple[Pass, Pass]:
     """The parameter map for `quant`, and the exact pass that follows from it."""
 
-    def apply(edit: Edit, node: Node) -> Outcome:
-        return quantise(edit, node, BITS[quant])
+    def apply(edit: Edit, found: Kept) -> Rewrite:
+        return quantise(edit, found, BITS[quant])
 
-    rule = Rule("quantise", apply, ("dot", "grouped"))
+    rule = Rule("quantise", apply, ("dot", "grouped"), kept, GUARDS, "W -> s q(W)")
     return Pass("quantise", "W -> s q(W)", (rule,), exact=False), READ_CODES
 
+
+GUARDS = (
+    Guard("large", "W has enough elements to save something", _is_small),
+    Guard("whole-groups", "an axis that is summed holds whole groups", _has_ragged_groups),
+)
 
 READ_CODES = Pass(
     "read-codes",
     "take(s q, i) = take(s, i) take(q, i)",
-    (Rule("read-codes", read_codes, ("take", "slice", "pick", "rename")),),
+    (
+        Rule(
+            "read-codes",
+            read_codes,
+            ("take", "slice", "pick", "rename"),
+            picks,
+            (
+                Guard("beside-groups", "it picks along other axes", _picks_within_groups),
+                Guard("index-apart", "the index does not run along a group", _runs_along_groups),
+            ),
+            "take(s q, i) = take(s, i) take(q, i)",
+        ),
+    ),
 )

@@ -1,0 +1,24 @@
+"""For each guard of each rule a program on which it matters: see `test_guards.py`."""
+
+from .base import Caught, named
+from .canonicalize import CANCEL, CANONICALIZE, SINK
+from .fft_convolution import CONVOLVE
+from .group_experts import GROUP
+from .tile_attention import ATTEND
+from .weights import DERIVE, PACK, QUANTISE, READ_CODES
+
+CAUGHT: dict[str, Caught] = {
+    **named("canonicalize", CANONICALIZE),
+    **named("canonicalize/cancel-relabel", CANCEL),
+    **named("sink-merges/cancel-relabel", CANCEL),
+    **named("sink-merges/sink-merge", SINK),
+    **named("group-experts/group", GROUP),
+    **named("fft-convolution/convolve", CONVOLVE),
+    **named("tile-attention/attend", ATTEND),
+    **named("pack-weights/pack-weight", PACK),
+    **named("derive-parameters/derive", DERIVE),
+    **named("quantise/quantise", QUANTISE),
+    **named("read-codes/read-codes", READ_CODES),
+}
+
+__all__ = ["CAUGHT", "Caught"]
