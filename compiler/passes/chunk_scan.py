@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from ...dsl.dims import Dim
 from ..ir.graph import AttrValue, Axis, Builder, Function, Node, TensorType
 from ..ir.walk import cone
-from ..rewrite import Declined, Edit, Outcome, Pass, Rewrite, Rule
+from ..rewrite import Edit, Guard, Pass, Rewrite, Rule
 from .affine import Form, Forms, Lift, NotAffine
 from .chunk_loops import Loop, laid_out
 from .chunk_products import NotProducts, Products, readouts
@@ -27,33 +27,47 @@ LENGTH = 16  # steps of a chunk whose factors are stored: they stay in cache
 ROWS = 64  # of the matrix products of a chunk whose states are not
 
 
-def chunk_products(edit: Edit, node: Node) -> Outcome:
-    """A scan one of whose states is only read by contractions, the others as `chunk_scan` has them."""
-    chunks = _solved(edit, node, products=True)
-    if chunks is None or chunks.length != ROWS:
-        return None
-    return _rewritten(edit, node, chunks, chunks.finish())
+@dataclass(frozen=True, slots=True)
+class Chunked:
+    """A scan, what became of its states, and the function of a chunk."""
+
+    node: Node
+    states: _Chunks
+    chunk: Function
 
 
-def chunk_scan(edit: Edit, node: Node) -> Outcome:
-    """A scan of whose states one at least is affine, the sequences computed chunk by chunk."""
-    chunks = _solved(edit, node, products=False)
-    if chunks is None:
-        return None
-    if len(chunks.reasons) == len(chunks.strata):
-        reason = next(iter(chunks.reasons.values()))
-        return Declined(f"{reason}: each step waits for the one before")
-    chunk = chunks.finish()
-    return _rewritten(edit, node, chunks, chunk) if _gains(chunk) else None
+def in_products(edit: Edit, node: Node) -> Iterator[Chunked]:
+    """A scan, those of its states as products that are only read by contractions."""
+    return _solved(edit, node, products=True)
 
 
-def _solved(edit: Edit, node: Node, *, products: bool) -> _Chunks | None:
-    if node.attrs.integer("stepped") == 0:
-        return None  # every step is the same
-    chunks = _Chunks.of(edit, node, products)
-    for stratum in _strata(chunks.step, chunks.entering, chunks.updates):
-        chunks.solve(stratum)
-    return chunks
+def in_loops(edit: Edit, node: Node) -> Iterator[Chunked]:
+    """A scan, its states step by step and all else at once."""
+    return _solved(edit, node, products=False)
+
+
+def _solved(edit: Edit, node: Node, *, products: bool) -> Iterator[Chunked]:
+    if node.attrs.integer("stepped") > 0:  # else every step is the same
+        chunks = _Chunks.of(edit, node, products)
+        for stratum in _strata(chunks.step, chunks.entering, chunks.updates):
+            chunks.solve(stratum)
+        yield Chunked(node, chunks, chunks.finish())
+
+
+def _has_no_products(edit: Edit, found: Chunked) -> bool:
+    return found.states.length != ROWS
+
+
+def _waits(edit: Edit, found: Chunked) -> str:
+    reasons = found.states.reasons
+    if len(reasons) < len(found.states.strata):
+        return ""
+    return f"{next(iter(reasons.values()))}: each step waits for the one before"
+
+
+def _computes_nothing(edit: Edit, found: Chunked) -> bool:
+    """Nothing is computed for all steps of a chunk at once."""
+    return not _gains(found.chunk)
 
 
 def _gains(chunk: Function) -> bool:
@@ -62,7 +76,8 @@ def _gains(chunk: Function) -> bool:
     return any(n.op not in idle for n in chunk.nodes)
 
 
-def _rewritten(edit: Edit, node: Node, chunks: _Chunks, chunk: Function) -> Rewrite:
+def chunk_scan(edit: Edit, found: Chunked) -> Rewrite:
+    node, chunks, chunk = found.node, found.states, found.chunk
     states = node.attrs.integer("states")
     types = (*(node.types[i] for i in chunks.read), *node.types[-states:])
     attrs: dict[str, AttrValue] = {
@@ -325,11 +340,32 @@ def _copy(loop: Loop, chunks: _Chunks, stratum: Sequence[int]) -> None:
 CHUNK_PRODUCTS = Pass(
     "chunk-products",
     "dot(h[t], q[t]) = p[t] dot(h[0], q[t]) + sum_r m[t, r] dot(k[r], q[t]) x[r] for each chunk",
-    (Rule("chunk-products", chunk_products, ("scan",)),),
+    (
+        Rule(
+            "chunk-products",
+            chunk_scan,
+            ("scan",),
+            in_products,
+            (Guard("contracted", "a state is only read by contractions", _has_no_products),),
+            "dot(h[t], q[t]) = p[t] dot(h[0], q[t]) + sum_r m[t, r] dot(k[r], q[t]) x[r]",
+        ),
+    ),
 )
 
 CHUNK_SCAN = Pass(
     "chunk-scan",
     "h' = D h + c step by step = for each chunk: D and c at once, h' step by step, readouts at once",
-    (Rule("chunk-scan", chunk_scan, ("scan",)),),
+    (
+        Rule(
+            "chunk-scan",
+            chunk_scan,
+            ("scan",),
+            in_loops,
+            (
+                Guard("affine", "a state is affine in the states of its stratum", _waits),
+                Guard("at-once", "something is computed for many steps", _computes_nothing),
+            ),
+            "h' = D h + c, y = f(h')  =  D, c at once; h' step by step; y at once",
+        ),
+    ),
 )

@@ -2,6 +2,7 @@
 
 from .base import Caught, named
 from .canonicalize import CANCEL, CANONICALIZE, SINK
+from .chunk_scan import LOOPS, PRODUCTS
 from .fft_convolution import CONVOLVE
 from .group_experts import GROUP
 from .tile_attention import ATTEND
@@ -10,6 +11,8 @@ from .weights import DERIVE, PACK, QUANTISE, READ_CODES
 CAUGHT: dict[str, Caught] = {
     **named("canonicalize", CANONICALIZE),
     **named("canonicalize/cancel-relabel", CANCEL),
+    **named("chunk-products/chunk-products", PRODUCTS),
+    **named("chunk-scan/chunk-scan", LOOPS),
     **named("sink-merges/cancel-relabel", CANCEL),
     **named("sink-merges/sink-merge", SINK),
     **named("group-experts/group", GROUP),
