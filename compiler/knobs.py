@@ -52,9 +52,6 @@ def _count(text: str) -> int:
 
 DUMP = Knob("ARCHC_DUMP", "print the graph after a pass", str, "", "`all` or a pass name")
 EXPLAIN = Knob("ARCHC_EXPLAIN", "print the sites of a pass", str, "", "`all` or a pass name")
-VERIFY = Knob(
-    "ARCHC_VERIFY", "run the graph before and after each pass, in float64", _flag, False, "0 or 1"
-)
 RULE_LIMIT: Knob[int | None] = Knob(
     "ARCHC_RULE_LIMIT", "stop rewriting after n rules have fired", _count, None, "a number"
 )
@@ -62,7 +59,7 @@ STOP_AFTER = Knob("ARCHC_STOP_AFTER", "leave out the passes after this one", str
 TIME = Knob("ARCHC_TIME", "print how long each pass takes", _flag, False, "0 or 1")
 DEBUG = Knob("ARCHC_DEBUG", "show the traceback of a bug in archc", _flag, False, "0 or 1")
 
-KNOBS = (DUMP, EXPLAIN, VERIFY, RULE_LIMIT, STOP_AFTER, TIME, DEBUG)
+KNOBS = (DUMP, EXPLAIN, RULE_LIMIT, STOP_AFTER, TIME, DEBUG)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from .progress import bar
 
 if TYPE_CHECKING:
     from ..api import Model
-    from ..backends.base import Array
     from ..compiler.ir.graph import Program
     from ..compiler.passes import Optimised
     from ..compiler.rewrite import Pass, Site
@@ -71,6 +70,7 @@ def command(
     --weights sets the sizes. Kernels are compiled for each target, which needs no GPU.
     """
     from ..api import backend as backend_called
+    from ..backends.numpy import exact
     from ..compiler.passes import optimise, pipeline
 
     if decode and verify:
@@ -78,7 +78,7 @@ def command(
     targets = _targets(backend, target)
     programs = _programs(open_model(file, preset, settings, model, weights), decode)
     unwanted = backend_called(backend).unwanted_passes("f32")
-    check = _evaluate if verify else None
+    check = exact if verify else None
     made = {
         name: optimise(p, disable=unwanted, quant=quant, verify=check)
         for name, p in programs.items()
@@ -100,14 +100,6 @@ def command(
     if verify:
         lossy = ", but for quantise, which changed weights" if quant else ""
         click.echo(f"verified: no pass changed a result beyond rounding{lossy}")
-
-
-def _evaluate(
-    program: Program, inputs: Mapping[str, Array], weights: Mapping[str, Array]
-) -> Mapping[str, Array]:
-    from ..backends.numpy import NumpyBackend
-
-    return NumpyBackend().load(program, weights, dtype="f64").run(inputs)
 
 
 def _programs(model: Model, decode: bool) -> dict[str, Program]:

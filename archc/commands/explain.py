@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..dsl.diagnostics import InternalError
 from .options import FILE, QUANT, open_model, sizes
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     help="The model as written, or what is derived to run it chunk by chunk: `prefill` also gives"
     " states, `chunk` goes on from them.",
 )
+@click.option(
+    "--bisect",
+    "bisecting",
+    is_flag=True,
+    help="Run the graph before and after each pass, in float64, and name the first rewrite that changes"
+    " a result.",
+)
 def command(
     file: Path,
     preset: str | None,
@@ -34,12 +42,18 @@ def command(
     model: str | None,
     quant: Any,
     which: str,
+    bisecting: bool,
 ) -> None:
     """Show every place where a pass rewrote the model in FILE, or declined to."""
     from ..compiler.passes import optimise
     from ..compiler.passes.explain import explain_text
 
+    if bisecting and which != "full":
+        raise click.UsageError("--bisect runs whole sequences: it does not go with --program")
     program = _program(open_model(file, preset, settings, model), which)
+    if bisecting:
+        _bisect(program, quant)
+        return
     click.echo(explain_text(optimise(program, quant=quant).sites, program.sizes))
 
 
@@ -48,3 +62,19 @@ def _program(model: Model, which: str) -> Program:
         return model.program
     derived = model.incremental()
     return derived.prefill if which == "prefill" else derived.chunk
+
+
+def _bisect(program: Program, quant: Any) -> None:
+    """Says which rewrite is wrong, if one is; that is our bug, and the exit status 2 of one."""
+    from ..backends.numpy import exact
+    from ..compiler.passes.bisect import bisect
+    from ..compiler.passes.explain import explain_text
+
+    found = bisect(program, exact, quant)
+    if not found.error:
+        click.echo(f"{found.fired} rewrites, and none changes a result beyond rounding")
+        return
+    where = explain_text([found.site], program.sizes) if found.site else found.pass_name
+    click.echo(f"rewrite {found.fired} is wrong; ARCHC_RULE_LIMIT={found.fired - 1} leaves it out")
+    click.echo(where)
+    raise InternalError(found.error)
