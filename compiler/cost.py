@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from ..dsl.dims import Dim, minimum, product
+from .buffers import AT_LOAD, VIEWS, Memory
 from .cost_report import CostReport, WeightRow, Work
 from .ir.graph import Axis, Function, Node, Parameter, Program, callees, operand_types
 from .ir.walk import cone, join
@@ -25,9 +25,7 @@ from .rewrite import Session
 from .state import state_of
 from .unknowns import Unknown, depth_of, of_bank
 
-VIEWS = frozenset({"rename", "split", "merge", "slice", "pick", "transpose", "broadcast", "result"})
 ZERO, ONE = Dim(), Dim.of(1)
-AT_LOAD = frozenset({"weight", "table", "derived", "const"})
 LOOPS = frozenset({"repeat", "scan"})  # what they run is counted where it stands
 
 
@@ -52,7 +50,7 @@ def cost(program: Program, at: Mapping[str, int] | None = None) -> CostReport:
         (*_depths(needed), *banks),
         _is_masked(needed),
         sizes,
-        None if missing else _Peak(needed, sizes, bank_reads(needed)).of(needed.main),
+        None if missing else Memory(needed, sizes, bank_reads(needed)).peak(needed.main),
     )
 
 
@@ -258,51 +256,3 @@ def _table_size(program: Program, node: Node) -> int:
 
 def elements(axes: tuple[Axis, ...]) -> Dim:
     return product([axis.size for axis in axes])
-
-
-# --------------------------------------------------------------------------- bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Peak:
-    """The most bytes alive at once when each op stores its result and views share memory.
-
-    Instances of a bank are read where they are stored, as any weight is.
-    """
-
-    program: Program
-    at: Mapping[str, int]
-    banks: frozenset[tuple[str, int]]
-
-    def of(self, function: Function) -> int:
-        last = self._last_uses(function)
-        alive: dict[int, int] = {}
-        peak = 0
-        for position, node in enumerate(function.nodes):
-            picked = (function.name, node.id) in self.banks
-            alive[node.id] = 0 if picked else self._stored(node)
-            peak = max(peak, sum(alive.values()) + self._inside(node))
-            alive = {i: size for i, size in alive.items() if last[i] > position}
-        return peak
-
-    def _last_uses(self, function: Function) -> dict[int, int]:
-        """Position of the last reader of each value; a view keeps what it looks at alive."""
-        places = {n.id: i for i, n in enumerate(function.nodes)}
-        last = places | dict.fromkeys(function.output_ids, len(function.nodes))
-        for node in reversed(function.nodes):
-            here = last[node.id] if node.op in VIEWS else places[node.id]
-            for source in node.inputs:
-                last[source] = max(last[source], here)
-        return last
-
-    def _stored(self, node: Node) -> int:
-        if node.op in VIEWS | AT_LOAD | {"index", "size"}:
-            return 0
-        sizes = {**self.program.sizes, **self.at}
-        return sum(elements(t.axes).evaluate(sizes) * ELEMENT_BYTES[t.dtype] for t in node.types)
-
-    def _inside(self, node: Node) -> int:
-        """A loop needs, beside its operands, what its hungriest function needs."""
-        if node.op not in LOOPS:
-            return 0
-        return max(self.of(self.program.function(kind)) for kind in callees(node))

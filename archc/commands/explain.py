@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..dsl.diagnostics import InternalError
-from .options import FILE, QUANT, open_model, sizes
+from .options import FILE, QUANT, open_model, overrides, sized_model, sizes
 
 if TYPE_CHECKING:
     from ..api import Model
@@ -44,17 +45,27 @@ def command(
     which: str,
     bisecting: bool,
 ) -> None:
-    """Show every place where a pass rewrote the model in FILE, or declined to."""
+    """Show every place where a pass rewrote the model in FILE, or declined to.
+
+    Bytes are formulas in the run-time sizes; with --set b=1 --set s=2048 they are numbers, and the
+    memory of activations before and after the passes is one too.
+    """
     from ..compiler.passes import optimise
-    from ..compiler.passes.explain import explain_text
+    from ..compiler.passes.explain import explain_text, totals_text
 
     if bisecting and which != "full":
         raise click.UsageError("--bisect runs whole sequences: it does not go with --program")
-    program = _program(open_model(file, preset, settings, model), which)
+    sized, at = sized_model(open_model(file, preset, model=model), overrides(settings))
+    program = _program(sized, which)
     if bisecting:
         _bisect(program, quant)
         return
-    click.echo(explain_text(optimise(program, quant=quant).sites, program.sizes))
+    done = optimise(program, quant=quant)
+    sizes = {**program.sizes, **at}
+    click.echo(explain_text(done.sites, sizes))
+    click.echo(totals_text(done.sites, sizes))
+    for line in _activations(program, done.program, at):
+        click.echo(line)
 
 
 def _program(model: Model, which: str) -> Program:
@@ -62,6 +73,23 @@ def _program(model: Model, which: str) -> Program:
         return model.program
     derived = model.incremental()
     return derived.prefill if which == "prefill" else derived.chunk
+
+
+def _activations(before: Program, after: Program, at: Mapping[str, int]) -> Iterator[str]:
+    """Bytes of what is computed, before and after the passes, once run-time sizes are known."""
+    from ..compiler.buffers import Memory
+    from ..compiler.cost import run_time_symbols
+
+    if run_time_symbols(before) - at.keys():
+        return
+    yield "activations"
+    for measure, what in (
+        (Memory.separate, "a buffer for each value"),
+        (Memory.shared, "shared buffers"),
+        (Memory.peak, "most alive at once"),
+    ):
+        old, new = (measure(Memory(p, at), p.main) for p in (before, after))
+        yield f"  {what:<25}{old:>16,} -> {new:,} bytes"
 
 
 def _bisect(program: Program, quant: Any) -> None:

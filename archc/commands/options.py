@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ..dsl import Source, parse
-from ..dsl.syntax import Call, Expr, PresetDef
+from ..dsl.syntax import Call, Expr, Number, PresetDef
 
 if TYPE_CHECKING:
     from ..api import Model
@@ -104,3 +105,21 @@ def open_model(
         raise click.UsageError("--weights and --random exclude each other")
     found = load(file, preset=preset, model=model, weights=weights, overrides=overrides(settings))
     return found if seed is None else found.with_random_weights(seed)
+
+
+def sized_model(model: Model, values: Mapping[str, Expr]) -> tuple[Model, dict[str, int]]:
+    """The model with its hyperparameters set, and the run-time sizes among `values`."""
+    from ..compiler.cost import run_time_symbols
+    from ..compiler.elaborate import hyperparameters
+
+    hypers = hyperparameters(model.definition)
+    own = {name: value for name, value in values.items() if name in hypers}
+    sized = replace(model, overrides={**model.overrides, **own})
+    symbols = run_time_symbols(sized.program) if len(own) < len(values) else set()
+    at = {
+        name: value.value
+        for name, value in values.items()
+        if name in symbols and isinstance(value, Number) and isinstance(value.value, int)
+    }
+    unknown = {name: v for name, v in values.items() if name not in own and name not in at}
+    return (replace(sized, overrides={**sized.overrides, **unknown}) if unknown else sized), at

@@ -80,6 +80,32 @@ def explain_text(sites: Sequence[Site], sizes: Mapping[str, int]) -> str:
     return "\n".join(_quiet(sites) + lines)
 
 
+def totals_text(sites: Sequence[Site], sizes: Mapping[str, int]) -> str:
+    """A line per pass: how often it fired and declined, and the bytes that its sites move.
+
+    A site counts once, however often its function runs, and twice where two passes come upon it.
+    """
+    shown = [s for s in sites if s.rule not in QUIET]
+    lines = ["in sum"]
+    for name in dict.fromkeys(s.pass_name for s in shown):
+        own = [s for s in shown if s.pass_name == name]
+        fired = [s for s in own if s.fired]
+        counts = f"{len(fired)} fired, {len(own) - len(fired)} declined"
+        lines.append(f"  {name:<18} {counts}{_moved(fired, sizes)}")
+    return "\n".join(lines)
+
+
+def _moved(sites: Sequence[Site], sizes: Mapping[str, int]) -> str:
+    """The bytes before and after of the sites that have them; empty for none."""
+    found = [(s.before, s.after) for s in sites if s.before is not None and s.after is not None]
+    if not found:
+        return ""
+    before, after = (
+        _human(_count(sum(column, Dim()), sizes)) for column in zip(*found, strict=True)
+    )
+    return f"  [{before} -> {after}]"
+
+
 def _line(data: Mapping[str, Any]) -> str:
     mark = "fired   " if data["fired"] else "declined"
     where = " ".join(
