@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +26,23 @@ from archc.compiler.checkpoint import (
 from archc.compiler.cost import cost
 from archc.compiler.elaborate import Request, builtins, elaborate, hyperparameters
 from archc.compiler.elaborate.module import standard_library
+from archc.compiler.passes import PIPELINE
+from archc.compiler.passes.parameters import DERIVE_PARAMETERS
+from archc.compiler.passes.quantise import quantise_to
+from archc.compiler.rewrite import Pass, Rule
 from archc.compiler.weights import random_weights
 from archc.dsl.syntax import CallableDef
 
 ROOT = Path(__file__).parent.parent
 LANGUAGE = ROOT / "docs" / "language.md"
 COST = ROOT / "docs" / "cost.md"
+PASSES = ROOT / "docs" / "passes.md"
 PAGES = [
     LANGUAGE,
     ROOT / "docs" / "porting.md",
     ROOT / "docs" / "decode.md",
     COST,
+    PASSES,
     ROOT / "README.md",
 ]
 SNIPPETS = [snippet for page in PAGES for snippet in snippets.snippets(page)]
@@ -122,13 +131,52 @@ def std_table() -> str:
 
 
 def test_the_table_of_the_standard_library_is_fresh(accept: bool) -> None:
-    page = LANGUAGE.read_text(encoding="utf-8")
+    assert_fresh(LANGUAGE, "std", std_table(), accept)
+
+
+def assert_fresh(page: Path, name: str, text: str, accept: bool) -> None:
+    """The generated part of a page is `text`, or is made so."""
     if accept:
-        head, mark, rest = page.partition("<!-- std -->\n")
-        tail = rest[rest.index("<!-- end of std -->") :]
-        LANGUAGE.write_text(head + mark + std_table() + tail, encoding="utf-8")
+        head, mark, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
+        tail = rest[rest.index(f"<!-- end of {name} -->") :]
+        page.write_text(head + mark + text + tail, encoding="utf-8")
     else:
-        assert between(page, "std") == std_table()
+        assert between(page.read_text(encoding="utf-8"), name) == text
+
+
+def passes_in_order() -> tuple[Pass, ...]:
+    """The pipeline, and where they run those that only `quant` asks for."""
+    at = PIPELINE.index(DERIVE_PARAMETERS)
+    return (*PIPELINE[:at], *quantise_to("int8"), *PIPELINE[at:])
+
+
+def passes_text() -> str:
+    """Of each pass the docstring of its file, equation and legality, and a table of its rules."""
+    parts, told = list[str](), set[str]()
+    for made in passes_in_order():
+        parts += [f"### `{made.name}`", f"    {made.equation}"]
+        module = (made.whole or made.rules[0].apply).__module__
+        if module not in told:
+            told.add(module)
+            text = inspect.getdoc(sys.modules[module])
+            assert text is not None
+            parts.append("\n".join(f"> {line}".rstrip() for line in text.splitlines()))
+        if made.rules:
+            parts.append(rules_table(made.rules))
+    return "\n\n".join(parts) + "\n"
+
+
+def rules_table(rules: Sequence[Rule]) -> str:
+    rows = ["| rule | equation | fires where |", "|---|---|---|"]
+    for rule in rules:
+        guards = "; ".join(f"{g.holds} (`{g.name}`)" for g in rule.guards)
+        cells = (f"`{rule.name}`", f"`{rule.equation}`", guards or "wherever it matches")
+        rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+    return "\n".join(rows)
+
+
+def test_the_tables_of_passes_are_fresh(accept: bool) -> None:
+    assert_fresh(PASSES, "passes", passes_text(), accept)
 
 
 def test_the_cost_report_on_its_page_is_fresh(accept: bool) -> None:

@@ -42,7 +42,7 @@ def verify_pass(name: str, before: Program, after: Program, evaluate: Evaluate) 
         expected = evaluate(case.applied(before), inputs, weights)
         try:
             got = evaluate(case.applied(after), inputs, weights)
-        except Exception as error:
+        except Exception as error:  # a wrong graph fails in whatever way the evaluator has
             said = f"{type(error).__name__}: {error}"
             raise InternalError(f"after {name} {before.name} does not run: {said}") from error
         for output, value in expected.items():
