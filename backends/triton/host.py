@@ -20,6 +20,7 @@ from .evaluate import refuse
 from .grouped import in_tiles
 from .indexing import identifier
 from .kernel import Kernel, build
+from .lifetimes import released
 from .regions import FREE, HOST, Region, region_of, value_name, view_region, with_room
 from .space import alike, only
 
@@ -127,7 +128,8 @@ class _Class:
             self.lines.append(f'run.leave(self.path, "{path}", {self.array(i)})')
         sizes = [size_name(s) for s in self.plan.symbols]
         signature = ", ".join(["self", *sizes, *inputs])
-        body = [*self.lines, f"return {', '.join(outputs)}{',' if len(outputs) == 1 else ''}"]
+        last = f"return {', '.join(outputs)}{',' if len(outputs) == 1 else ''}"
+        body = released([*self.lines, last])
         return [
             f"class {class_name(function)}:",
             f'    """{self._doc()}"""',
