@@ -12,10 +12,11 @@ value (it is stored anyway), or the weight is read elsewhere (it would be stored
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..ir.graph import Axis, Node
-from ..rewrite import Declined, Edit, Outcome, Pass, Rewrite, Rule
+from ..rewrite import Edit, Guard, Pass, Rewrite, Rule
 from .canonicalize import TIDY
 from .parameters import tied
 from .properties import (
@@ -42,15 +43,22 @@ class Affine:
     shift: Node | None = None
 
 
-def fold_norm(edit: Edit, node: Node) -> Outcome:
-    """Starts at a product with a weight."""
+@dataclass(frozen=True, slots=True)
+class Normed:
+    """A product of `value`, which is `form`, with a weight."""
+
+    product: Node
+    value: Node
+    weight: Node
+    form: Affine
+
+
+def normed(edit: Edit, node: Node) -> Iterator[Normed]:
+    """A product with a weight, of which the value is read as an affine form."""
+    summed = frozenset(node.attrs.axes("axes"))
     for value, weight in (edit.operands(node), edit.operands(node)[::-1]):
-        summed = frozenset(node.attrs.axes("axes"))
         if _is_projection(edit, value, weight, summed):
-            form = affine(edit, value, summed)
-            if any(is_statistic(edit, row, summed) for _, row in form.rows):
-                return _fold(edit, node, value, weight, form)
-    return None
+            yield Normed(node, value, weight, affine(edit, value, summed))
 
 
 def _is_projection(edit: Edit, value: Node, weight: Node, summed: frozenset[Axis]) -> bool:
@@ -99,10 +107,8 @@ def _absorb(edit: Edit, form: Affine, op: str, other: Node) -> bool:
     return False
 
 
-def _fold(edit: Edit, node: Node, value: Node, weight: Node, form: Affine) -> Outcome:
-    refused = _refuse(edit, node, value, weight, form)
-    if refused:
-        return Declined(refused)
+def fold_norm(edit: Edit, found: Normed) -> Rewrite:
+    node, value, weight, form = found.product, found.value, found.weight, found.form
     columns = _scaled_weight(edit, weight, form)
     product = edit.add("dot", (_operand(edit, form.core.id, value), columns), node.attrs)
     for op, row in reversed(form.rows):
@@ -118,14 +124,26 @@ def _fold(edit: Edit, node: Node, value: Node, weight: Node, form: Affine) -> Ou
     return Rewrite({node.id: product}, f"row statistic {rows} after the product", before, after)
 
 
-def _refuse(edit: Edit, product: Node, value: Node, weight: Node, form: Affine) -> str:
-    for user in edit.users(value.id):
-        if not _projects(edit, user, value, form.summed):
+def _has_no_statistic(edit: Edit, found: Normed) -> bool:
+    summed = found.form.summed
+    return not any(is_statistic(edit, row, summed) for _, row in found.form.rows)
+
+
+def _is_read(edit: Edit, found: Normed) -> str:
+    for user in edit.users(found.value.id):
+        if not _projects(edit, user, found.value, found.form.summed):
             return f"the normalised value is read at {line(user)} too, so it is stored anyway"
-    if edit.is_output(value.id):
-        return "the normalised value is an output"
-    root, others = other_readers(edit, weight, product)
-    return tied(root, others[0]) if form.gains and others and len(root.axes) > 1 else ""
+    return ""
+
+
+def _is_output(edit: Edit, found: Normed) -> str:
+    return "the normalised value is an output" if edit.is_output(found.value.id) else ""
+
+
+def _is_tied(edit: Edit, found: Normed) -> str:
+    root, others = other_readers(edit, found.weight, found.product)
+    scaled = found.form.gains and others and len(root.axes) > 1
+    return tied(root, others[0]) if scaled else ""
 
 
 def _projects(edit: Edit, user: Node, value: Node, summed: frozenset[Axis]) -> bool:
@@ -164,8 +182,25 @@ def _raised(edit: Edit, node_id: int) -> int:
     return edit.add("cast", (node_id,), {"dtype": "f32"})
 
 
+GUARDS = (
+    Guard("statistic", "r comes from a reduction over the summed axes", _has_no_statistic),
+    Guard("products-only", "only products read the normalised value", _is_read),
+    Guard("no-output", "it is no output", _is_output),
+    Guard("untied", "nothing else reads a weight that a gain is folded into", _is_tied),
+)
+
 FUSE_NORM_LINEAR = Pass(
     "fuse-norm-linear",
     "dot(r g x + b, W) = r dot(x, g W) + dot(b, W)",
-    (Rule("fold-norm", fold_norm, ("dot",)), *TIDY),
+    (
+        Rule(
+            "fold-norm",
+            fold_norm,
+            ("dot",),
+            normed,
+            GUARDS,
+            "dot(r g x + b, W) = r dot(x, g W) + dot(b, W)",
+        ),
+        *TIDY,
+    ),
 )

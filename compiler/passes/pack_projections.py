@@ -8,11 +8,12 @@ out, or it would be stored twice.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ...dsl.dims import Dim, product
 from ..ir.graph import Axis, Node
-from ..rewrite import Declined, Edit, Outcome, Pass, Rewrite, Rule
+from ..rewrite import Edit, Guard, Pass, Rewrite, Rule
 from .parameters import tied
 from .properties import line, other_readers, parameter_expression, traffic
 
@@ -32,12 +33,40 @@ class Projection:
         return product([axis.size for axis in self.columns])
 
 
-def pack(edit: Edit, node: Node) -> Outcome:
-    """Starts at the first of the products of one value."""
+@dataclass(frozen=True, slots=True)
+class Projections:
+    """The products of x that are alike, the one at hand among them, and of which weights nothing
+    else is made: `tied` are the others, each with who reads its weight."""
+
+    node: Node
+    x: Node
+    alike: tuple[Projection, ...]
+    free: tuple[Projection, ...]
+    tied: tuple[tuple[Node, Node], ...]
+
+
+def projections(edit: Edit, node: Node) -> Iterator[Projections]:
+    """A product of a value with a weight, and those that are like it."""
     for x, weight in (edit.operands(node), edit.operands(node)[::-1]):
         if parameter_expression(edit, x.id) is None and _columns(edit, x, weight, node):
-            return _pack_readers(edit, node, x)
-    return None
+            group = [p for p in (_projection(edit, u, x) for u in edit.users(x.id)) if p]
+            alike = tuple(p for p in group if _alike(p, node, group))
+            stored = [other_readers(edit, p.weight, p.product) for p in alike]
+            free = tuple(p for p, (_, others) in zip(alike, stored, strict=True) if not others)
+            tied = tuple((root, others[0]) for root, others in stored if others)
+            yield Projections(node, x, alike, free, tied)
+
+
+def _is_alone(edit: Edit, found: Projections) -> bool:
+    return len(found.alike) < 2
+
+
+def _is_told(edit: Edit, found: Projections) -> bool:
+    return any(edit.before(p.product.id, found.node.id) for p in found.alike)
+
+
+def _is_tied(edit: Edit, found: Projections) -> str:
+    return tied(*found.tied[0]) if found.tied and len(found.free) < 2 else ""
 
 
 def _columns(edit: Edit, x: Node, weight: Node, product: Node) -> tuple[Axis, ...]:
@@ -47,19 +76,6 @@ def _columns(edit: Edit, x: Node, weight: Node, product: Node) -> tuple[Axis, ..
     if shared != summed or parameter_expression(edit, weight.id) is None:
         return ()
     return tuple(a for a in weight.axes if a not in summed)
-
-
-def _pack_readers(edit: Edit, node: Node, x: Node) -> Outcome:
-    group = [p for p in (_projection(edit, u, x) for u in edit.users(x.id)) if p is not None]
-    alike = [p for p in group if _alike(p, node, group)]
-    if len(alike) < 2 or any(edit.before(p.product.id, node.id) for p in alike):
-        return None
-    stored = {p.product.id: other_readers(edit, p.weight, p.product) for p in alike}
-    free = [p for p in alike if not stored[p.product.id][1]]
-    if len(free) < 2:
-        root, others = next(s for s in stored.values() if s[1])
-        return Declined(tied(root, others[0]))
-    return _packed(edit, x, free)
 
 
 def _projection(edit: Edit, product: Node, x: Node) -> Projection | None:
@@ -91,7 +107,8 @@ def _alike(p: Projection, node: Node, group: list[Projection]) -> bool:
     )
 
 
-def _packed(edit: Edit, x: Node, group: list[Projection]) -> Rewrite:
+def pack(edit: Edit, found: Projections) -> Rewrite:
+    x, group = found.x, found.free
     biases = [p.bias for p in group if p.bias is not None]
     biased = len(biases) == len(group) and len({b.type.dtype for b in biases}) == 1
     parts = tuple(_part(edit, p) for p in group)
@@ -119,7 +136,7 @@ def _part(edit: Edit, p: Projection) -> Axis:
 def _joined(
     edit: Edit,
     operands: list[Node],
-    group: list[Projection],
+    group: Sequence[Projection],
     parts: tuple[Axis, ...],
     packed: Axis,
 ) -> int:
@@ -142,8 +159,14 @@ def _column_slice(
     return edit.add("split", (piece,), {"axis": part, "into": columns})
 
 
+GUARDS = (
+    Guard("several", "x has more than one such product", _is_alone),
+    Guard("first", "none of them stands before this one", _is_told),
+    Guard("untied", "nothing else reads the weights of two of them", _is_tied),
+)
+
 PACK_PROJECTIONS = Pass(
     "pack-projections",
     "[x W1, x W2] = x [W1, W2]",
-    (Rule("pack", pack, ("dot",)),),
+    (Rule("pack", pack, ("dot",), projections, GUARDS, "[x W1, x W2] = x [W1, W2]"),),
 )

@@ -5,6 +5,8 @@ from .canonicalize import CANCEL, CANONICALIZE, SINK
 from .chunk_scan import LOOPS, PRODUCTS
 from .fft_convolution import CONVOLVE
 from .group_experts import GROUP
+from .products import FOLD
+from .products import PACK as PROJECT
 from .tile_attention import ATTEND
 from .weights import DERIVE, PACK, QUANTISE, READ_CODES
 
@@ -18,6 +20,8 @@ CAUGHT: dict[str, Caught] = {
     **named("group-experts/group", GROUP),
     **named("fft-convolution/convolve", CONVOLVE),
     **named("tile-attention/attend", ATTEND),
+    **named("pack-projections/pack", PROJECT),
+    **named("fuse-norm-linear/fold-norm", FOLD),
     **named("pack-weights/pack-weight", PACK),
     **named("derive-parameters/derive", DERIVE),
     **named("quantise/quantise", QUANTISE),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from graphs import SIZES, Model, Value, b, d, s
 
-from archc.compiler.ir.graph import Node, Program, TensorType
+from archc.compiler.ir.graph import Function, Node, Program, TensorType
 from archc.compiler.passes import Optimised
 from archc.compiler.passes.properties import SOURCES, VIEWS, elements
 
@@ -67,7 +67,17 @@ def computes_no_more(done: Optimised) -> str:
 
 
 def _arithmetic(program: Program) -> int:
-    return sum(n.op not in VIEWS | SOURCES for n in program.main.nodes)
+    fixed = of_weights(program.main)
+    return sum(n.op not in VIEWS | SOURCES and n.id not in fixed for n in program.main.nodes)
+
+
+def of_weights(function: Function) -> set[int]:
+    """Values that depend on weights alone: they are computed once."""
+    fixed: set[int] = set()
+    for node in function.nodes:
+        if node.op in ("weight", "derived", "const") or (node.inputs and fixed >= {*node.inputs}):
+            fixed.add(node.id)
+    return fixed
 
 
 def relabels_no_more(done: Optimised) -> str:
@@ -97,10 +107,8 @@ def keeps_no_more(done: Optimised) -> str:
 
 def leaves_nothing_of_weights(done: Optimised) -> str:
     """What depends on weights alone is not computed at every call."""
-    fixed: set[int] = set()
+    fixed = of_weights(done.program.main)
     for node in main_nodes(done):
-        if node.op in ("weight", "derived", "const") or (node.inputs and fixed >= {*node.inputs}):
-            fixed.add(node.id)
-            if node.op not in VIEWS | SOURCES | {"derived", "result"}:
-                return f"`{node.op}` of weights is left to the run"
+        if node.id in fixed and node.op not in VIEWS | SOURCES | {"derived", "result"}:
+            return f"`{node.op}` of weights is left to the run"
     return ""

@@ -1,0 +1,72 @@
+"""pack-projections and fuse-norm-linear: products that are better left as they are."""
+
+from __future__ import annotations
+
+from graphs import Model, Value, b, d, hidden, rmsnorm, s, vocab
+
+from archc.compiler.passes import Optimised
+
+from .base import Caught, computes_no_more, leaves_nothing_of_weights, of
+
+
+def normalised(m: Model, x: Value) -> Value:
+    return rmsnorm(x, m.weight("gain", d))
+
+
+def read_too(m: Model, x: Value) -> Value:
+    n = normalised(m, x)
+    return n.dot(m.weight("w", hidden, d), d).sum(hidden) + n.op("exp").sum(d)
+
+
+def with_output() -> Caught:
+    m = Model()
+    n = normalised(m, m.input("x", b, s, d))
+    program = m.program(y=n.dot(m.weight("w", hidden, d), d), n=n)
+    return Caught(program, "more is computed", computes_no_more)
+
+
+def looked_up(m: Model) -> tuple[Value, Value]:
+    """Rows of a table, and the table."""
+    ids, table = m.input("ids", b, s, dtype="int", below=vocab.size), m.weight("table", vocab, d)
+    return table.op("take", ids, axis=vocab, fill=None), table
+
+
+def tied_norm(m: Model, x: Value) -> Value:
+    rows, table = looked_up(m)
+    return normalised(m, x + rows).dot(table, d)
+
+
+def one_tied(m: Model, x: Value) -> Value:
+    rows, table = looked_up(m)
+    y = x + rows
+    return y.dot(table, d).sum(vocab) + y.dot(m.weight("w", hidden, d), d).sum(hidden)
+
+
+def two_tied(m: Model, x: Value) -> Value:
+    rows, table = looked_up(m)
+    other = m.weight("other", vocab, d)
+    y = x + rows + other.sum(vocab)
+    return y.dot(table, d) + y.dot(other, d)
+
+
+def declines_once(done: Optimised) -> str:
+    said = [(x.rule, x.reason) for x in done.sites if not x.fired]
+    return "one group declines twice" if len(set(said)) < len(said) else ""
+
+
+def projected(m: Model, x: Value) -> Value:
+    return x.dot(m.weight("w", hidden, d), d)
+
+
+PACK = {
+    "several": of(projected, "come to rest"),
+    "first": of(two_tied, "declines twice", declines_once),
+    "untied": of(one_tied, "come to rest"),
+}
+FOLD = {
+    "statistic": of(projected, "come to rest"),
+    "products-only": of(read_too, "more is computed", computes_no_more),
+    "no-output": with_output(),
+    "untied": of(tied_norm, "of weights is left to the run", leaves_nothing_of_weights,
+                 "derive-parameters"),
+}  # fmt: skip
