@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -250,6 +251,24 @@ def test_a_bad_setting_is_shown_with_its_text(setting: str, error: str) -> None:
 def test_explain_lists_sites() -> None:
     text = ok("explain", LLAMA, "--preset", "tiny")
     assert "tile-attention in layers\n  fired    attend" in text
+    assert "in sum\n  tile-attention     1 fired, 0 declined  [" in text
+    assert "activations" not in text  # their sizes are not known
+
+
+def test_explain_measures_activations() -> None:
+    text = ok("explain", LLAMA, "--preset", "tiny", "--set", "b=1", "--set", "s=64")
+    rows = re.findall(r"^  ([a-z ]+?) +([\d,]+) -> ([\d,]+) bytes$", text, re.MULTILINE)
+    found = {what: tuple(int(n.replace(",", "")) for n in sizes) for what, *sizes in rows}
+    apart, shared, alive = found.values()
+    assert list(found) == ["a buffer for each value", "shared buffers", "most alive at once"]
+    assert alive <= shared <= apart
+    assert all(after < before for before, after in found.values())
+
+
+def test_explain_bisects_whole_sequences_only() -> None:
+    assert "does not go with --program" in refused(
+        2, "explain", LLAMA, "--bisect", "--program", "chunk"
+    )
 
 
 # ------------------------------------------------------------------------------------ compile
