@@ -169,7 +169,7 @@ def passes_text() -> str:
 def rules_table(rules: Sequence[Rule]) -> str:
     rows = ["| rule | equation | fires where |", "|---|---|---|"]
     for rule in rules:
-        guards = "; ".join(f"{g.holds} (`{g.name}`)" for g in rule.guards)
+        guards = "; ".join(f"{g.holds} (`{g.name}`)" for g in rule.conditions)
         cells = (f"`{rule.name}`", f"`{rule.equation}`", guards or "wherever it matches")
         rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
     return "\n".join(rows)

@@ -26,7 +26,7 @@ GUARDS = [
     f"{made.name}/{rule.name}/{guard.name}"
     for made in ALL.values()
     for rule in made.rules
-    for guard in rule.guards
+    for guard in rule.conditions
 ]
 
 

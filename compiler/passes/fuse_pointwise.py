@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ..ir.graph import Axis, Node
-from ..rewrite import Edit, Fuse, Outcome, Pass, Rule, close, is_free
+from ..rewrite import Edit, Fuse, Guard, Pass, Rule, close, is_free, refusal
 from .properties import (
     SOURCES,
     VIEWS,
@@ -34,14 +35,24 @@ Reduction = tuple[frozenset[Axis], frozenset[Axis]]  # rows, reduced axes
 NO_REDUCTION: Reduction = (frozenset(), frozenset())
 
 
-def fuse_region(edit: Edit, node: Node) -> Outcome:
-    """Starts at any op that computes something."""
-    if not _is_candidate(edit, node) or is_transparent(edit, node):
-        return None
-    growth = Growth(edit)
-    growth.join(node)
-    growth.grow()
-    region = close(edit, growth.members, growth.results(growth.members))
+def seeds(edit: Edit, node: Node) -> Iterator[Growth]:
+    """Any op that computes something."""
+    if _is_candidate(edit, node) and not is_transparent(edit, node):
+        seed = Growth(edit)
+        seed.join(node)
+        yield seed
+
+
+def grow(edit: Edit, seed: Growth, joins: tuple[Guard, ...]) -> Growth:
+    """Takes in the first neighbour that all `joins` admit, until there is none."""
+    while found := next((n for n in seed.next() if not refusal(joins, edit, n)), None):
+        seed.join(*found.path)
+        seed.finished |= {n.id for n in found.path if found.side == "finish"}
+    return seed
+
+
+def fuse_region(edit: Edit, found: Growth) -> Fuse:
+    region = close(edit, found.members, found.results(found.members))
     before = unfused_traffic(edit, region.nodes)
     after = traffic(edit, region.leaves, region.outputs)
     count = sum(edit[i].op not in VIEWS | SOURCES for i in region.nodes)
@@ -66,9 +77,11 @@ class Growth:
     finished: set[int] = field(default_factory=set)
     reduction: Reduction = NO_REDUCTION
 
-    def grow(self) -> None:
-        while self._absorb_producer() or self._absorb_consumer() or self._absorb_finish():
-            pass
+    def next(self) -> Iterator[Neighbour]:
+        """What stands next to the region: producers first, then readers."""
+        yield from self._producers()
+        yield from self._consumers()
+        yield from self._finishes()
 
     def join(self, *nodes: Node) -> None:
         for node in nodes:
@@ -89,27 +102,15 @@ class Growth:
             for u in self.edit.users(node_id)
         )
 
-    def _absorb_producer(self) -> bool:
+    def _producers(self) -> Iterator[Neighbour]:
         for member in sorted(self.members):
-            for source in inlined_operands(self.edit[member]):
-                node = self.edit[source]
-                if source not in self.members and self._is_private(node) and self._fits(node):
-                    self.join(node)
-                    return True
-        return False
+            for node in (self.edit[i] for i in inlined_operands(self.edit[member])):
+                if node.id not in self.members and _is_candidate(self.edit, node):
+                    yield Neighbour(self, "producer", (node,))
 
-    def _is_private(self, node: Node) -> bool:
-        readers = self.edit.users(node.id)
-        private = not self.edit.is_output(node.id) and all(u.id in self.members for u in readers)
-        return private and _is_candidate(self.edit, node)
-
-    def _absorb_consumer(self) -> bool:
+    def _consumers(self) -> Iterator[Neighbour]:
         for member in sorted(self.members - self.finished):
-            for path in self._ways_out(member):
-                if all(map(self._fits, path)) and self._stays_even(path):
-                    self.join(*path)
-                    return True
-        return False
+            yield from (Neighbour(self, "consumer", path) for path in self._ways_out(member))
 
     def _ways_out(self, member: int) -> Iterator[tuple[Node, ...]]:
         """Each reader that computes, with the views and raising casts on the way to it."""
@@ -121,37 +122,62 @@ class Growth:
             elif user.id not in self.members:
                 yield (user,)
 
-    def _absorb_finish(self) -> bool:
+    def _finishes(self) -> Iterator[Neighbour]:
         """A merge or split that is the only reader of the only result."""
         results = self.results(self.members)
-        if len(results) != 1 or not self.edit.used_once(results[0]):
-            return False
-        (user,) = self.edit.users(results[0])
-        if user.op not in FINISHING or not self._fits(user):
-            return False
-        self.finished.add(user.id)
-        self.join(user)
-        return True
+        if len(results) == 1 and self.edit.used_once(results[0]):
+            (user,) = self.edit.users(results[0])
+            if user.op in FINISHING:
+                yield Neighbour(self, "finish", (user,))
 
-    def _fits(self, node: Node) -> bool:
-        """The node keeps to the rows of the region's reduction."""
-        own = _reduction(self.edit, node)
-        if own != NO_REDUCTION and self.reduction != NO_REDUCTION:
-            return own == self.reduction
-        rows = (own if own != NO_REDUCTION else self.reduction)[0]
-        moving = [node] if own == NO_REDUCTION else [self.edit[i] for i in self.members]
-        return not any(_moves(self.edit, m, rows) for m in moving)
 
-    def _stays_even(self, path: tuple[Node, ...]) -> bool:
-        """No way around, and the results keep one set of axes."""
-        members = self.members | {n.id for n in path}
-        outside = [i for n in path for i in n.inputs if i not in members]
-        if self.edit.reaches(self.members, outside):
-            return False
-        reduction = self.reduction
-        if reduction == NO_REDUCTION:
-            reduction = _reduction(self.edit, path[-1])
-        return _even([self.edit[i] for i in self.results(members)], reduction[0])
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Nodes that may join a region, on one side of it."""
+
+    region: Growth
+    side: Literal["producer", "consumer", "finish"]
+    path: tuple[Node, ...]
+
+
+def _is_shared(edit: Edit, found: Neighbour) -> bool:
+    if found.side != "producer":
+        return False
+    (node,) = found.path
+    readers = {u.id for u in edit.users(node.id)}
+    return edit.is_output(node.id) or not readers <= found.region.members
+
+
+def _leaves_rows(edit: Edit, found: Neighbour) -> bool:
+    return not all(_fits(edit, found.region, node) for node in found.path)
+
+
+def _fits(edit: Edit, region: Growth, node: Node) -> bool:
+    """The node keeps to the rows of the region's reduction."""
+    own = _reduction(edit, node)
+    if own != NO_REDUCTION and region.reduction != NO_REDUCTION:
+        return own == region.reduction
+    rows = (own if own != NO_REDUCTION else region.reduction)[0]
+    moving = [node] if own == NO_REDUCTION else [edit[i] for i in region.members]
+    return not any(_moves(edit, m, rows) for m in moving)
+
+
+def _goes_round(edit: Edit, found: Neighbour) -> bool:
+    """A path leaves the region and comes back."""
+    members = found.region.members | {n.id for n in found.path}
+    outside = [i for n in found.path for i in n.inputs if i not in members]
+    return found.side == "consumer" and edit.reaches(found.region.members, outside)
+
+
+def _is_uneven(edit: Edit, found: Neighbour) -> bool:
+    if found.side != "consumer":
+        return False
+    region = found.region
+    results = region.results(region.members | {n.id for n in found.path})
+    reduction = region.reduction
+    if reduction == NO_REDUCTION:
+        reduction = _reduction(edit, found.path[-1])
+    return not _even([edit[i] for i in results], reduction[0])
 
 
 def _reduction(edit: Edit, node: Node) -> Reduction:
@@ -185,8 +211,24 @@ def inlined_operands(node: Node) -> tuple[int, ...]:
     return node.inputs[1:] if node.op == "take" else node.inputs
 
 
+JOINS = (
+    Guard("private", "of a producer the region is the only reader", _is_shared),
+    Guard("same-rows", "reductions are over the same axes of the same rows", _leaves_rows),
+    Guard("no-detour", "no path leaves the region and comes back", _goes_round),
+    Guard("one-shape", "its results have one set of axes, or are values of rows", _is_uneven),
+)
+
 FUSE_POINTWISE = Pass(
     "fuse-pointwise",
     "h(x) = f(g(x)) in one kernel",
-    (Rule("region", fuse_region),),
+    (
+        Rule(
+            "region",
+            fuse_region,
+            match=seeds,
+            equation="h(x) = f(g(x)) in one kernel",
+            grow=grow,
+            joins=JOINS,
+        ),
+    ),
 )

@@ -13,6 +13,7 @@ from .engine import (
     Session,
     Site,
     code,
+    refusal,
     run_pass,
 )
 from .region import Region, close, extract, is_free
@@ -37,5 +38,6 @@ __all__ = [
     "code",
     "extract",
     "is_free",
+    "refusal",
     "run_pass",
 ]

@@ -82,7 +82,8 @@ class Rule:
 
     It is tried at nodes whose op is in `roots` (at all if empty). `match(edit, node)` gives the
     candidates there, of which the first that is the rule's place counts; the node itself unless
-    given. `equation` is what the rule does, over the reals.
+    given. A candidate may be one that grows: `grow(edit, found, joins)` enlarges it by what the
+    guards `joins` admit. `equation` is what the rule does, over the reals.
     """
 
     name: str
@@ -91,20 +92,36 @@ class Rule:
     match: Callable[[Edit, Node], Iterable[Any]] = _itself
     guards: tuple[Guard, ...] = ()
     equation: str = ""
+    grow: Callable[[Edit, Any, tuple[Guard, ...]], Any] | None = None
+    joins: tuple[Guard, ...] = ()
 
     def at(self, edit: Edit, node: Node) -> Outcome:
         """What should happen at a node."""
         for found in self.match(edit, node):
-            refused = next(filter(None, (g.refuse(edit, found) for g in self.guards)), False)
+            grown = self.grow(edit, found, self.joins) if self.grow is not None else found
+            refused = refusal(self.guards, edit, grown)
             if isinstance(refused, str):
                 return Declined(refused)
             if not refused:
-                return self.apply(edit, found)
+                return self.apply(edit, grown)
         return None
+
+    @property
+    def conditions(self) -> tuple[Guard, ...]:
+        """All that may hold it back."""
+        return (*self.guards, *self.joins)
 
     def without(self, guard: str) -> Rule:
         """The rule as it would be if a guard were forgotten."""
-        return replace(self, guards=tuple(g for g in self.guards if g.name != guard))
+        guards, joins = (
+            tuple(g for g in kept if g.name != guard) for kept in (self.guards, self.joins)
+        )
+        return replace(self, guards=guards, joins=joins)
+
+
+def refusal(guards: tuple[Guard, ...], edit: Edit, found: Any) -> str | bool:
+    """What the first guard that does not hold says; False where all hold."""
+    return next((said for g in guards if (said := g.refuse(edit, found))), False)
 
 
 @dataclass(frozen=True, slots=True)

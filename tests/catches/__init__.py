@@ -4,6 +4,7 @@ from .base import Caught, named
 from .canonicalize import CANCEL, CANONICALIZE, SINK
 from .chunk_scan import LOOPS, PRODUCTS
 from .fft_convolution import CONVOLVE
+from .fuse_pointwise import REGION
 from .group_experts import GROUP
 from .products import FOLD
 from .products import PACK as PROJECT
@@ -24,6 +25,7 @@ CAUGHT: dict[str, Caught] = {
     **named("fuse-norm-linear/fold-norm", FOLD),
     **named("pack-weights/pack-weight", PACK),
     **named("derive-parameters/derive", DERIVE),
+    **named("fuse-pointwise/region", REGION),
     **named("quantise/quantise", QUANTISE),
     **named("read-codes/read-codes", READ_CODES),
 }
