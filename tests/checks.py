@@ -10,10 +10,15 @@ from graphs import Model, Value, b, d, e, evaluate, g, r, s
 
 from archc.compiler.ir.graph import Program
 from archc.compiler.passes import PIPELINE, Optimised, optimise
+from archc.compiler.passes.parameters import DERIVE_PARAMETERS
+from archc.compiler.passes.quantise import quantise_to
 from archc.compiler.passes.verify import RandomWeights, cases, random_inputs, relative_error
 from archc.compiler.rewrite import Site
 
 NAMES = [p.name for p in PIPELINE]
+# The pipeline, and where they run the passes that only `quant` asks for.
+_AT = PIPELINE.index(DERIVE_PARAMETERS)
+EVERY_PASS = (*PIPELINE[:_AT], *quantise_to("int8"), *PIPELINE[_AT:])
 
 
 def same(before: Program, after: Program, tolerance: float = 1e-12) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import snippets
+from checks import EVERY_PASS
 from small_models import program
 from snippets import FENCE, Snippet
 
@@ -26,10 +27,7 @@ from archc.compiler.checkpoint import (
 from archc.compiler.cost import cost
 from archc.compiler.elaborate import Request, builtins, elaborate, hyperparameters
 from archc.compiler.elaborate.module import standard_library
-from archc.compiler.passes import PIPELINE
-from archc.compiler.passes.parameters import DERIVE_PARAMETERS
-from archc.compiler.passes.quantise import quantise_to
-from archc.compiler.rewrite import Pass, Rule
+from archc.compiler.rewrite import Rule
 from archc.compiler.weights import random_weights
 from archc.dsl.syntax import CallableDef
 
@@ -144,16 +142,10 @@ def assert_fresh(page: Path, name: str, text: str, accept: bool) -> None:
         assert between(page.read_text(encoding="utf-8"), name) == text
 
 
-def passes_in_order() -> tuple[Pass, ...]:
-    """The pipeline, and where they run those that only `quant` asks for."""
-    at = PIPELINE.index(DERIVE_PARAMETERS)
-    return (*PIPELINE[:at], *quantise_to("int8"), *PIPELINE[at:])
-
-
 def passes_text() -> str:
     """Of each pass the docstring of its file, equation and legality, and a table of its rules."""
     parts, told = list[str](), set[str]()
-    for made in passes_in_order():
+    for made in EVERY_PASS:
         parts += [f"### `{made.name}`", f"    {made.equation}"]
         module = (made.whole or made.rules[0].apply).__module__
         if module not in told:

@@ -10,18 +10,16 @@ from dataclasses import replace
 
 import pytest
 from catches import CAUGHT, Caught
+from checks import EVERY_PASS
 from graphs import evaluate
 
 from archc.compiler.ir.verify import verify
-from archc.compiler.passes import PIPELINE, optimise
-from archc.compiler.passes.parameters import DERIVE_PARAMETERS
-from archc.compiler.passes.quantise import quantise_to
+from archc.compiler.passes import optimise
 from archc.compiler.rewrite import Pass
 from archc.dsl.diagnostics import InternalError
 
 TIDY = ("canonicalize", "sink-merges")
-AT = PIPELINE.index(DERIVE_PARAMETERS)
-ALL = {p.name: p for p in (*PIPELINE[:AT], *quantise_to("int8"), *PIPELINE[AT:])}
+ALL = {made.name: made for made in EVERY_PASS}
 GUARDS = [
     f"{made.name}/{rule.name}/{guard.name}"
     for made in ALL.values()

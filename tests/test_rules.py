@@ -11,26 +11,22 @@ from pathlib import Path
 
 import pytest
 from catches.fires import FIRES
+from checks import EVERY_PASS
 from goldens import compare, read
 from graphs import evaluate
 
 from archc.compiler.ir.text import show
 from archc.compiler.ir.verify import verify
-from archc.compiler.passes import PIPELINE
-from archc.compiler.passes.parameters import DERIVE_PARAMETERS
-from archc.compiler.passes.quantise import quantise_to
 from archc.compiler.passes.verify import verify_pass
 from archc.compiler.rewrite import Pass, Session, run_pass
 
 GOLDEN = Path(__file__).parent / "golden" / "rules"
-AT = PIPELINE.index(DERIVE_PARAMETERS)
-ALL = (*PIPELINE[:AT], *quantise_to("int8"), *PIPELINE[AT:])
 # A rule that several passes have is shown in the first.
-RULES = {rule.name: replace(p, rules=(rule,)) for p in reversed(ALL) for rule in p.rules}
+RULES = {rule.name: replace(p, rules=(rule,)) for p in reversed(EVERY_PASS) for rule in p.rules}
 
 
 def named(name: str) -> Pass:
-    return next(p for p in ALL if p.name == name)
+    return next(p for p in EVERY_PASS if p.name == name)
 
 
 @pytest.mark.parametrize("rule", RULES)
