@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..ir.graph import Axis, Node
-from ..rewrite import Edit, Guard, Pass, Rewrite, Rule
+from ..rewrite import Edit, Guard, Pass, Rewrite, Rule, refusal
 from .canonicalize import TIDY
 from .parameters import tied
 from .properties import (
@@ -54,11 +54,11 @@ class Normed:
 
 
 def normed(edit: Edit, node: Node) -> Iterator[Normed]:
-    """A product with a weight, of which the value is read as an affine form."""
+    """A product with a weight, of which the value is to be read as an affine form."""
     summed = frozenset(node.attrs.axes("axes"))
     for value, weight in (edit.operands(node), edit.operands(node)[::-1]):
         if _is_projection(edit, value, weight, summed):
-            yield Normed(node, value, weight, affine(edit, value, summed))
+            yield Normed(node, value, weight, Affine(summed, value))
 
 
 def _is_projection(edit: Edit, value: Node, weight: Node, summed: frozenset[Axis]) -> bool:
@@ -67,44 +67,45 @@ def _is_projection(edit: Edit, value: Node, weight: Node, summed: frozenset[Axis
     return parameter_expression(edit, weight.id) is not None
 
 
-def affine(edit: Edit, value: Node, summed: frozenset[Axis]) -> Affine:
-    """Peels factors and a shift off `value`, from the outside in; what is left is the core."""
-    form = Affine(summed, value)
-    while True:
-        inner = _peel(edit, form, form.core)
-        if inner is None:
-            return form
-        form.core = inner
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The outermost op of a core, of `x` and another value; a cast has no other."""
+
+    form: Affine
+    op: str
+    x: Node
+    other: Node | None = None
 
 
-def _peel(edit: Edit, form: Affine, node: Node) -> Node | None:
-    """One op less, recorded in `form`; None at the core."""
-    operands = edit.operands(node)
+def layers(edit: Edit, form: Affine) -> Iterator[Layer]:
+    """How the core of a form may be taken apart once more."""
+    node, operands = form.core, edit.operands(form.core)
     if node.op == "cast":
-        return operands[0]
-    if node.op not in ("mul", "div", "add"):
-        return None
-    sides = (operands,) if node.op == "div" else (operands, operands[::-1])
-    for x, other in sides:
-        if set(x.axes) == set(node.axes) and _absorb(edit, form, node.op, other):
-            return x
-    return None
+        yield Layer(form, "cast", operands[0])
+    if node.op in ("mul", "div", "add"):
+        sides = (operands,) if node.op == "div" else (operands, operands[::-1])
+        for x, other in sides:
+            if set(x.axes) == set(node.axes):
+                yield Layer(form, node.op, x, other)
 
 
-def _absorb(edit: Edit, form: Affine, op: str, other: Node) -> bool:
-    parameter = parameter_expression(edit, other.id) is not None
+def peel(edit: Edit, found: Normed, joins: tuple[Guard, ...]) -> Normed:
+    """Peels factors and a shift off the value, from the outside in; what is left is the core."""
+    form = found.form
+    while layer := next((x for x in layers(edit, form) if not refusal(joins, edit, x)), None):
+        form.core = layer.x
+        if layer.other is not None:
+            _absorb(edit, form, layer.op, layer.other)
+    return found
+
+
+def _absorb(edit: Edit, form: Affine, op: str, other: Node) -> None:
     if op == "add":
-        if not parameter or form.rows or form.gains or form.shift:
-            return False
         form.shift = other
-        return True
-    if parameter:
+    elif parameter_expression(edit, other.id) is not None:
         form.gains.append((op, other))
-        return True
-    if form.summed.isdisjoint(other.axes):
+    else:
         form.rows.append((op, other))
-        return True
-    return False
 
 
 def fold_norm(edit: Edit, found: Normed) -> Rewrite:
@@ -182,6 +183,29 @@ def _raised(edit: Edit, node_id: int) -> int:
     return edit.add("cast", (node_id,), {"dtype": "f32"})
 
 
+def _mixes_axes(edit: Edit, layer: Layer) -> bool:
+    other = layer.other
+    if other is None or layer.op == "add" or parameter_expression(edit, other.id) is not None:
+        return False
+    return not layer.form.summed.isdisjoint(other.axes)
+
+
+def _adds_a_value(edit: Edit, layer: Layer) -> bool:
+    added = layer.other if layer.op == "add" else None
+    return added is not None and parameter_expression(edit, added.id) is None
+
+
+def _adds_within(edit: Edit, layer: Layer) -> bool:
+    form = layer.form
+    return layer.op == "add" and bool(form.rows or form.gains or form.shift)
+
+
+JOINS = (
+    Guard("one-side", "a factor is of weights, or has none of the summed axes", _mixes_axes),
+    Guard("constant-shift", "what is added is of weights", _adds_a_value),
+    Guard("outermost-shift", "it is added last", _adds_within),
+)
+
 GUARDS = (
     Guard("statistic", "r comes from a reduction over the summed axes", _has_no_statistic),
     Guard("products-only", "only products read the normalised value", _is_read),
@@ -200,6 +224,8 @@ FUSE_NORM_LINEAR = Pass(
             normed,
             GUARDS,
             "dot(r g x + b, W) = r dot(x, g W) + dot(b, W)",
+            peel,
+            JOINS,
         ),
         *TIDY,
     ),

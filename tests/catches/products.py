@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from graphs import Model, Value, b, d, hidden, rmsnorm, s, vocab
 
 from archc.compiler.passes import Optimised
@@ -58,6 +61,16 @@ def projected(m: Model, x: Value) -> Value:
     return x.dot(m.weight("w", hidden, d), d)
 
 
+def scaled(build: Callable[[Model, Value, Value], Value], *found: Any) -> Caught:
+    """A product with a value that `build` makes of x and a statistic of its rows."""
+
+    def product(m: Model, x: Value) -> Value:
+        value = build(m, x, (x * x).sum(d).op("rsqrt"))
+        return value.dot(m.weight("w", hidden, d), d)
+
+    return of(product, *found)
+
+
 PACK = {
     "several": of(projected, "come to rest"),
     "first": of(two_tied, "declines twice", declines_once),
@@ -69,4 +82,8 @@ FOLD = {
     "no-output": with_output(),
     "untied": of(tied_norm, "of weights is left to the run", leaves_nothing_of_weights,
                  "derive-parameters"),
+    "one-side": scaled(lambda m, x, r: x * r * m.input("z", b, s, d), "replaces"),
+    "constant-shift": scaled(lambda m, x, r: x * r + m.input("z", b, s, d), "more is computed",
+                             computes_no_more),
+    "outermost-shift": scaled(lambda m, x, r: (x + m.weight("shift", d)) * r),
 }  # fmt: skip
