@@ -77,13 +77,18 @@ class Dim:
 
     def evaluate(self, bindings: Mapping[str, int]) -> int:
         """The number under `bindings`; `KeyError` names a symbol that has no value."""
+        if self.constant is not None:
+            return self.constant
         value = self.substitute(bindings).constant
         if value is None:
             raise KeyError(", ".join(sorted(self.symbols() - set(bindings))))
         return value
 
     def __add__(self, other: int | Dim) -> Dim:
-        return _collect([*self.terms, *Dim.of(other).terms])
+        right = Dim.of(other)
+        if not self.terms or not right.terms:
+            return right if not self.terms else self
+        return _collect([*self.terms, *right.terms])
 
     __radd__ = __add__
 
@@ -97,8 +102,12 @@ class Dim:
         return Dim.of(other) - self
 
     def __mul__(self, other: int | Dim) -> Dim:
-        right = Dim.of(other).terms
-        return _collect([(tuple(sorted(a + b)), x * y) for a, x in self.terms for b, y in right])
+        right = Dim.of(other)
+        for one, factor in ((self, right.constant), (right, self.constant)):
+            if factor is not None:  # the same monomials
+                return Dim(tuple((m, x * factor) for m, x in one.terms)) if factor else Dim()
+        pairs = ((a + b, x * y) for a, x in self.terms for b, y in right.terms)
+        return _collect([(tuple(sorted(monomial)), value) for monomial, value in pairs])
 
     __rmul__ = __mul__
 
