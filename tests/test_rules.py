@@ -19,7 +19,7 @@ from archc.compiler.ir.verify import verify
 from archc.compiler.passes import PIPELINE
 from archc.compiler.passes.parameters import DERIVE_PARAMETERS
 from archc.compiler.passes.quantise import quantise_to
-from archc.compiler.passes.verify import verify_pass
+from archc.compiler.passes.verify import Verifier
 from archc.compiler.rewrite import Pass, Session, run_pass
 
 GOLDEN = Path(__file__).parent / "golden" / "rules"
@@ -43,7 +43,7 @@ def test_a_rule_keeps_results_and_writes_this_graph(rule: str, accept: bool) -> 
     assert [x for x in session.sites if (x.pass_name, x.rule, x.fired) == (made.name, rule, True)]
     verify(after)
     if made.exact:
-        verify_pass(made.name, before, after, evaluate)
+        Verifier(evaluate).check(made.name, before, after)
     path = GOLDEN / f"{rule}.golden"
     for section, program in (("before", before), ("after", after)):
         sections = read(path) if path.exists() else {}
