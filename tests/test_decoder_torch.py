@@ -58,7 +58,7 @@ def test_programs_do_not_grow_with_layers_or_lengths(
             assert found.error(outputs, found.whole(case)) <= 1e-5
         assert [kind.compilations for kind in kinds(decoder)] == [programs, programs]
     again = found.decoder("torch", compile=True)
-    case = found.case("prompt", 1, 13, seed=9)
-    outputs, _ = found.go_on(again, case, [6, *[1] * 7])
+    case = found.case("prompt", 1, 19, seed=9)
+    outputs, _ = found.go_on(again, case, [12, *[1] * 7])
     assert found.error(outputs, found.whole(case)) <= 1e-5
     assert [kind.compilations for kind in kinds(again)] == [0, 0]  # read from the folder
