@@ -45,7 +45,8 @@ class Verifier:
     def check(self, name: str, before: Program, after: Program) -> None:
         """Raises InternalError when the program fails afterwards, or an output differs by more than
         `TOLERANCE`."""
-        given, outputs = {}, {}
+        given: dict[Case, Arrays] = {}
+        outputs: dict[Case, Arrays] = {}
         for case in cases(before):
             first = case.applied(before)
             weights, inputs = RandomWeights(first), random_inputs(first, case)
@@ -70,7 +71,7 @@ class Verifier:
 
     def _known(self, program: Program, case: Case, inputs: Arrays) -> Arrays | None:
         """The outputs, if the program just ran on the same inputs."""
-        if program is not self._last or case not in self._given:
+        if program != self._last or case not in self._given:
             return None
         before = self._given[case]
         same = before.keys() == inputs.keys()
