@@ -47,7 +47,7 @@ demo: setup
 
 # One thread each: two workers with a thread per core stand in each other's way.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # mypy does not know the folders' places in the package; in build/types they stand where they belong.
 lint: setup

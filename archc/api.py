@@ -107,9 +107,16 @@ class Model:
         """The same model with seeded random weights, the same for every backend and dtype."""
         from .compiler.weights import random_weights
 
-        return replace(
-            self, weights=random_weights(self.program, seed), checkpoint=None, block=None
-        )
+        return self.with_weights(random_weights(self.program, seed), checkpoint=None, block=None)
+
+    def with_weights(self, weights: Mapping[str, Array], **source: Any) -> Model:
+        """The same model with other weights, and the `checkpoint` and `block` they are from.
+
+        The graphs made so far are kept: they do not depend on weights.
+        """
+        made = replace(self, weights=weights, **source)
+        made._programs.update(self._programs)
+        return made
 
     def incremental(self, given: Collection[str] | None = None) -> Incremental:
         """The programs that run a sequence chunk by chunk, when just `given` inputs are supplied.
@@ -280,4 +287,4 @@ def _load_checkpoint(
     bare = Model(module, definition, {**read, **overrides}, None, loss, opened, block)
     if opened.tensors is None:
         return bare
-    return replace(bare, weights=bind(block, opened, bare.program))
+    return bare.with_weights(bind(block, opened, bare.program))

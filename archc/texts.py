@@ -34,6 +34,7 @@ class Texts:
     definitions: tuple[syntax.Definition, ...] = field(init=False)
     _chains: dict[tuple[Span, ...], tuple[str, ...]] = field(default_factory=dict, init=False)
     _found: dict[Span, tuple[syntax.Node, ...]] = field(default_factory=dict, init=False)
+    _nodes: dict[Span, tuple[syntax.Node, ...]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         module = self.model.module
@@ -80,9 +81,11 @@ class Texts:
         for statement in syntax.walk(self.model.definition):
             if isinstance(statement, syntax.Assign | syntax.OutputStmt):
                 shown = _words(statement.span)
-                ratio = SequenceMatcher(None, text, shown).ratio()
-                if ratio > most:
-                    best, most = Place(shown, _at(statement.span)), ratio
+                alike = SequenceMatcher(None, text, shown)
+                if alike.real_quick_ratio() <= most or alike.quick_ratio() <= most:
+                    continue  # these are never below the ratio
+                if alike.ratio() > most:
+                    best, most = Place(shown, _at(statement.span)), alike.ratio()
         return best
 
     def _name(self, span: Span) -> str:
@@ -99,9 +102,14 @@ class Texts:
     def _look(self, span: Span) -> Iterator[syntax.Node]:
         for definition in self.definitions:
             if _contains(definition.span, span):
-                inside = [n for n in syntax.walk(definition) if _contains(n.span, span)]
+                inside = [n for n in self._nodes_of(definition) if _contains(n.span, span)]
                 yield from sorted(inside, key=lambda n: n.span.start - n.span.end)
                 return
+
+    def _nodes_of(self, definition: syntax.Definition) -> tuple[syntax.Node, ...]:
+        if definition.span not in self._nodes:
+            self._nodes[definition.span] = tuple(syntax.walk(definition))
+        return self._nodes[definition.span]
 
 
 def _contains(outer: Span, inner: Span) -> bool:

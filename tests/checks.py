@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 
 from graphs import Model, Value, b, d, e, evaluate, g, r, s
 
@@ -12,7 +13,14 @@ from archc.compiler.ir.graph import Program
 from archc.compiler.passes import PIPELINE, Optimised, optimise
 from archc.compiler.passes.parameters import DERIVE_PARAMETERS
 from archc.compiler.passes.quantise import quantise_to
-from archc.compiler.passes.verify import RandomWeights, cases, random_inputs, relative_error
+from archc.compiler.passes.verify import (
+    Arrays,
+    Case,
+    RandomWeights,
+    cases,
+    random_inputs,
+    relative_error,
+)
 from archc.compiler.rewrite import Site
 
 NAMES = [p.name for p in PIPELINE]
@@ -23,12 +31,21 @@ EVERY_PASS = (*PIPELINE[:_AT], *quantise_to("int8"), *PIPELINE[_AT:])
 
 def same(before: Program, after: Program, tolerance: float = 1e-12) -> None:
     """Both programs give the same outputs, at distinct and at equal sizes."""
-    for case in cases(before):
-        first, second = case.applied(before), case.applied(after)
-        inputs, weights = random_inputs(first, case), RandomWeights(first)
-        expected, got = evaluate(first, inputs, weights), evaluate(second, inputs, weights)
+    for case, inputs, weights, expected in outputs(before):
+        got = evaluate(case.applied(after), inputs, weights)
         for name, value in expected.items():
             assert relative_error(got[name], value) <= tolerance, (name, str(case))
+
+
+@lru_cache(maxsize=8)
+def outputs(program: Program) -> list[tuple[Case, Arrays, RandomWeights, Arrays]]:
+    """Random inputs, weights, and what the program gives, in each case."""
+    found = []
+    for case in cases(program):
+        first = case.applied(program)
+        inputs, weights = random_inputs(first, case), RandomWeights(first)
+        found.append((case, inputs, weights, evaluate(first, inputs, weights)))
+    return found
 
 
 def ran(program: Program, **options: object) -> Optimised:

@@ -107,20 +107,6 @@ def test_tokens_heads_head_size_and_batch_are_one_number(backend: str) -> None:
     assert law(found, found.decoder(backend, dtype="f64")) <= EXACT
 
 
-@pytest.fixture(scope="session")
-def compiled() -> tuple[Example, Decoder]:
-    """A decoder that torch compiles. Made once, as it takes long."""
-    found = Example("llama", d=16, layers=2, hidden=24)
-    return found, found.decoder("torch", compile=True)
-
-
-def test_a_compiled_decoder_takes_a_second_prompt(compiled: tuple[Example, Decoder]) -> None:
-    found, decoder = compiled
-    for case in (found.cases[0], found.case("second", 2, 13, seed=1)):
-        outputs, _ = found.go_on(decoder, case, [6, 1, 1, case.rows - 8])
-        assert found.error(outputs, found.whole(case)) <= 1e-5
-
-
 # ----------------------------------------------------------------------------- what it catches
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
+from splits import Example
 
 import archc
 from archc.compiler.incremental import derive
 from archc.compiler.passes import optimise
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "llama.arch"
-TOKENS = np.random.default_rng(0).integers(0, 128, (4, 40))
 
 
 @pytest.fixture(scope="module")
@@ -22,15 +21,6 @@ def model():
 
 def kinds(decoder):
     return [*decoder.prefill.kinds.values(), *decoder.chunk.kinds.values()]
-
-
-def decoded(decoder, ids, split):
-    state, rows, start = None, [], 0
-    for n in split:
-        outputs, state = decoder(state, input_ids=ids[:, start : start + n])
-        rows.append(outputs["logits"])
-        start += n
-    return np.concatenate(rows, 1)
 
 
 def test_prefill_and_chunk_share_weights_and_what_is_derived(model) -> None:
@@ -55,18 +45,20 @@ def test_matrices_stay_as_they_are_stored_and_explain_says_why(model) -> None:
 
 
 def test_programs_do_not_grow_with_layers_or_lengths(
-    model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Prompts of several lengths, padded, by one compiled decoder: each as the whole gives."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    decoder = model.decoder("torch", inputs=["input_ids"], compile=True)
-    plain = model.decoder("torch", inputs=["input_ids"])
-    wanted = decoded(plain, TOKENS, [40])
+    found = Example("llama", d=16, layers=3, hidden=24)
+    decoder = found.decoder("torch", compile=True)
     for batch, programs in ((1, 1), (2, 2), (3, 2), (4, 2)):  # alone, or of several sequences
-        for split in ([9, *[1] * 31], [30, *[1] * 5]):
-            got = decoded(decoder, TOKENS[:batch], split)
-            np.testing.assert_allclose(got, wanted[:batch, : got.shape[1]], atol=2e-5)
+        for rows, split in ((20, [9, *[1] * 11]), (17, [12, *[1] * 5])):
+            case = found.case("prompt", batch, rows, seed=batch)
+            outputs, _ = found.go_on(decoder, case, split)
+            assert found.error(outputs, found.whole(case)) <= 1e-5
         assert [kind.compilations for kind in kinds(decoder)] == [programs, programs]
-    again = model.decoder("torch", inputs=["input_ids"], compile=True)
-    got = decoded(again, TOKENS[:1], [12, *[1] * 9])
-    np.testing.assert_allclose(got, wanted[:1, :21], atol=2e-5)
+    again = found.decoder("torch", compile=True)
+    case = found.case("prompt", 1, 19, seed=9)
+    outputs, _ = found.go_on(again, case, [12, *[1] * 7])
+    assert found.error(outputs, found.whole(case)) <= 1e-5
     assert [kind.compilations for kind in kinds(again)] == [0, 0]  # read from the folder

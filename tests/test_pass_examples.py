@@ -30,9 +30,8 @@ KERNELS = {
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_examples_are_fused_and_verified(name: str) -> None:
-    program = example(name)
-    done = optimise(program, verify=evaluate)
+def test_examples_are_fused(name: str) -> None:
+    done = optimise(example(name))
     nodes = Counter(n.op for f in done.program.functions for n in f.nodes)
     assert {op: nodes[op] for op in KERNELS[name]} == KERNELS[name]
     assert optimise(done.program).program == done.program

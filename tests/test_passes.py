@@ -33,7 +33,7 @@ from archc.compiler import knobs
 from archc.compiler.ir.graph import Constraint, Program
 from archc.compiler.passes import PIPELINE, optimise
 from archc.compiler.passes.explain import explain_json
-from archc.compiler.passes.verify import cases
+from archc.compiler.passes.verify import Arrays, cases
 from archc.compiler.rewrite import Pass, Rule
 from archc.dsl.diagnostics import InternalError
 from archc.dsl.dims import Dim
@@ -353,8 +353,15 @@ def test_verify_catches_a_pass_that_changes_a_result(monkeypatch: pytest.MonkeyP
         optimise(program, verify=evaluate)
 
 
-def test_verify_accepts_the_pipeline() -> None:
-    optimise(model_of(layer), verify=evaluate)
+def test_verify_accepts_the_pipeline_and_runs_each_program_once() -> None:
+    seen: list[tuple[Program, tuple[int, ...]]] = []
+
+    def watched(program: Program, inputs: Arrays, weights: Arrays) -> Arrays:
+        seen.append((program, inputs["x"].shape))
+        return evaluate(program, inputs, weights)
+
+    optimise(model_of(layer), verify=watched)
+    assert len(seen) == len(set(seen)) > 4
 
 
 def test_verify_finds_the_smallest_sizes_that_satisfy_the_constraints() -> None:

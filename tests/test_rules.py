@@ -17,7 +17,7 @@ from graphs import evaluate
 
 from archc.compiler.ir.text import show
 from archc.compiler.ir.verify import verify
-from archc.compiler.passes.verify import verify_pass
+from archc.compiler.passes.verify import Verifier
 from archc.compiler.rewrite import Pass, Session, run_pass
 
 GOLDEN = Path(__file__).parent / "golden" / "rules"
@@ -39,7 +39,7 @@ def test_a_rule_keeps_results_and_writes_this_graph(rule: str, accept: bool) -> 
     assert [x for x in session.sites if (x.pass_name, x.rule, x.fired) == (made.name, rule, True)]
     verify(after)
     if made.exact:
-        verify_pass(made.name, before, after, evaluate)
+        Verifier(evaluate).check(made.name, before, after)
     path = GOLDEN / f"{rule}.golden"
     for section, program in (("before", before), ("after", after)):
         sections = read(path) if path.exists() else {}

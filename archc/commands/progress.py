@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,4 +51,4 @@ def shown(model: Model) -> Iterator[Model]:
         yield model
         return
     with bar("loading weights") as on_read:
-        yield replace(model, weights=_Watched(model.weights, on_read))
+        yield model.with_weights(_Watched(model.weights, on_read))

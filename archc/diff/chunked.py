@@ -9,7 +9,7 @@ when it is given the rows so far at once: the first that differs is where a step
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -238,7 +238,7 @@ class _Trial:
     def reference(self, dtype: Any) -> Decoder:
         """The graph as written, in NumPy: in float64, or carefully in the candidate's dtype."""
         weights = Rounded(self.model.given_weights(), self.candidate.dtype)
-        rounded = replace(self.model, weights=weights)
+        rounded = self.model.with_weights(weights)
         return self._decoder(dtype, rounded, "numpy", dtype=dtype, level=0)
 
     def _decoder(self, name: str, model: Model, backend: str, **options: Any) -> Decoder:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...compiler.ir.graph import Axis, Function, Node, Program, callees, operand_types
+from ...compiler.ir.graph import Axis, Function, Node, Program, operand_types
 from ...compiler.ops import OPS, Array, Call, Precision, prepared, same
 from ...dsl.diagnostics import ArchError
 from ...dsl.dims import Dim
@@ -122,17 +122,19 @@ def _place(function: Function, reader: Node, source: int) -> int:
 def symbols(program: Program, function: Function) -> set[str]:
     """The run-time sizes that a function and what it runs depend on."""
     found: set[str] = set()
-    for node in function.nodes:
-        for name in callees(node):
-            found |= symbols(program, program.function(name))
-        todo: list[object] = [*node.attrs.values(), *(a for t in node.types for a in t.axes)]
-        while todo:
-            value = todo.pop()
-            if isinstance(value, tuple):
-                todo += value
-            elif isinstance(value, Axis | Dim):
-                found |= (value.size if isinstance(value, Axis) else value).symbols()
-    return found - program.sizes.keys()
+    for name in function.called:
+        found |= symbols(program, program.function(name))
+    axes = {axis for node in function.nodes for kind in node.types for axis in kind.axes}
+    todo: list[object] = [value for node in function.nodes for value in node.attrs.values()]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, tuple):
+            todo += value
+        elif isinstance(value, Axis):
+            axes.add(value)
+        elif isinstance(value, Dim):
+            found |= value.symbols()
+    return found.union(*(axis.size.symbols() for axis in axes)) - program.sizes.keys()
 
 
 def _is_fresh(function: Function, readers: Counter[int], value: int) -> bool:

@@ -127,17 +127,17 @@ def statement(template: str, *operands: ast.expr, **words: ast.expr) -> ast.stmt
     return replaced(ast.parse(text).body[0], holes)
 
 
-class _Replace(ast.NodeTransformer):
-    def __init__(self, names: Mapping[str, ast.expr]) -> None:
-        self.names = names
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return self.names.get(node.id, node)
-
-
 def replaced(node: Node, names: Mapping[str, ast.expr]) -> Node:
-    changed: Node = _Replace(names).visit(node)
-    return changed
+    """`node` with expressions in place of names; it is changed, unless it is a name itself."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id, node)  # type: ignore[return-value]
+    for field_name in node._fields:
+        part = getattr(node, field_name, None)
+        if isinstance(part, ast.AST):
+            setattr(node, field_name, replaced(part, names))
+        elif isinstance(part, list):
+            part[:] = [replaced(p, names) if isinstance(p, ast.AST) else p for p in part]
+    return node
 
 
 def number(value: float | int | bool) -> ast.expr:
@@ -164,7 +164,8 @@ class _Quote(ast.NodeTransformer):
 
 
 def text_of(node: ast.AST) -> str:
-    return ast.unparse(_Quote().visit(node))
+    text = ast.unparse(node)
+    return ast.unparse(_Quote().visit(node)) if "'" in text else text
 
 
 def _uses(node: ast.AST) -> Iterator[str]:
@@ -286,7 +287,9 @@ def _printed(statements: list[Statement], names: dict[str, str], indent: int) ->
 
 def _is_identity(node: ast.stmt) -> bool:
     """`x = x`: a loop's initial value already has the name it is carried under."""
-    return isinstance(node, ast.Assign) and text_of(node.targets[0]) == text_of(node.value)
+    if not isinstance(node, ast.Assign) or type(node.targets[0]) is not type(node.value):
+        return False
+    return text_of(node.targets[0]) == text_of(node.value)
 
 
 def _with_note(lines: list[str], note: str) -> list[str]:

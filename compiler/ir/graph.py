@@ -75,6 +75,13 @@ class Attrs(Mapping[str, AttrValue]):
     def __getitem__(self, name: str) -> AttrValue:
         return self._lookup[name]
 
+    # What `Mapping` gives for these two raises and catches a KeyError: rules ask all the time.
+    def __contains__(self, name: object) -> bool:
+        return name in self._lookup
+
+    def get(self, name: str, default: AttrValue = None) -> AttrValue:  # type: ignore[override]
+        return self._lookup.get(name, default)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._lookup)
 
@@ -171,9 +178,12 @@ class Function:
     nodes: tuple[Node, ...]
     inputs: tuple[int, ...]
     outputs: tuple[tuple[str, int], ...]
+    called: tuple[str, ...] = field(init=False, repr=False, compare=False)  # names of functions
     _by_id: dict[int, Node] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        called = dict.fromkeys(name for node in self.nodes for name in callees(node))
+        object.__setattr__(self, "called", tuple(called))
         object.__setattr__(self, "_by_id", {n.id: n for n in self.nodes})
 
     def __getitem__(self, node_id: int) -> Node:
@@ -321,10 +331,11 @@ class Program:
 
 def callees(node: Node) -> tuple[str, ...]:
     """Names of the functions a node refers to, in order of first use."""
-    names: list[str] = []
-    if "body" in node.attrs:
-        names.append(node.attrs.string("body"))
-    kinds = node.attrs.get("kinds")
+    attrs = node.attrs
+    if "body" not in attrs and "kinds" not in attrs:
+        return ()
+    names = [attrs.string("body")] if "body" in attrs else []
+    kinds = attrs.get("kinds")
     if isinstance(kinds, tuple):
         names += [k for k in kinds if isinstance(k, str)]
     return tuple(dict.fromkeys(names))
@@ -337,7 +348,7 @@ def _reachable(table: Mapping[str, Function], root: str) -> set[str]:
         name = todo.pop()
         if name not in seen:
             seen.add(name)
-            todo += [c for node in table[name].nodes for c in callees(node)]
+            todo += table[name].called
     return seen
 
 

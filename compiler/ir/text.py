@@ -40,7 +40,6 @@ from .graph import (
     Parameter,
     Program,
     TensorType,
-    callees,
 )
 
 Item = TypeVar("Item")
@@ -421,7 +420,7 @@ class _Reader:
     def check_functions(self, functions: tuple[Function, ...], entry: str) -> None:
         names = self.unique(tuple((f.name, f) for f in functions))
         known = dict(names)
-        called = {callee for f in functions for node in f.nodes for callee in callees(node)}
+        called = {callee for f in functions for callee in f.called}
         for name in (entry, *sorted(called)):
             if name not in known:
                 raise self.fail(f"no function `{name}`", self.ahead, did_you_mean(name, known))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from ...dsl.diagnostics import InternalError
 from ...dsl.dims import Dim, product
 from ..ops import FUSED, OPS, SCANS, infer
-from .graph import Axis, Function, Node, Program, TensorType, callees, operand_types
+from .graph import Axis, Function, Node, Program, TensorType, operand_types
 from .text import all_axes, show_node
 from .walk import calls, join
 
@@ -75,9 +75,8 @@ def _check_calls_end(program: Program) -> None:
         if name not in {f.name for f in program.functions}:
             raise InternalError(f"{callers[-1:] or 'the program'} calls {name}, which is not there")
         if name not in finished:
-            for node in program.function(name).nodes:
-                for callee in callees(node):
-                    visit(callee, (*callers, name))
+            for callee in program.function(name).called:
+                visit(callee, (*callers, name))
             finished.add(name)
 
     visit(program.main_name, ())

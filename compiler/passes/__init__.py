@@ -34,7 +34,7 @@ from .sink_merges import SINK_MERGES
 from .tile_attention import TILE_ATTENTION
 
 if TYPE_CHECKING:
-    from .verify import Evaluate
+    from .verify import Evaluate, Verifier
 
 PIPELINE: tuple[Pass, ...] = (
     CANONICALIZE,
@@ -81,17 +81,22 @@ def optimise(
     """
     session = Session(limit=knobs.RULE_LIMIT.value)
     values = ValueMap(program, program)
+    verifier = _verifier(verify) if verify is not None else None
     say = report or _say
     for made in chosen(disable, quant) if level else weights_only(quant):
         start = time.perf_counter()
         after, moved = run_pass(made, program, session)
-        if verify is not None and made.exact and after != program:
-            from .verify import verify_pass  # loads NumPy
-
-            verify_pass(made.name, program, after, verify)
+        if verifier is not None and made.exact and after != program:
+            verifier.check(made.name, program, after)
         _instruments(made, after, session.sites, time.perf_counter() - start, say)
         program, values = after, values.then(after, moved)
     return Optimised(program, tuple(session.sites), values)
+
+
+def _verifier(evaluate: Evaluate) -> Verifier:
+    from .verify import Verifier  # loads NumPy
+
+    return Verifier(evaluate)
 
 
 def pipeline(quant: Quant | None = None) -> tuple[Pass, ...]:

@@ -15,7 +15,7 @@ from ..ir.graph import Program
 from ..rewrite import Session, Site, run_pass
 from . import chosen
 from .quantise import Quant
-from .verify import Evaluate, verify_pass
+from .verify import Evaluate, Verifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,12 @@ class Cut:
 
 def cut(program: Program, evaluate: Evaluate, quant: Quant | None, limit: int | None) -> Cut:
     """Runs the passes until `limit` rules have fired, each checked."""
-    session = Session(limit)
+    session, verifier = Session(limit), Verifier(evaluate)
     for made in chosen(quant=quant):
         try:
             after, _ = run_pass(made, program, session)
             if made.exact and after != program:
-                verify_pass(made.name, program, after, evaluate)
+                verifier.check(made.name, program, after)
         except InternalError as error:
             sites = [s for s in session.sites if s.fired]
             site = sites[-1] if len(sites) == session.fired else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 
 from ...dsl.dims import Dim, product
 from ..ir.graph import Axis, Node, TensorType
@@ -38,6 +39,7 @@ def constant(node: Node) -> int | float | bool | Dim | None:
     return value if isinstance(value, int | float | Dim) else None
 
 
+@lru_cache(maxsize=4096)
 def elements(kind: TensorType) -> Dim:
     return product([axis.size for axis in kind.axes])
 

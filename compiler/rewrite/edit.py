@@ -67,6 +67,7 @@ class Edit:
             n.id: (i, 0) for i, n in enumerate(function.nodes)
         }
         self._users: dict[int, list[int]] = function.users()
+        self._order: list[int] | None = list(self._nodes)  # while nothing is changed
         self.next_id = max([first_id, *(i + 1 for i in self._nodes)])
 
     def __getitem__(self, node_id: int) -> Node:
@@ -120,6 +121,7 @@ class Edit:
         node = Node(self.next_id, op, inputs, frozen, types, origins, hint)
         rank = self._rank[self.anchor.id][0] if self.anchor else -1
         self.next_id += 1
+        self._order = None
         self._nodes[node.id] = node
         self._rank[node.id] = (rank, node.id)
         self._users[node.id] = []
@@ -159,6 +161,7 @@ class Edit:
             if self._nodes[dead].op == "input":
                 continue
             node = self._nodes.pop(dead)
+            self._order = None
             del self._users[dead]
             if len(node.inputs) == 1:  # a view or cast that became superfluous
                 self.moved.setdefault(dead, Moved(node.inputs[0], inside=True))
@@ -168,6 +171,11 @@ class Edit:
 
     def order(self) -> list[int]:
         """All ids, operands first, otherwise as the text had them."""
+        if self._order is None:
+            self._order = self._sorted()
+        return self._order
+
+    def _sorted(self) -> list[int]:
         waiting = {i: len(set(n.inputs)) for i, n in self._nodes.items()}
         ready = [(self._rank[i], i) for i, count in waiting.items() if count == 0]
         heapq.heapify(ready)
@@ -213,6 +221,7 @@ class Edit:
         return self.add("transpose", (node_id,), {"order": wanted.axes})
 
     def _substitute(self, user: int, old: int, new: int) -> None:
+        self._order = None
         node = self._nodes[user]
         inputs = tuple(new if i == old else i for i in node.inputs)
         self._nodes[user] = replace(node, inputs=inputs)

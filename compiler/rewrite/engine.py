@@ -213,6 +213,8 @@ def run_pass(made: Pass, program: Program, session: Session) -> tuple[Program, M
     changed: list[Function] = []
     moved: Moves = {}
     for function in code(program):
+        if not any(map(made.starting_at, {node.op for node in function.nodes})):
+            continue
         edit = Edit(program, function, session, session.next_ids.get(function.name, 0))
         worker = Worker(made, edit, session)
         worker.run()
