@@ -55,6 +55,7 @@ class Attention:
         body: Function,
         sizes: Mapping[str, int],
         precision: Precision,
+        structure: Structure,
         tile: int | None,
     ) -> Attention | None:
         """None when the body cannot be tiled."""
@@ -64,7 +65,7 @@ class Attention:
         except NotTileable:
             return None
         rows = query if isinstance(query, Axis) and runs_by_rows(body, query) else None
-        return Attention(node, body, plan, sizes, precision, Structure(body), tile, rows)
+        return Attention(node, body, plan, sizes, precision, structure, tile, rows)
 
     def __call__(self, *operands: Array) -> Array | tuple[Array, ...]:
         blocks = [self.block(queries, operands) for queries in self.blocks()]

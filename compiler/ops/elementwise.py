@@ -162,13 +162,12 @@ def pairs(*dtypes: DType, domain: tuple[float, float] = (-2.0, 2.0)) -> tuple[Sa
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)) as exp(min(x, 0)) / (1 + exp(-abs(x))): no exponential overflows."""
-    small = np.asarray(np.abs(x))
-    np.exp(np.negative(small, out=small), out=small)
-    small += 1
-    top = np.asarray(np.exp(np.minimum(x, 0)))
-    top /= small
-    return top
+    """1 / (1 + exp(-x)). Where the exponential overflows, the result is below what is representable."""
+    made = np.asarray(np.negative(x))
+    with np.errstate(over="ignore"):
+        np.exp(made, out=made)
+    made += 1
+    return np.asarray(np.reciprocal(made, out=made))
 
 
 TRITON_TANH = (
