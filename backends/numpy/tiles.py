@@ -36,7 +36,8 @@ QUERIES, KEYS = 128, 512
 class Attention:
     """An attend node made ready for given sizes: its operands -> its output, or all of them.
 
-    `ready` holds what nodes run, by the lengths of a tile: nothing but an index needs its place.
+    `blocks` are runs of queries with the keys that they can see. `ready` holds what nodes run, by the
+    lengths of a tile: nothing but an index needs its place. `masks` hide keys from a softmax.
     """
 
     node: Node
@@ -47,7 +48,20 @@ class Attention:
     structure: Structure
     tile: int | None
     query: Axis | None  # the row axis of the keys' timeline, if its entries need no others
-    ready: dict[tuple[int, tuple[int, ...]], Run] = field(default_factory=dict)
+    ready: dict[tuple[int, ...], dict[int, Run]] = field(default_factory=dict)
+    blocks: list[tuple[Windows, Window]] = field(default_factory=list)
+    masks: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.masks = frozenset(m for found in self.plan.masks.values() for m in found)
+        size = self.plan.keys.size.evaluate(self.sizes)
+        if self.query is None:
+            self.blocks = [({}, (0, size))]
+            return
+        rows, step = self.query.size.evaluate(self.sizes), self.tile or QUERIES
+        for start in range(0, max(rows, 1), step):
+            queries = start, min(start + step, rows)
+            self.blocks.append(({self.query: queries}, self.visible(queries, size)))
 
     @staticmethod
     def of(
@@ -68,30 +82,20 @@ class Attention:
         return Attention(node, body, plan, sizes, precision, structure, tile, rows)
 
     def __call__(self, *operands: Array) -> Array | tuple[Array, ...]:
-        blocks = [self.block(queries, operands) for queries in self.blocks()]
+        blocks = [self.block(windows, visible, operands) for windows, visible in self.blocks]
         made = [self.joined(i, parts) for i, parts in enumerate(zip(*blocks, strict=True))]
         return tuple(made) if len(made) > 1 else made[0]
 
-    def blocks(self) -> list[Window | None]:
-        if self.query is None:
-            return [None]
-        size, step = self.query.size.evaluate(self.sizes), self.tile or QUERIES
-        return [(i, min(i + step, size)) for i in range(0, max(size, 1), step)]
-
-    def block(self, queries: Window | None, operands: Sequence[Array]) -> list[Array]:
+    def block(self, windows: Windows, visible: Window, operands: Sequence[Array]) -> list[Array]:
         """The outputs of a run of queries."""
-        windows = {self.query: queries} if self.query and queries else {}
         whole = {
             i: window_of(x, self.body[i].axes, windows)
             for i, x in zip(self.body.inputs, operands, strict=True)
         }
-        return TiledRun(self, windows, self.visible(queries), whole).run()
+        return TiledRun(self, windows, visible, whole).run()
 
-    def visible(self, queries: Window | None) -> Window:
+    def visible(self, queries: Window, size: int) -> Window:
         """The keys that these queries can see by the bounds proved for the mask."""
-        size = self.plan.keys.size.evaluate(self.sizes)
-        if queries is None:
-            return 0, size
         lower, upper = (
             None if self.node.attrs.get(end) is None else self.node.attrs.dim(end)
             for end in ("lower", "upper")
@@ -106,17 +110,20 @@ class Attention:
         place = self.body[self.body.output_ids[output]].type.position(self.query)
         return np.concatenate(parts, axis=place)
 
-    def run_of(self, node: Node, windows: Windows) -> Run:
+    def of_lengths(self, windows: Windows) -> dict[int, Run]:
+        """What nodes run within windows of these lengths, as far as it is known."""
+        return self.ready.setdefault(tuple(b - a for a, b in windows.values()), {})
+
+    def run_of(self, node: Node, windows: Windows, ready: dict[int, Run]) -> Run:
         """What a node runs on operands within `windows`, rounded to storage."""
         if node.op == "index":
             return ready_primitive(self.body, node, self.sizes, self.precision, None, windows)
-        key = node.id, tuple(stop - start for start, stop in windows.values())
-        if key not in self.ready:
+        if node.id not in ready:
             reuse = self.reuse(node) if self.plan.keys in windows else None
-            self.ready[key] = ready_primitive(
+            ready[node.id] = ready_primitive(
                 self.body, node, self.sizes, self.precision, reuse, windows
             )
-        return self.ready[key]
+        return ready[node.id]
 
     def reuse(self, node: Node) -> int | None:
         """The operand that may be overwritten: one made for a tile, not a slice of a whole value."""
@@ -125,14 +132,13 @@ class Attention:
             return None
         return found if node.inputs[found] in self.plan.tiled else None
 
-    def raw(self, node: Node, windows: Windows) -> Run:
+    def raw(self, node: Node, windows: Windows, ready: dict[int, Run]) -> Run:
         """The same for a contraction, in the dtype of computation."""
-        key = -1 - node.id, tuple(stop - start for start, stop in windows.values())
-        if key not in self.ready:
+        if node.id not in ready:
             types = operand_types(node.op, [self.body[i] for i in node.inputs])
             call = Call(node.attrs, types, node.types, self.sizes, self.precision, windows)
-            self.ready[key] = meaning(node, call)
-        return self.ready[key]
+            ready[node.id] = meaning(node, call)
+        return ready[node.id]
 
 
 def meaning(node: Node, call: Call) -> Run:
@@ -164,6 +170,10 @@ class TiledRun:
     maxima: dict[int, Array] = field(default_factory=dict)
     sums: dict[int, Array] = field(default_factory=dict)
     accumulators: dict[int, Array] = field(default_factory=dict)
+    ready: dict[int, Run] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ready = self.attention.of_lengths(self.rows)
 
     @property
     def body(self) -> Function:
@@ -195,27 +205,30 @@ class TiledRun:
             part = tile.contraction(self.body[contraction])
             if contraction in self.accumulators:
                 held = self.accumulators[contraction]
-                if softmax is not None:
-                    held *= self.rows_of(contraction, softmax, factors[softmax])
+                factor = None if softmax is None else factors[softmax]
+                if softmax is not None and factor is not None:
+                    held *= self.rows_of(contraction, softmax, factor)
                 part += held
             self.accumulators[contraction] = part
 
-    def enter_scores(self, softmax: int, tile: Tile) -> Array:
-        """Adds a tile of scores to m and l. Returns exp(m_old - m_new)."""
+    def enter_scores(self, softmax: int, tile: Tile) -> Array | None:
+        """Adds a tile of scores to m and l. Returns exp(m_old - m_new), None for the first tile."""
         node = self.body[softmax]
         place = node.type.position(self.plan.keys)
         dtype = self.attention.precision.compute(node.type.dtype)
         scores = tile.value(node.inputs[0]).astype(dtype, copy=False)
         scores = align(scores, self.body[node.inputs[0]].axes, node.axes)
-        old = self.maxima.get(softmax, np.asarray(-np.inf, dtype))
-        new = np.maximum(old, scores.max(axis=place))
+        old, new = self.maxima.get(softmax), scores.max(axis=place)
+        if old is not None:
+            new = np.maximum(old, new)
         subtracted = finite(new)
         weights = scores - np.expand_dims(subtracted, place)
         tile.values[softmax] = np.exp(weights, out=weights)
-        factor = np.exp(old - subtracted)
+        total = weights.sum(axis=place)
+        factor = None if old is None else np.asarray(np.exp(old - subtracted))
         self.maxima[softmax] = new
-        self.sums[softmax] = self.sums.get(softmax, 0) * factor + weights.sum(axis=place)
-        return np.asarray(factor)
+        self.sums[softmax] = total if factor is None else self.sums[softmax] * factor + total
+        return factor
 
     def finished(self, contraction: int, softmax: int | None) -> Array:
         """The accumulator, divided by l, rounded to how its type is stored."""
@@ -254,7 +267,7 @@ class TiledRun:
         if node_id not in self.whole:
             node = self.body[node_id]
             operands = [self.value(i) for i in node.inputs]
-            self.whole[node_id] = self.attention.run_of(node, self.rows)(*operands)
+            self.whole[node_id] = self.attention.run_of(node, self.rows, self.ready)(*operands)
         return self.whole[node_id]
 
 
@@ -265,10 +278,12 @@ class Tile:
     run: TiledRun
     window: Window
     values: dict[int, Array] = field(default_factory=dict)
+    windows: Windows = field(default_factory=dict)
+    ready: dict[int, Run] = field(default_factory=dict)
 
-    @property
-    def windows(self) -> Windows:
-        return {self.run.plan.keys: self.window, **self.run.rows}
+    def __post_init__(self) -> None:
+        self.windows = {self.run.plan.keys: self.window, **self.run.rows}
+        self.ready = self.run.attention.of_lengths(self.windows)
 
     def hidden(self) -> bool:
         """Whether some mask of every softmax holds nowhere in this window."""
@@ -292,18 +307,18 @@ class Tile:
         if self.selects_all(node):
             return self.value(node.inputs[1])
         operands = [self.value(i) for i in node.inputs]
-        made: Array = run.attention.run_of(node, self.windows)(*operands)
+        made: Array = run.attention.run_of(node, self.windows, self.ready)(*operands)
         return made
 
     def selects_all(self, node: Node) -> bool:
         """Whether a mask hides nothing here, so that the scores stay as they are."""
-        if node.op != "where" or self.run.body[node.inputs[1]].types != node.types:
+        if node.op != "where" or node.inputs[0] not in self.run.attention.masks:
             return False
-        masks = (m for found in self.run.plan.masks.values() for m in found)
-        return node.inputs[0] in masks and bool(self.value(node.inputs[0]).all())
+        alike = self.run.body[node.inputs[1]].types == node.types
+        return alike and bool(self.value(node.inputs[0]).all())
 
     def contraction(self, node: Node) -> Array:
         """A contraction over this window, in the dtype of computation."""
         operands = [self.value(i) for i in node.inputs]
-        made: Array = self.run.attention.raw(node, self.windows)(*operands)
+        made: Array = self.run.attention.raw(node, self.windows, self.ready)(*operands)
         return made

@@ -117,6 +117,8 @@ class Call:
 
 def align(x: Array, axes: Sequence[Axis], to: Sequence[Axis]) -> Array:
     """A view of `x[axes]` that broadcasts against an array laid out as `to`."""
+    if tuple(axes) == tuple(to):
+        return x
     order = [axes.index(axis) for axis in to if axis in axes]
     lengths = iter([x.shape[i] for i in order])
     return x.transpose(order).reshape([next(lengths) if a in axes else 1 for a in to])
