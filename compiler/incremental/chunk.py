@@ -13,7 +13,8 @@ from ...dsl.dims import Dim
 from ...dsl.errors import NeedsWholeSequence
 from ..ir.graph import STATE, AttrValue, Axis, Builder, Function, Node, TensorType
 from ..passes.properties import VIEWS, is_elementwise, reduced_axes
-from ..state import ONE, ZERO, Kind, Plan, Reach, wider
+from ..state import Kind, Plan
+from ..values import ONE, ZERO, Reach, wider
 from .derivation import Call, Derivation, Kept, Part, end_of
 
 # Ops of a scan's body for which rows of the sequence are not alike.

@@ -10,7 +10,8 @@ from ...dsl.dims import Dim, minimum
 from ...dsl.span import Span
 from ..ir.graph import Attrs, Axis, Function, Node, Program, TensorType
 from ..rewrite import Session
-from ..state import Histories, Kind, LoopPlan, Plan, Reach, wider
+from ..state import Histories, Kind, LoopPlan, Plan
+from ..values import Reach, wider
 
 
 @dataclass(frozen=True, slots=True)
