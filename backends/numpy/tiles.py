@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -37,7 +38,8 @@ class Attention:
     """An attend node made ready for given sizes: its operands -> its output, or all of them.
 
     `blocks` are runs of queries with the keys that they can see. `ready` holds what nodes run, by the
-    lengths of a tile: nothing but an index needs its place. `masks` hide keys from a softmax.
+    lengths of a tile: nothing but an index needs its place, and `indices` has those of each window.
+    `masks` hide keys from a softmax.
     """
 
     node: Node
@@ -50,6 +52,7 @@ class Attention:
     query: Axis | None  # the row axis of the keys' timeline, if its entries need no others
     ready: dict[tuple[int, ...], dict[int, Run]] = field(default_factory=dict)
     blocks: list[tuple[Windows, Window]] = field(default_factory=list)
+    indices: dict[tuple[int, Window | None], Array] = field(default_factory=dict)
     masks: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
@@ -117,7 +120,11 @@ class Attention:
     def run_of(self, node: Node, windows: Windows, ready: dict[int, Run]) -> Run:
         """What a node runs on operands within `windows`, rounded to storage."""
         if node.op == "index":
-            return ready_primitive(self.body, node, self.sizes, self.precision, None, windows)
+            key = node.id, windows.get(node.attrs.axis("axis"))
+            if key not in self.indices:
+                run = ready_primitive(self.body, node, self.sizes, self.precision, None, windows)
+                self.indices[key] = run()
+            return partial(self.indices.__getitem__, key)
         if node.id not in ready:
             reuse = self.reuse(node) if self.plan.keys in windows else None
             ready[node.id] = ready_primitive(
@@ -222,7 +229,7 @@ class TiledRun:
         if old is not None:
             new = np.maximum(old, new)
         subtracted = finite(new)
-        weights = scores - np.expand_dims(subtracted, place)
+        weights = scores - subtracted[(slice(None),) * place + (None,)]
         tile.values[softmax] = np.exp(weights, out=weights)
         total = weights.sum(axis=place)
         factor = None if old is None else np.asarray(np.exp(old - subtracted))

@@ -147,7 +147,7 @@ def _(call: Call, x: Array) -> Array:
 
 def finite(maximum: Array) -> Array:
     """The maximum to subtract: zero for an empty row, whose exponentials then vanish."""
-    return np.where(np.isneginf(maximum), 0, maximum).astype(maximum.dtype, copy=False)
+    return np.where(maximum == -math.inf, 0, maximum).astype(maximum.dtype, copy=False)
 
 
 def divide_rows(numerator: Array, total: Array) -> Array:
