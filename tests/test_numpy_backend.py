@@ -212,12 +212,20 @@ def test_tiled_attention_in_other_dtypes(dtype):
     np.testing.assert_allclose(tiled.astype(np.float64), gold, atol=tolerance)
 
 
+def noting(visited: list[tuple[int, int]]):
+    """`TiledRun.visit` that notes the keys of each tile."""
+    visit = tiles.TiledRun.visit
+
+    def noted(run, values, windows):
+        visited.append(windows[run.plan.keys])
+        visit(run, values, windows)
+
+    return noted
+
+
 def test_tiles_without_a_visible_key_are_not_computed(monkeypatch):
     visited = []
-    visit = tiles.TiledRun.visit
-    monkeypatch.setattr(
-        tiles.TiledRun, "visit", lambda run, tile: (visited.append(tile.window), visit(run, tile))
-    )
+    monkeypatch.setattr(tiles.TiledRun, "visit", noting(visited))
     given, _ = attend_arguments(40)
     given["present"][:, 8:24] = False
     NumpyBackend().load(alone("attend", attention_body()), {}, tile=8).run(given)
@@ -262,10 +270,7 @@ def test_memory_of_attention_grows_with_tokens_not_with_pairs():
 @pytest.mark.parametrize("window", [None, 9])
 def test_queries_look_at_no_tile_beyond_the_bounds_of_the_mask(window, monkeypatch):
     visited = []
-    visit = tiles.TiledRun.visit
-    monkeypatch.setattr(
-        tiles.TiledRun, "visit", lambda run, tile: (visited.append(tile.window), visit(run, tile))
-    )
+    monkeypatch.setattr(tiles.TiledRun, "visit", noting(visited))
     program, given = one_head(40, window)
     tiled = NumpyBackend().load(program, {}, dtype="f64", tile=8).run(given)
     blocks = range(0, 40, 8)

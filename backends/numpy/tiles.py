@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from ...compiler.ir.graph import Axis, Function, Node, TensorType, operand_types
+from ...compiler.ir.walk import cone
 from ...compiler.ops import OPS, Array, Call, Precision, align
 from ...compiler.ops.attend import (
     MOVES,
@@ -37,9 +38,10 @@ QUERIES, KEYS = 128, 512
 class Attention:
     """An attend node made ready for given sizes: its operands -> its output, or all of them.
 
-    `blocks` are runs of queries with the keys that they can see. `ready` holds what nodes run, by the
-    lengths of a tile: nothing but an index needs its place, and `indices` has those of each window.
-    `masks` hide keys from a softmax.
+    `blocks` are runs of queries with the keys that they can see. In a tile values along the keys are
+    `sliced` from whole ones, or made: those of `first` before all, since they say whether the tile is
+    hidden, then `rest` up to the contractions. They read what is `outside`. `ready` holds what nodes
+    run, by the lengths of a tile: nothing but an index needs its place, and `indices` has those.
     """
 
     node: Node
@@ -50,13 +52,16 @@ class Attention:
     structure: Structure
     tile: int | None
     query: Axis | None  # the row axis of the keys' timeline, if its entries need no others
-    ready: dict[tuple[int, ...], dict[int, Run]] = field(default_factory=dict)
     blocks: list[tuple[Windows, Window]] = field(default_factory=list)
+    sliced: list[Node] = field(default_factory=list)
+    first: list[Node] = field(default_factory=list)
+    rest: list[Node] = field(default_factory=list)
+    outside: frozenset[int] = frozenset()
+    ready: dict[tuple[int, ...], dict[int, Run]] = field(default_factory=dict)
     indices: dict[tuple[int, Window | None], Array] = field(default_factory=dict)
-    masks: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        self.masks = frozenset(m for found in self.plan.masks.values() for m in found)
+        self.order()
         size = self.plan.keys.size.evaluate(self.sizes)
         if self.query is None:
             self.blocks = [({}, (0, size))]
@@ -65,6 +70,18 @@ class Attention:
         for start in range(0, max(rows, 1), step):
             queries = start, min(start + step, rows)
             self.blocks.append(({self.query: queries}, self.visible(queries, size)))
+
+    def order(self) -> None:
+        """Sorts the nodes that tiles have to do with."""
+        plan, body = self.plan, self.body
+        made = plan.tiled | {*plan.softmaxes, *plan.contractions}
+        hiding = cone(body, [m for found in plan.masks.values() for m in found])
+        for node in body.nodes:
+            if node.id in made:
+                (self.first if node.id in hiding & plan.tiled else self.rest).append(node)
+        read = {i for node in (*self.first, *self.rest) for i in node.inputs} - made
+        self.sliced = [body[i] for i in sorted(read) if plan.keys in body[i].axes]
+        self.outside = frozenset(read - {node.id for node in self.sliced})
 
     @staticmethod
     def of(
@@ -113,12 +130,15 @@ class Attention:
         place = self.body[self.body.output_ids[output]].type.position(self.query)
         return np.concatenate(parts, axis=place)
 
-    def of_lengths(self, windows: Windows) -> dict[int, Run]:
+    def runs(self, windows: Windows) -> dict[int, Run]:
         """What nodes run within windows of these lengths, as far as it is known."""
         return self.ready.setdefault(tuple(b - a for a, b in windows.values()), {})
 
     def run_of(self, node: Node, windows: Windows, ready: dict[int, Run]) -> Run:
-        """What a node runs on operands within `windows`, rounded to storage."""
+        """What a node runs on operands within `windows`.
+
+        It is rounded to storage, but for a contraction that is accumulated in the dtype of computation.
+        """
         if node.op == "index":
             key = node.id, windows.get(node.attrs.axis("axis"))
             if key not in self.indices:
@@ -126,11 +146,16 @@ class Attention:
                 self.indices[key] = run()
             return partial(self.indices.__getitem__, key)
         if node.id not in ready:
-            reuse = self.reuse(node) if self.plan.keys in windows else None
-            ready[node.id] = ready_primitive(
-                self.body, node, self.sizes, self.precision, reuse, windows
-            )
+            ready[node.id] = self.made(node, windows)
         return ready[node.id]
+
+    def made(self, node: Node, windows: Windows) -> Run:
+        if node.id in self.plan.contractions:
+            types = operand_types(node.op, [self.body[i] for i in node.inputs])
+            call = Call(node.attrs, types, node.types, self.sizes, self.precision, windows)
+            return meaning(node, call)
+        reuse = self.reuse(node) if self.plan.keys in windows else None
+        return ready_primitive(self.body, node, self.sizes, self.precision, reuse, windows)
 
     def reuse(self, node: Node) -> int | None:
         """The operand that may be overwritten: one made for a tile, not a slice of a whole value."""
@@ -139,13 +164,12 @@ class Attention:
             return None
         return found if node.inputs[found] in self.plan.tiled else None
 
-    def raw(self, node: Node, windows: Windows, ready: dict[int, Run]) -> Run:
-        """The same for a contraction, in the dtype of computation."""
-        if node.id not in ready:
-            types = operand_types(node.op, [self.body[i] for i in node.inputs])
-            call = Call(node.attrs, types, node.types, self.sizes, self.precision, windows)
-            ready[node.id] = meaning(node, call)
-        return ready[node.id]
+    def selects_all(self, node: Node, values: Mapping[int, Array]) -> bool:
+        """Whether a mask hides nothing here, so that the scores stay as they are."""
+        if node.op != "where" or not any(node.inputs[0] in m for m in self.plan.masks.values()):
+            return False
+        alike = self.body[node.inputs[1]].types == node.types
+        return alike and bool(values[node.inputs[0]].all())
 
 
 def meaning(node: Node, call: Call) -> Run:
@@ -180,7 +204,7 @@ class TiledRun:
     ready: dict[int, Run] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.ready = self.attention.of_lengths(self.rows)
+        self.ready = self.attention.runs(self.rows)
 
     @property
     def body(self) -> Function:
@@ -191,10 +215,16 @@ class TiledRun:
         return self.attention.plan
 
     def run(self) -> list[Array]:
+        attention = self.attention
+        outside = {i: self.value(i) for i in attention.outside}
+        sliced = [(n, self.value(n.id)) for n in attention.sliced]
         for window in self.windows():
-            tile = Tile(self, window)
-            if not tile.hidden():
-                self.visit(tile)
+            keys = {self.plan.keys: window}
+            parts = {n.id: window_of(whole, n.axes, keys) for n, whole in sliced}
+            values, windows = {**outside, **parts}, {**keys, **self.rows}
+            self.make(attention.first, values, windows)
+            if not self.is_hidden(values):
+                self.visit(values, windows)
         for contraction, softmax in self.plan.contractions.items():
             self.whole[contraction] = self.finished(contraction, softmax)
         return [self.value(i) for i in self.body.output_ids]
@@ -206,31 +236,59 @@ class TiledRun:
         for start in range(first - first % step, end, step):
             yield max(start, first), min(start + step, end)
 
-    def visit(self, tile: Tile) -> None:
-        factors = {s: self.enter_scores(s, tile) for s in self.plan.softmaxes}
-        for contraction, softmax in self.plan.contractions.items():
-            part = tile.contraction(self.body[contraction])
-            if contraction in self.accumulators:
-                held = self.accumulators[contraction]
-                factor = None if softmax is None else factors[softmax]
-                if softmax is not None and factor is not None:
-                    held *= self.rows_of(contraction, softmax, factor)
-                part += held
-            self.accumulators[contraction] = part
+    def make(self, nodes: Sequence[Node], values: dict[int, Array], windows: Windows) -> None:
+        """Adds what the nodes give in a tile to what it has."""
+        attention = self.attention
+        ready = attention.runs(windows)
+        for node in nodes:
+            operands = [values[i] for i in node.inputs]
+            values[node.id] = attention.run_of(node, windows, ready)(*operands)
 
-    def enter_scores(self, softmax: int, tile: Tile) -> Array | None:
+    def visit(self, values: dict[int, Array], windows: Windows) -> None:
+        """Adds a tile, given what it reads, to the running state."""
+        attention, plan = self.attention, self.plan
+        factors: dict[int, Array | None] = {}
+        for node in attention.rest:
+            if node.id in plan.softmaxes:
+                factors[node.id] = self.enter_scores(node, values)
+            elif attention.selects_all(node, values):
+                values[node.id] = values[node.inputs[1]]
+            else:
+                self.make((node,), values, windows)
+            if node.id in plan.contractions:
+                self.accumulate(node.id, values[node.id], factors)
+
+    def is_hidden(self, values: Mapping[int, Array]) -> bool:
+        """Whether some mask of every softmax holds nowhere in this tile."""
+        plan = self.plan
+        return bool(plan.softmaxes) and all(
+            any(not values[mask].any() for mask in plan.masks[softmax])
+            for softmax in plan.softmaxes
+        )
+
+    def accumulate(
+        self, contraction: int, part: Array, factors: Mapping[int, Array | None]
+    ) -> None:
+        held, softmax = self.accumulators.get(contraction), self.plan.contractions[contraction]
+        if held is not None:
+            factor = None if softmax is None else factors[softmax]
+            if softmax is not None and factor is not None:
+                held *= self.rows_of(contraction, softmax, factor)
+            part += held
+        self.accumulators[contraction] = part
+
+    def enter_scores(self, node: Node, values: dict[int, Array]) -> Array | None:
         """Adds a tile of scores to m and l. Returns exp(m_old - m_new), None for the first tile."""
-        node = self.body[softmax]
+        softmax, source = node.id, node.inputs[0]
         place = node.type.position(self.plan.keys)
         dtype = self.attention.precision.compute(node.type.dtype)
-        scores = tile.value(node.inputs[0]).astype(dtype, copy=False)
-        scores = align(scores, self.body[node.inputs[0]].axes, node.axes)
+        scores = align(values[source].astype(dtype, copy=False), self.body[source].axes, node.axes)
         old, new = self.maxima.get(softmax), scores.max(axis=place)
         if old is not None:
             new = np.maximum(old, new)
         subtracted = finite(new)
         weights = scores - subtracted[(slice(None),) * place + (None,)]
-        tile.values[softmax] = np.exp(weights, out=weights)
+        values[softmax] = np.exp(weights, out=weights)
         total = weights.sum(axis=place)
         factor = None if old is None else np.asarray(np.exp(old - subtracted))
         self.maxima[softmax] = new
@@ -276,56 +334,3 @@ class TiledRun:
             operands = [self.value(i) for i in node.inputs]
             self.whole[node_id] = self.attention.run_of(node, self.rows, self.ready)(*operands)
         return self.whole[node_id]
-
-
-@dataclass(slots=True)
-class Tile:
-    """The values of one window of keys."""
-
-    run: TiledRun
-    window: Window
-    values: dict[int, Array] = field(default_factory=dict)
-    windows: Windows = field(default_factory=dict)
-    ready: dict[int, Run] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.windows = {self.run.plan.keys: self.window, **self.run.rows}
-        self.ready = self.run.attention.of_lengths(self.windows)
-
-    def hidden(self) -> bool:
-        """Whether some mask of every softmax holds nowhere in this window."""
-        plan = self.run.plan
-        return bool(plan.softmaxes) and all(
-            any(not self.value(mask).any() for mask in plan.masks[softmax])
-            for softmax in plan.softmaxes
-        )
-
-    def value(self, node_id: int) -> Array:
-        if node_id not in self.values:
-            self.values[node_id] = self.compute(self.run.body[node_id])
-        return self.values[node_id]
-
-    def compute(self, node: Node) -> Array:
-        run, keys = self.run, self.run.plan.keys
-        if keys not in node.axes:
-            return run.value(node.id)
-        if node.id not in run.plan.tiled:
-            return window_of(run.value(node.id), node.axes, {keys: self.window})
-        if self.selects_all(node):
-            return self.value(node.inputs[1])
-        operands = [self.value(i) for i in node.inputs]
-        made: Array = run.attention.run_of(node, self.windows, self.ready)(*operands)
-        return made
-
-    def selects_all(self, node: Node) -> bool:
-        """Whether a mask hides nothing here, so that the scores stay as they are."""
-        if node.op != "where" or node.inputs[0] not in self.run.attention.masks:
-            return False
-        alike = self.run.body[node.inputs[1]].types == node.types
-        return alike and bool(self.value(node.inputs[0]).all())
-
-    def contraction(self, node: Node) -> Array:
-        """A contraction over this window, in the dtype of computation."""
-        operands = [self.value(i) for i in node.inputs]
-        made: Array = self.run.attention.raw(node, self.windows, self.ready)(*operands)
-        return made
