@@ -42,9 +42,7 @@ class Shared:
     tables: dict[tuple[str, tuple[int, ...]], Array] = field(default_factory=dict)
     structures: dict[str, Structure] = field(default_factory=dict)
     ready: dict[tuple[str, bool], dict[tuple[int, ...], Ready]] = field(default_factory=dict)
-    runs: dict[tuple[str, int, int | None], tuple[tuple[int, ...], Run | None]] = field(
-        default_factory=dict
-    )
+    runs: dict[tuple[object, ...], tuple[tuple[int, ...], Run | None]] = field(default_factory=dict)
 
     def structure(self, function: Function) -> Structure:
         name = function.name
@@ -103,16 +101,24 @@ class Interpreter:
     def values(self, symbols: Sequence[str]) -> tuple[int, ...]:
         return tuple(self.sizes.get(s, -1) for s in symbols)
 
-    def run_of(self, function: Function, node: Node, reuse: int | None) -> Run | None:
+    def run_of(
+        self,
+        function: Function,
+        node: Node,
+        reuse: int | None = None,
+        exact: frozenset[int] = frozenset(),
+    ) -> Run | None:
         """What a node runs; None for one that needs the call path."""
         sizes = self.values(self.structure(function).symbols[node.id])
-        key = function.name, node.id, reuse
+        key = function.name, node.id, reuse, exact
         known = self.shared.runs.get(key)
         if known is None or known[0] != sizes:
-            known = self.shared.runs[key] = sizes, self.made(function, node, reuse)
+            known = self.shared.runs[key] = sizes, self.made(function, node, reuse, exact)
         return known[1]
 
-    def made(self, function: Function, node: Node, reuse: int | None) -> Run | None:
+    def made(
+        self, function: Function, node: Node, reuse: int | None, exact: frozenset[int]
+    ) -> Run | None:
         if node.op in CALLING:
             return None
         if node.op == "table":
@@ -120,11 +126,12 @@ class Interpreter:
             return lambda: value
         if node.op in FUSED:
             return self.fused(node)
-        return ready_primitive(function, node, self.sizes, self.shared.precision, reuse)
+        precision = self.shared.precision
+        return ready_primitive(function, node, self.sizes, precision, reuse, exact=exact)
 
     def inlined(self, function: Function, node: Node) -> Function | None:
         """The body of a fused node that has no way of its own to run."""
-        if node.op not in FUSED or node.op == "derived" or self.run_of(function, node, None):
+        if node.op not in FUSED or node.op == "derived" or self.run_of(function, node):
             return None
         return self.shared.program.body(node)
 

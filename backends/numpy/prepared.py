@@ -30,6 +30,8 @@ OVERLAYS = frozenset({"cast", "stop_gradient", "to_float", "round_to"})
 FRESH = frozenset({"dot", "sum", "amax", "concat", "softmax"})  # and pointwise: arrays of their own
 CONSTANT = frozenset({"weight", "derived"})  # computed when the program is loaded
 LOOPS = frozenset({"repeat", *SCANS})  # they give a tuple, also of one result
+# What may be stored otherwise than its type says, or lead to what is.
+INEXACT = frozenset({"const", "state", "derived", *LOOPS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,9 @@ class Runs(Protocol):
 
     def structure(self, function: Function) -> Structure: ...
 
-    def run_of(self, function: Function, node: Node, reuse: int | None) -> Run | None:
+    def run_of(
+        self, function: Function, node: Node, reuse: int | None, exact: frozenset[int]
+    ) -> Run | None:
         """What a node runs; None for one that needs the call path."""
 
     def inlined(self, function: Function, node: Node) -> Function | None:
@@ -146,6 +150,7 @@ class _Lines:
     watched: bool
     lines: list[_Line | tuple[int, int]] = field(default_factory=list)  # or (node id, slot) to see
     known: dict[int, Any] = field(default_factory=dict)
+    exact: set[int] = field(default_factory=set)  # stored as their types say
     slots: int = 0
 
     def slot(self) -> int:
@@ -184,10 +189,13 @@ class _Lines:
         reuse = None if self.watched else structure.reuse.get(node.id)
         if reuse is not None and sources[reuse] in self.known:
             reuse = None
-        run = self.runs.ready(body).one if body else self.runs.run_of(function, node, reuse)
+        exact = frozenset(k for k, slot in enumerate(sources) if slot in self.exact)
+        run = self.runs.ready(body).one if body else self.runs.run_of(function, node, reuse, exact)
         if run is same:
             return sources
         targets = tuple(self.slot() for _ in node.types)
+        if body is None and node.op not in INEXACT:
+            self.exact.update(targets)
         if run is not None and are_known:
             made = run(*(self.known[i] for i in sources))
             self.known |= zip(targets, made if len(targets) > 1 else (made,), strict=True)
@@ -254,11 +262,12 @@ def ready_primitive(
     precision: Precision,
     reuse: int | None = None,
     windows: Windows | None = None,
+    exact: frozenset[int] = frozenset(),
 ) -> Run:
     """An op with a meaning of its own. Its errors know the node's place in the text."""
     types = operand_types(node.op, [function[i] for i in node.inputs])
     run = prepared(
-        node.op, Call(node.attrs, types, node.types, sizes, precision, windows or {}, reuse)
+        node.op, Call(node.attrs, types, node.types, sizes, precision, windows or {}, reuse, exact)
     )
     return _located(run, node) if OPS[node.op].time == "M" else run
 

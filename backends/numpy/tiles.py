@@ -59,6 +59,7 @@ class Attention:
     outside: frozenset[int] = frozenset()
     ready: dict[tuple[int, ...], dict[int, Run]] = field(default_factory=dict)
     indices: dict[tuple[int, Window | None], Array] = field(default_factory=dict)
+    moves: dict[int, list[Node]] = field(default_factory=dict)  # by contraction
 
     def __post_init__(self) -> None:
         self.order()
@@ -82,6 +83,25 @@ class Attention:
         read = {i for node in (*self.first, *self.rest) for i in node.inputs} - made
         self.sliced = [body[i] for i in sorted(read) if plan.keys in body[i].axes]
         self.outside = frozenset(read - {node.id for node in self.sliced})
+        self.moves = {
+            i: self.moving(body[i]) for i, s in plan.contractions.items() if s is not None
+        }
+
+    def moving(self, contraction: Node) -> list[Node]:
+        """The nodes from the softmax to a contraction that move its rows."""
+        found: list[Node] = []
+        here = contraction
+        while True:
+            (source,) = (i for i in here.inputs if i in self.plan.rows)
+            if source in self.plan.softmaxes:
+                return found[::-1]
+            here = self.body[source]
+            if here.op in MOVES and not consumed_axes(here).isdisjoint(self.before(here)):
+                found.append(here)
+
+    def before(self, weight: Node) -> tuple[Axis, ...]:
+        (source,) = (i for i in weight.inputs if i in self.plan.rows)
+        return self.plan.rows[source]
 
     @staticmethod
     def of(
@@ -309,23 +329,14 @@ class TiledRun:
 
     def rows_of(self, contraction: int, softmax: int, statistic: Array) -> Array:
         """A row statistic, moved as the weights are and aligned with the contraction's result."""
-        node, rows = self.body[contraction], self.plan.rows
         if statistic.ndim == 0:
             return statistic
-        moved = {softmax: statistic}
-        for weight in self.plan.weights:
-            (source,) = (i for i in self.body[weight].inputs if i in rows)
-            if source in moved:
-                moved[weight] = self.moved(self.body[weight], rows[source], moved[source])
-        (source,) = (i for i in node.inputs if i in moved)
-        return align(moved[source], rows[source], node.axes)
-
-    def moved(self, node: Node, rows: tuple[Axis, ...], statistic: Array) -> Array:
-        if node.op not in MOVES or consumed_axes(node).isdisjoint(rows):
-            return statistic
-        types = (TensorType("f64", rows),), (TensorType("f64", self.plan.rows[node.id]),)
-        call = Call(node.attrs, *types, self.attention.sizes, windows=self.rows)
-        return np.asarray(meaning(node, call)(statistic))
+        rows = self.plan.rows[softmax]
+        for node in self.attention.moves[contraction]:
+            types = (TensorType("f64", rows),), (TensorType("f64", self.plan.rows[node.id]),)
+            call = Call(node.attrs, *types, self.attention.sizes, windows=self.rows)
+            statistic, rows = np.asarray(meaning(node, call)(statistic)), self.plan.rows[node.id]
+        return align(statistic, rows, self.body[contraction].axes)
 
     def value(self, node_id: int) -> Array:
         """A value computed whole: it needs no tile, or comes after all of them."""

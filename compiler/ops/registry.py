@@ -89,7 +89,8 @@ class Precision:
 class Call:
     """One evaluation: attributes, types, sizes. `windows` restricts an axis to [start, stop).
 
-    `reuse` is the operand that nothing else reads, whose array the result may overwrite.
+    `reuse` is the operand that nothing else reads, whose array the result may overwrite; operands in
+    `exact` are known to be stored as their types say, which constants and states need not be.
     """
 
     attrs: Attrs
@@ -99,6 +100,7 @@ class Call:
     precision: Precision = Precision()
     windows: Mapping[Axis, tuple[int, int]] = field(default_factory=dict)
     reuse: int | None = None
+    exact: frozenset[int] = frozenset()
 
     def window(self, axis: Axis) -> tuple[int, int]:
         return self.windows.get(axis) or (0, axis.size.evaluate(self.sizes))
@@ -287,6 +289,8 @@ def prepared(name: str, call: Call) -> Evaluate:
     stored = [call.precision.storage(t.dtype) for t in call.inputs]
     if run is same and stored == kinds and call.inputs[0].axes:
         return same
+    if isinstance(run, np.ufunc) and run.resolve_dtypes((*stored, None))[-1] == kinds[0]:
+        return run  # its operands are exact
     return _rounded(run, kinds[0]) if len(kinds) == 1 else _all_rounded(run, kinds)
 
 
