@@ -105,7 +105,7 @@ def run(decoder: Decoder, sizes: Sequence[int], inputs: Mapping[str, Array]) -> 
     return joined(decoder, [outputs for outputs, _ in steps(decoder, sizes, inputs)])
 
 
-def rowsalong(program: Program, output: str) -> int | None:
+def rows_along(program: Program, output: str) -> int | None:
     """The dimension of an output that has a row for each of the sequence; None where there is none."""
     return along(program, dict(program.main.outputs)[output])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 from ...dsl.diagnostics import InternalError
@@ -27,6 +27,13 @@ TimeClass = Literal[
 DTYPES: tuple[DType, ...] = ("bool", "i8", "int", "float", "f32", "f64")
 
 
+@cache
+def _format(name: str) -> np.dtype[Any]:
+    import ml_dtypes  # noqa: F401 (registers its types by name)
+
+    return np.dtype(name)
+
+
 class _Formats(Mapping[str, "np.dtype[Any]"]):
     """Floating-point formats as NumPy types; ml_dtypes brings those that NumPy lacks."""
 
@@ -40,9 +47,7 @@ class _Formats(Mapping[str, "np.dtype[Any]"]):
     }
 
     def __getitem__(self, name: str) -> np.dtype[Any]:
-        import ml_dtypes  # noqa: F401 (registers its types by name)
-
-        return np.dtype(self.NAMES[name])
+        return _format(self.NAMES[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.NAMES)
