@@ -154,7 +154,7 @@ def _fitted(run: Function, fits: Sequence[Function | None]) -> Evaluate:
 
 def _overwriting(run: Function, fits: Sequence[Function | None], reused: int) -> Evaluate:
     if not any(fits) and len(fits) == 2:
-        return (lambda a, b: run(a, b, b)) if reused else lambda a, b: run(a, b, a)
+        return (lambda a, b: run(a, b, out=b)) if reused else lambda a, b: run(a, b, out=a)
     given = [fit or same for fit in fits]
 
     def overwrite(*arrays: Array) -> Array:
