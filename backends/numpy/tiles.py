@@ -56,7 +56,8 @@ class Attention:
     sliced: list[Node] = field(default_factory=list)
     first: list[Node] = field(default_factory=list)
     rest: list[Node] = field(default_factory=list)
-    outside: frozenset[int] = frozenset()
+    outside: set[int] = field(default_factory=set)
+    constants: dict[int, Array] = field(default_factory=dict)
     ready: dict[tuple[int, ...], dict[int, Run]] = field(default_factory=dict)
     indices: dict[tuple[int, Window | None], Array] = field(default_factory=dict)
     moves: dict[int, list[Node]] = field(default_factory=dict)  # by contraction
@@ -82,7 +83,10 @@ class Attention:
                 (self.first if node.id in hiding & plan.tiled else self.rest).append(node)
         read = {i for node in (*self.first, *self.rest) for i in node.inputs} - made
         self.sliced = [body[i] for i in sorted(read) if plan.keys in body[i].axes]
-        self.outside = frozenset(read - {node.id for node in self.sliced})
+        outside = read - {node.id for node in self.sliced}
+        fixed = [body[i] for i in outside if body[i].op == "const"]
+        self.constants = {n.id: self.made(n, {})() for n in fixed}
+        self.outside = outside - self.constants.keys()
         self.moves = {
             i: self.moving(body[i]) for i, s in plan.contractions.items() if s is not None
         }
@@ -175,7 +179,8 @@ class Attention:
             call = Call(node.attrs, types, node.types, self.sizes, self.precision, windows)
             return meaning(node, call)
         reuse = self.reuse(node) if self.plan.keys in windows else None
-        return ready_primitive(self.body, node, self.sizes, self.precision, reuse, windows)
+        exact = frozenset(k for k, i in enumerate(node.inputs) if i in self.plan.tiled)
+        return ready_primitive(self.body, node, self.sizes, self.precision, reuse, windows, exact)
 
     def reuse(self, node: Node) -> int | None:
         """The operand that may be overwritten: one made for a tile, not a slice of a whole value."""
@@ -236,13 +241,16 @@ class TiledRun:
 
     def run(self) -> list[Array]:
         attention = self.attention
-        outside = {i: self.value(i) for i in attention.outside}
+        outside = attention.constants | {i: self.value(i) for i in attention.outside}
         sliced = [(n, self.value(n.id)) for n in attention.sliced]
         for window in self.windows():
             keys = {self.plan.keys: window}
             parts = {n.id: window_of(whole, n.axes, keys) for n, whole in sliced}
             values, windows = {**outside, **parts}, {**keys, **self.rows}
-            self.make(attention.first, values, windows)
+            ready = attention.runs(windows)
+            for node in attention.first:
+                operands = [values[i] for i in node.inputs]
+                values[node.id] = attention.run_of(node, windows, ready)(*operands)
             if not self.is_hidden(values):
                 self.visit(values, windows)
         for contraction, softmax in self.plan.contractions.items():
@@ -256,25 +264,18 @@ class TiledRun:
         for start in range(first - first % step, end, step):
             yield max(start, first), min(start + step, end)
 
-    def make(self, nodes: Sequence[Node], values: dict[int, Array], windows: Windows) -> None:
-        """Adds what the nodes give in a tile to what it has."""
-        attention = self.attention
-        ready = attention.runs(windows)
-        for node in nodes:
-            operands = [values[i] for i in node.inputs]
-            values[node.id] = attention.run_of(node, windows, ready)(*operands)
-
     def visit(self, values: dict[int, Array], windows: Windows) -> None:
         """Adds a tile, given what it reads, to the running state."""
         attention, plan = self.attention, self.plan
-        factors: dict[int, Array | None] = {}
+        ready, factors = attention.runs(windows), dict[int, Array | None]()
         for node in attention.rest:
             if node.id in plan.softmaxes:
                 factors[node.id] = self.enter_scores(node, values)
             elif attention.selects_all(node, values):
                 values[node.id] = values[node.inputs[1]]
             else:
-                self.make((node,), values, windows)
+                operands = [values[i] for i in node.inputs]
+                values[node.id] = attention.run_of(node, windows, ready)(*operands)
             if node.id in plan.contractions:
                 self.accumulate(node.id, values[node.id], factors)
 
