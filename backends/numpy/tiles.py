@@ -207,8 +207,8 @@ def meaning(node: Node, call: Call) -> Run:
 def window_of(x: Array, axes: Sequence[Axis], windows: Windows) -> Array:
     """The part of a value within `windows`, a view."""
     for axis, (start, stop) in windows.items():
-        if axis in axes:
-            x = x[along(axes.index(axis), slice(start, stop))]
+        if axis in axes and x.shape[place := axes.index(axis)] != stop - start:
+            x = x[along(place, slice(start, stop))]
     return x
 
 

@@ -316,10 +316,11 @@ def _(call: Call) -> Evaluate:
     dim, past = state.position(part), call.extent(part)
     laid = replaced(new.axes, added, (part,))
     order = [laid.index(axis) for axis in state.axes]
+    as_laid = order == sorted(order)
     before = along(dim, slice(0, past))
 
     def run(kept: Array, rows: Array) -> Array:
-        rows = rows.transpose(order)
+        rows = rows if as_laid else rows.transpose(order)
         end = past + rows.shape[dim]
         if kept.shape[dim] < end:
             return np.concatenate([kept[before], rows], axis=dim)
