@@ -99,7 +99,7 @@ class Interpreter:
         return self.shared.structure(function)
 
     def values(self, symbols: Sequence[str]) -> tuple[int, ...]:
-        return tuple(self.sizes.get(s, -1) for s in symbols)
+        return tuple([self.sizes.get(s, -1) for s in symbols]) if symbols else ()
 
     def run_of(
         self,

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from ...compiler.ir.graph import Axis, Function, Node, Program, callees, operand_types
 from ...compiler.ops import OPS, SCANS, Array, Call, Precision, prepared, same
+from ...compiler.ops.attend import AttendPlan
 from ...dsl.diagnostics import ArchError
 from ...dsl.dims import Dim
 from ..base import span_of
@@ -54,7 +55,8 @@ class Structure:
     """What holds for a function at all sizes.
 
     `reuse` says which operand a node may overwrite, `symbols` which run-time sizes it depends on,
-    `read` is what a run reads: not what is for derived parameters alone.
+    `read` is what a run reads: not what is for derived parameters alone. `tilings` are how the body of
+    an attention is tiled, by the axes of keys and queries.
     """
 
     def __init__(self, program: Program, function: Function) -> None:
@@ -69,6 +71,7 @@ class Structure:
         self.all_symbols = tuple(sorted({s for found in self.symbols.values() for s in found}))
         read = {i for n in function.nodes if n.op != "derived" for i in n.inputs}
         self.read = read | set(function.output_ids)
+        self.tilings: dict[tuple[object, object], tuple[AttendPlan, Axis | None] | None] = {}
 
 
 def symbols(program: Program, node: Node) -> set[str]:

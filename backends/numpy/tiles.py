@@ -118,12 +118,12 @@ class Attention:
     ) -> Attention | None:
         """None when the body cannot be tiled."""
         keys, query = node.attrs.get("keys"), node.attrs.get("query")
-        try:
-            plan = plan_attend(body, keys if isinstance(keys, Axis) else None)
-        except NotTileable:
-            return None
-        rows = query if isinstance(query, Axis) and runs_by_rows(body, query) else None
-        return Attention(node, body, plan, sizes, precision, structure, tile, rows)
+        if (keys, query) not in structure.tilings:
+            structure.tilings[keys, query] = tiling(body, keys, query)
+        found = structure.tilings[keys, query]
+        return found and Attention(
+            node, body, found[0], sizes, precision, structure, tile, found[1]
+        )
 
     def __call__(self, *operands: Array) -> Array | tuple[Array, ...]:
         blocks = [self.block(windows, visible, operands) for windows, visible in self.blocks]
@@ -195,6 +195,15 @@ class Attention:
             return False
         alike = self.body[node.inputs[1]].types == node.types
         return alike and bool(values[node.inputs[0]].all())
+
+
+def tiling(body: Function, keys: object, query: object) -> tuple[AttendPlan, Axis | None] | None:
+    """The plan of a body, and the axis of queries if its entries need no others; None without one."""
+    try:
+        plan = plan_attend(body, keys if isinstance(keys, Axis) else None)
+    except NotTileable:
+        return None
+    return plan, query if isinstance(query, Axis) and runs_by_rows(body, query) else None
 
 
 def meaning(node: Node, call: Call) -> Run:
