@@ -165,7 +165,9 @@ class _Lines:
     ) -> list[int]:
         """The function's lines on these slots. Gives those of its outputs."""
         structure = self.runs.structure(function)
-        scope = {i: (slot,) for i, slot in zip(function.inputs, arguments, strict=True)}
+        scope: dict[int, tuple[int, ...]] = {
+            i: (slot,) for i, slot in zip(function.inputs, arguments, strict=True)
+        }
         for node in function.nodes:
             skipped = node.op in CONSTANT and not self.watched and node.id not in structure.read
             if node.id not in scope and not skipped:
