@@ -36,5 +36,5 @@ def test_a_symbol_without_a_value_may_cancel():
 
 
 def test_a_quotient_by_nothing_is_refused():
-    with pytest.raises(ZeroDivisionError, match="6 // 0"):
+    with pytest.raises(ZeroDivisionError):
         (A // B).evaluate({"a": 6, "b": 0})
