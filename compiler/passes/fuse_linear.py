@@ -1,11 +1,11 @@
 """f(dot(a(x), b(W)), ...) -> linear: operands are prepared, and the result finished, in
 registers.
 
-The epilogue f is any elementwise expression of the product with one result (bias, activation,
-residual, a row scale); the prologues are casts and row or column corrections of an operand. Legal
-when nothing else reads what lies between. A row statistic over the contracted axes that the
-epilogue reads joins the loop over them (strategy `in-loop`) where that is cheaper than a kernel
-of its own:
+The epilogue f (`epilogue.py`) is any elementwise expression of the product or of pieces of it
+(bias, activation, residual, a row scale, a gate, a rotation); the prologues are casts and row or
+column corrections of an operand. Legal when nothing else reads what lies between. A row statistic
+over the contracted axes that the epilogue reads joins the loop over them (strategy `in-loop`)
+where that is cheaper than a kernel of its own:
 
     in-loop:        3 flops for each element of x, once per 128 columns
     row-statistic:  one launch, and reading x once more
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from ...dsl.dims import product as sizes_of
 from ..ir.graph import Axis, Node
 from ..rewrite import Edit, Fuse, Outcome, Pass, Rule, close, is_free
+from .epilogue import epilogue, results
 from .properties import (
     ELEMENT_BYTES,
     SOURCES,
@@ -45,8 +46,8 @@ def fuse_linear(edit: Edit, node: Node) -> Outcome:
     summed = frozenset(node.attrs.axes("axes"))
     if set(a.axes) & set(b.axes) != summed or not summed:
         return None
-    after = _epilogue(edit, node)
-    end = _results(edit, after)
+    after = epilogue(edit, node)
+    end = results(edit, after)
     members = after | _prologue(edit, node, a) | _prologue(edit, node, b)
     statistic = _loop_statistic(edit, node, members, after - {node.id})
     members |= statistic
@@ -101,39 +102,6 @@ def _is_stored_by_none(edit: Edit, node: Node, reader: int) -> bool:
 
 def _full(edit: Edit, node: Node) -> list[Node]:
     return [o for o in edit.operands(node) if set(o.axes) == set(node.axes)]
-
-
-def _epilogue(edit: Edit, product: Node) -> set[int]:
-    """The largest elementwise region below the product that ends in one value, stored narrow."""
-    region, best = {product.id}, {product.id}
-    grown = True
-    while grown:
-        grown = False
-        for user in [u for i in sorted(region) for u in edit.users(i)]:
-            if user.id not in region and _may_follow(edit, user, product, region):
-                region.add(user.id)
-                grown = True
-                ends = _results(edit, region)
-                if len(ends) == 1 and not is_free(edit, edit[ends[0]]):
-                    best = set(region)
-    return best
-
-
-def _may_follow(edit: Edit, user: Node, product: Node, region: set[int]) -> bool:
-    if not is_elementwise(user) or set(user.axes) != set(product.axes):
-        return False
-    outside = [i for i in user.inputs if i not in region]
-    return not edit.reaches([product.id], outside)
-
-
-def _results(edit: Edit, region: set[int]) -> list[int]:
-    """The values of the region that someone outside reads."""
-
-    def escapes(node_id: int) -> bool:
-        readers = edit.users(node_id)
-        return edit.is_output(node_id) or any(u.id not in region for u in readers)
-
-    return [i for i in sorted(region) if escapes(i)]
 
 
 def _loop_statistic(edit: Edit, product: Node, members: set[int], after: set[int]) -> set[int]:
