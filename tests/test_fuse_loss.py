@@ -77,12 +77,13 @@ def test_each_rule_is_verified() -> None:
     optimise(model(), disable=["pack-weights"], verify=evaluate)
 
 
-BEST = LOSS + "\n  output best[b, s] = argmax(log_p, vocab)"
-SEVERAL = "output logits[b, s, vocab] = y\n  loss = -sum(log_p[vocab: others], b, s, more)"
+LOGITS = "output logits[b, s, vocab] = y\n  "
+SEVERAL = LOGITS + "loss = -sum(log_p[vocab: others], b, s, more)"
+REVERSED = LOGITS + "loss = sum(z[vocab: size(vocab) - 1 - index(vocab)] * log_p, b, s, vocab)"
 DECLINED = {
     "they are an output": (LOSS, ("loss", "logits")),
     "reads them too": (LOSS + "\n  output doubled[b, s, vocab] = z * 2", ("loss", "doubled")),
-    "reads": (SEVERAL, ("loss",)),
+    "reads": (REVERSED, ("loss",)),
 }
 
 
@@ -95,6 +96,23 @@ def test_logits_that_are_read_otherwise_are_stored(why: str) -> None:
     assert not fired
     assert why in reason
     same(program, done.program)
+
+
+def test_several_columns_of_a_row_may_be_picked() -> None:
+    program = model(SEVERAL)
+    done = optimised(program)
+    assert [fired for fired, _ in losses(done)] == [True]
+    same(program, done.program)
+
+
+def test_a_sum_of_other_axes_too_is_no_loss() -> None:
+    program = model(LOGITS + "most = amax(z, vocab)\n  loss = sum(exp(z - most), b, s, vocab)")
+    assert losses(optimised(program)) == []
+
+
+def test_what_is_stored_anyway_is_picked_from() -> None:
+    program = model(LOSS + "\n  output scores[b, s, vocab] = log_p", ("loss", "scores"))
+    assert not [x for x in optimised(program).sites if x.rule == "pick-first"]
 
 
 def test_few_columns_are_stored(monkeypatch: pytest.MonkeyPatch) -> None:

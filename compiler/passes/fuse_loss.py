@@ -33,7 +33,7 @@ def pick_first(edit: Edit, node: Node) -> Outcome:
         or node.attrs["fill"] is not None
     ):
         return None
-    if not _picks_one(source, index, axis):
+    if axis in index.axes:
         return None
     wide = [o for o in edit.operands(source) if axis in o.axes]
     if len(wide) != 1 or parameter_expression(edit, wide[0].id) is not None:
@@ -95,8 +95,7 @@ class _Site:
     def _is_pick(self, wide: Node, take: Node) -> bool:
         if take.op != "take" or take.inputs[0] != wide.id or take.attrs["fill"] is not None:
             return False
-        index = self.edit[take.inputs[1]]
-        return take.attrs.axis("axis") == self.axis and _picks_one(wide, index, self.axis)
+        return take.attrs.axis("axis") == self.axis and self.axis not in take.axes
 
     def other_reader(self) -> str:
         """Who else reads a value with the columns."""
@@ -264,11 +263,6 @@ def _is_head(edit: Edit, product: Node, axis: Axis) -> bool:
 
 def _is_long(edit: Edit, axis: Axis) -> bool:
     return is_static(edit, axis) and axis.size.evaluate(edit.program.sizes) > COLUMNS
-
-
-def _picks_one(wide: Node, index: Node, axis: Axis) -> bool:
-    """Whether the index has an entry for each row and nothing more."""
-    return set(index.axes) <= set(wide.axes) - {axis}
 
 
 FUSE_LOSS = Pass(
