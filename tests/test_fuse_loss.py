@@ -81,9 +81,9 @@ LOGITS = "output logits[b, s, vocab] = y\n  "
 SEVERAL = LOGITS + "loss = -sum(log_p[vocab: others], b, s, more)"
 REVERSED = LOGITS + "loss = sum(z[vocab: size(vocab) - 1 - index(vocab)] * log_p, b, s, vocab)"
 DECLINED = {
-    "they are an output": (LOSS, ("loss", "logits")),
-    "reads them too": (LOSS + "\n  output doubled[b, s, vocab] = z * 2", ("loss", "doubled")),
-    "reads": (REVERSED, ("loss",)),
+    "the logits are an output": (LOSS, ("loss", "logits")),
+    "reads the logits too": (LOSS + "\n  output doubled[b, s, vocab] = z * 2", ("loss", "doubled")),
+    "reads the logits": (REVERSED, ("loss",)),
 }
 
 

@@ -11,11 +11,12 @@ expression of z is computed from what is picked of z (`pick-first`), where nothi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from ...dsl.dims import Dim
 from ..ir.graph import AttrValue, Axis, Builder, Function, Node, TensorType
-from ..rewrite import Declined, Edit, Outcome, Pass, Rewrite, Rule, close
+from ..rewrite import Edit, Guard, Pass, Rewrite, Rule, close
 from .canonicalize import TIDY
 from .chunk_loops import laid_out
 from .properties import is_elementwise, is_static, line, parameter_expression, traffic
@@ -23,37 +24,40 @@ from .properties import is_elementwise, is_static, line, parameter_expression, t
 COLUMNS = 2048  # of a tile: enough for a matrix product, few enough to stay in cache
 
 
-def pick_first(edit: Edit, node: Node) -> Outcome:
-    """take(f(z, a), i) -> f(take(z, i), a): starts at the take."""
-    source, index = edit.operands(node)
-    axis = node.attrs.axis("axis")
-    if (
-        not is_elementwise(source)
-        or not edit.used_once(source.id)
-        or node.attrs["fill"] is not None
-    ):
-        return None
-    if axis in index.axes:
-        return None
-    wide = [o for o in edit.operands(source) if axis in o.axes]
-    if len(wide) != 1 or parameter_expression(edit, wide[0].id) is not None:
-        return None
+def picked_sources(edit: Edit, take: Node) -> Iterator[_Pick]:
+    """An elementwise source of a take, one of whose operands alone has the axis."""
+    source, axis = edit[take.inputs[0]], take.attrs.axis("axis")
+    if is_elementwise(source) and take.attrs["fill"] is None:
+        wide = [o for o in edit.operands(source) if axis in o.axes]
+        if len(wide) == 1 and parameter_expression(edit, wide[0].id) is None:
+            yield _Pick(take, source, wide[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Pick:
+    """take(source, i), where `wide` is the operand of the source that has the axis."""
+
+    take: Node
+    source: Node
+    wide: Node
+
+
+def pick_first(edit: Edit, found: _Pick) -> int:
+    index, attrs = found.take.inputs[1], found.take.attrs
     picked = tuple(
-        edit.add("take", (o.id, index.id), node.attrs) if o is wide[0] else o.id
-        for o in edit.operands(source)
+        edit.add("take", (i, index), attrs) if i == found.wide.id else i
+        for i in found.source.inputs
     )
-    return edit.add(source.op, picked, source.attrs, hint=source.hint)
+    return edit.add(found.source.op, picked, found.source.attrs, hint=found.source.hint)
 
 
-def fuse_loss(edit: Edit, node: Node) -> Outcome:
-    """Starts at a maximum over the columns of a product with a weight."""
-    site = _Site.of(edit, node)
-    if site is None:
-        return None
-    other = site.other_reader()
-    if other:
-        return Declined(f"{other}, so the logits are stored anyway")
-    return site.rewritten()
+def losses(edit: Edit, most: Node) -> Iterator[_Site]:
+    """A maximum over the columns of a product with a weight, and a sum of exponentials."""
+    (z,), axes = edit.operands(most), most.attrs.axes("axes")
+    if len(axes) == 1 and is_static(edit, axes[0]) and z.type.dtype in ("f32", "f64"):
+        site = _Site(edit, most, axes[0], z, _from_product(edit, z, axes[0]))
+        if site.wide and site.sums:
+            yield site
 
 
 @dataclass(slots=True)
@@ -66,23 +70,12 @@ class _Site:
     axis: Axis
     z: Node
     wide: list[Node]
-    shifted: list[Node] = field(default_factory=list)
-    raised: list[Node] = field(default_factory=list)
-    sums: list[Node] = field(default_factory=list)
-    takes: list[Node] = field(default_factory=list)
+    shifted: list[Node] = field(init=False)
+    raised: list[Node] = field(init=False)
+    sums: list[Node] = field(init=False)
+    takes: list[Node] = field(init=False)
 
-    @classmethod
-    def of(cls, edit: Edit, most: Node) -> _Site | None:
-        (z,), axes = edit.operands(most), most.attrs.axes("axes")
-        if len(axes) != 1 or not _is_long(edit, axes[0]) or z.type.dtype not in ("f32", "f64"):
-            return None
-        wide = _from_product(edit, z, axes[0])
-        site = cls(edit, most, axes[0], z, wide)
-        site._find_readers()
-        return site if wide and site.sums else None
-
-    def _find_readers(self) -> None:
-        """What of the three equations reads z, or what is picked of a value that it comes from."""
+    def __post_init__(self) -> None:
         users = self.edit.users
         self.shifted = [
             u for u in users(self.z.id) if u.op == "sub" and u.inputs == (self.z.id, self.most.id)
@@ -97,17 +90,14 @@ class _Site:
             return False
         return take.attrs.axis("axis") == self.axis and self.axis not in take.axes
 
-    def other_reader(self) -> str:
-        """Who else reads a value with the columns."""
-        inside = {n.id for n in (*self.wide, *self.shifted, *self.raised)}
-        known = inside | {n.id for n in (self.most, *self.sums, *self.takes)}
-        for node_id in sorted(inside):
-            if self.edit.is_output(node_id):
-                return "they are an output"
-            for user in self.edit.users(node_id):
-                if user.id not in known:
-                    return f"{line(user)} reads them too"
-        return ""
+    @property
+    def unstored(self) -> list[Node]:
+        """The values that have the columns."""
+        return [*self.wide, *self.shifted, *self.raised]
+
+    @property
+    def readers(self) -> list[Node]:
+        return [*self.unstored, self.most, *self.sums, *self.takes]
 
     def rewritten(self) -> Rewrite:
         edit, tile = self.edit, _Tile(self)
@@ -261,12 +251,56 @@ def _is_head(edit: Edit, product: Node, axis: Axis) -> bool:
     return len(weights) == 1 and axis in weights[0].axes and not (axis in a.axes and axis in b.axes)
 
 
-def _is_long(edit: Edit, axis: Axis) -> bool:
-    return is_static(edit, axis) and axis.size.evaluate(edit.program.sizes) > COLUMNS
+def rewritten(edit: Edit, site: _Site) -> Rewrite:
+    return site.rewritten()
 
+
+def _is_short(edit: Edit, site: _Site) -> bool:
+    return site.axis.size.evaluate(edit.program.sizes) <= COLUMNS
+
+
+def _is_output(edit: Edit, site: _Site) -> str:
+    wanted = any(edit.is_output(n.id) for n in site.unstored)
+    return "the logits are an output, so they are stored anyway" if wanted else ""
+
+
+def _is_read(edit: Edit, site: _Site) -> str:
+    known = {n.id for n in site.readers}
+    others = (u for n in site.unstored for u in edit.users(n.id) if u.id not in known)
+    other = next(others, None)
+    return f"{line(other)} reads the logits too, so they are stored anyway" if other else ""
+
+
+def _is_stored(edit: Edit, found: _Pick) -> bool:
+    return not edit.used_once(found.source.id)
+
+
+LOSS_GUARDS = (
+    Guard("long", "there are more columns than a tile has", _is_short),
+    Guard("no-output", "z is no output", _is_output),
+    Guard("read-here", "nothing else reads z", _is_read),
+)
 
 FUSE_LOSS = Pass(
     "fuse-loss",
     "reductions of f(x W) over the columns of W, tile by tile",
-    (Rule("pick-first", pick_first, ("take",)), Rule("loss", fuse_loss, ("amax",)), *TIDY),
+    (
+        Rule(
+            "pick-first",
+            pick_first,
+            ("take",),
+            picked_sources,
+            (Guard("read-once", "nothing else reads f(z, a)", _is_stored),),
+            "take(f(z, a), i) = f(take(z, i), a)",
+        ),
+        Rule(
+            "loss",
+            rewritten,
+            ("amax",),
+            losses,
+            LOSS_GUARDS,
+            "max_j z, sum_j exp(z - max_j z), z[i] = a loop over tiles of j, z = f(dot(x, W))",
+        ),
+        *TIDY,
+    ),
 )

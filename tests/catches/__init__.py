@@ -4,6 +4,8 @@ from .base import Caught, named
 from .canonicalize import CANCEL, CANONICALIZE, SINK
 from .chunk_scan import LOOPS, PRODUCTS
 from .fft_convolution import CONVOLVE
+from .fuse_loss import LOSS
+from .fuse_loss import PICK as PICKED
 from .fuse_pointwise import REGION
 from .group_experts import GROUP
 from .products import FOLD
@@ -23,6 +25,8 @@ CAUGHT: dict[str, Caught] = {
     **named("tile-attention/attend", ATTEND),
     **named("pack-projections/pack", PROJECT),
     **named("fuse-norm-linear/fold-norm", FOLD),
+    **named("fuse-loss/pick-first", PICKED),
+    **named("fuse-loss/loss", LOSS),
     **named("pack-weights/pack-weight", PACK),
     **named("derive-parameters/derive", DERIVE),
     **named("fuse-pointwise/region", REGION),
