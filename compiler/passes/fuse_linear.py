@@ -15,11 +15,13 @@ with the figures of a large accelerator; a run-time size counts as `ROWS` rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from ...dsl.dims import product as sizes_of
 from ..ir.graph import Axis, Node
-from ..rewrite import Edit, Fuse, Outcome, Pass, Rule, close, is_free
+from ..rewrite import Edit, Fuse, Guard, Pass, Region, Rule, close, is_free
 from .epilogue import epilogue, results
 from .properties import (
     ELEMENT_BYTES,
@@ -40,24 +42,51 @@ FLOPS, BANDWIDTH, LAUNCH = 67e12, 3.35e12, 3e-6  # float32 flop/s, bytes/s, s
 PROLOGUE = frozenset({"add", "sub", "mul", "div"})
 
 
-def fuse_linear(edit: Edit, node: Node) -> Outcome:
-    """Starts at a product without batch axes: a matrix product."""
-    a, b = edit.operands(node)
-    summed = frozenset(node.attrs.axes("axes"))
-    if set(a.axes) & set(b.axes) != summed or not summed:
-        return None
-    after = epilogue(edit, node)
-    end = results(edit, after)
-    members = after | _prologue(edit, node, a) | _prologue(edit, node, b)
-    statistic = _loop_statistic(edit, node, members, after - {node.id})
-    members |= statistic
-    region = close(edit, members, end)
-    strategy = "in-loop" if statistic else _strategy(edit, region.leaves, summed)
-    if region.nodes == (node.id,):
-        return None
+@dataclass(frozen=True)
+class Product:
+    """A product; what one kernel computes with it is found when it is asked for."""
+
+    edit: Edit
+    node: Node
+
+    @property
+    def summed(self) -> frozenset[Axis]:
+        return frozenset(self.node.attrs.axes("axes"))
+
+    @cached_property
+    def kernel(self) -> tuple[Region, str]:
+        """The region of the product, what prepares its operands and finishes it, and the strategy."""
+        edit, node = self.edit, self.node
+        after = epilogue(edit, node)
+        members = set(after)
+        for operand in edit.operands(node):
+            members |= _prologue(edit, node, operand)
+        statistic = _loop_statistic(edit, node, members, after - {node.id})
+        region = close(edit, members | statistic, results(edit, after))
+        strategy = "in-loop" if statistic else _strategy(edit, region.leaves, self.summed)
+        return region, strategy
+
+
+def products(edit: Edit, node: Node) -> Iterator[Product]:
+    if node.attrs["axes"]:
+        yield Product(edit, node)
+
+
+def fuse_linear(edit: Edit, found: Product) -> Fuse:
+    region, strategy = found.kernel
     unfused = unfused_traffic(edit, region.nodes)
     fused = traffic(edit, region.leaves, region.outputs)
     return Fuse("linear", region, {"strategy": strategy}, strategy, unfused, fused)
+
+
+def _has_batches(edit: Edit, found: Product) -> bool:
+    a, b = edit.operands(found.node)
+    return set(a.axes) & set(b.axes) != found.summed
+
+
+def _is_bare(edit: Edit, found: Product) -> bool:
+    region, _ = found.kernel
+    return region.nodes == (found.node.id,)
 
 
 def _strategy(edit: Edit, leaves: tuple[int, ...], summed: frozenset[Axis]) -> str:
@@ -167,8 +196,13 @@ def _count(edit: Edit, axes: Sequence[Axis]) -> int:
     return rows * sizes_of([a.size for a in known]).evaluate(edit.program.sizes)
 
 
+GUARDS = (
+    Guard("matrix", "a and b share the summed axes alone", _has_batches),
+    Guard("finished", "something prepares an operand or finishes the result", _is_bare),
+)
+
 FUSE_LINEAR = Pass(
     "fuse-linear",
     "f(a(x) b(W), ...) in one kernel",
-    (Rule("linear", fuse_linear, ("dot",)),),
+    (Rule("linear", fuse_linear, ("dot",), products, GUARDS, "f(a(x) b(W), ...) in one kernel"),),
 )

@@ -8,7 +8,7 @@ from .fuse_loss import LOSS
 from .fuse_loss import PICK as PICKED
 from .fuse_pointwise import REGION
 from .group_experts import GROUP
-from .products import FOLD
+from .products import FOLD, LINEAR
 from .products import PACK as PROJECT
 from .tile_attention import ATTEND
 from .weights import DERIVE, PACK, QUANTISE, READ_CODES
@@ -29,6 +29,7 @@ CAUGHT: dict[str, Caught] = {
     **named("fuse-loss/loss", LOSS),
     **named("pack-weights/pack-weight", PACK),
     **named("derive-parameters/derive", DERIVE),
+    **named("fuse-linear/linear", LINEAR),
     **named("fuse-pointwise/region", REGION),
     **named("quantise/quantise", QUANTISE),
     **named("read-codes/read-codes", READ_CODES),
