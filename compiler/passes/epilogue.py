@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from ...dsl.dims import Dim
 from ..ir.graph import Node
-from ..rewrite import Edit, is_free
+from ..rewrite import Edit, Guard, is_free, refusal
 from .fuse_pointwise import may_join
 from .properties import VIEWS, elements, is_elementwise, is_static, parameter_expression
 
@@ -31,12 +31,12 @@ MOST_PIECES = 4  # of a join: each is an accumulator of the kernel
 Pieces = dict[tuple[object, ...], Dim]  # views from the product down -> elements
 
 
-def epilogue(edit: Edit, product: Node) -> set[int]:
+def epilogue(edit: Edit, product: Node, joins: tuple[Guard, ...]) -> set[int]:
     """The largest region below the product that ends in one value, stored narrow, or in one for
     each piece of it."""
     grown = Growth(edit, product)
     best = {product.id}
-    while grown.step():
+    while grown.step(joins):
         ends = results(edit, grown.region)
         if len(ends) == 1 and grown.may_end(edit[ends[0]]) and grown.computes_once(ends):
             best = set(grown.region)
@@ -70,33 +70,22 @@ class Growth:
         self.region = {self.product.id}
         self.pieces = {self.product.id: {(): elements(self.product.type)}}
 
-    def step(self) -> bool:
+    def step(self, joins: tuple[Guard, ...]) -> bool:
         """One reader more; False where none may join."""
         for node_id in sorted(self.region):
             for user in self.edit.users(node_id):
-                if user.id not in self.region and self._may_follow(user):
+                if user.id not in self.region and self._admits(user, joins):
                     self.pieces[user.id] = self._pieces(user)
-                    self.joined[user.id] = self._joined(user)
+                    self.joined[user.id] = self.count(user)
                     self.region.add(user.id)
                     return True
         return False
 
-    def _may_follow(self, user: Node) -> bool:
-        inside = [self.edit[i] for i in user.inputs if i in self.region]
-        outside = [i for i in user.inputs if i not in self.region]
-        if user.op == "concat":
-            return not outside and self._joined(user) <= MOST_PIECES
-        if user.op in PIECES:
-            return not self._repeats(user)
-        if not is_elementwise(user) or any(set(o.axes) != set(user.axes) for o in inside):
-            return False
-        return not self.edit.reaches([self.product.id], outside)
+    def _admits(self, user: Node, joins: tuple[Guard, ...]) -> bool:
+        known = user.op == "concat" or user.op in PIECES or is_elementwise(user)
+        return known and not refusal(joins, self.edit, Reader(self, user))
 
-    def _repeats(self, view: Node) -> bool:
-        new = view.attrs.axes("axes") if view.op == "broadcast" else ()
-        return any(axis.size != Dim.of(1) for axis in new)
-
-    def _joined(self, user: Node) -> int:
+    def count(self, user: Node) -> int:
         """Of how many equal pieces a value consists: one lane of a kernel computes all of them."""
         most = max(self.joined.get(i, 1) for i in user.inputs)
         if user.op != "concat":
@@ -159,3 +148,48 @@ class Growth:
         """Whether a >= b at any run-time size."""
         left = (a - b).substitute(self.edit.program.sizes)
         return all(coefficient >= 0 for _, coefficient in left.terms)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What may join a region: a join, a view or an elementwise op."""
+
+    region: Growth
+    node: Node
+
+    @property
+    def outside(self) -> list[int]:
+        return [i for i in self.node.inputs if i not in self.region.region]
+
+
+def _joins_others(edit: Edit, found: Reader) -> bool:
+    return found.node.op == "concat" and bool(found.outside)
+
+
+def _joins_many(edit: Edit, found: Reader) -> bool:
+    return found.node.op == "concat" and found.region.count(found.node) > MOST_PIECES
+
+
+def _repeats(edit: Edit, found: Reader) -> bool:
+    new = found.node.attrs.axes("axes") if found.node.op == "broadcast" else ()
+    return any(axis.size != Dim.of(1) for axis in new)
+
+
+def _widens(edit: Edit, found: Reader) -> bool:
+    node = found.node
+    inside = (edit[i] for i in node.inputs if i in found.region.region)
+    return is_elementwise(node) and any(set(o.axes) != set(node.axes) for o in inside)
+
+
+def _waits(edit: Edit, found: Reader) -> bool:
+    product = found.region.product.id
+    return is_elementwise(found.node) and edit.reaches([product], found.outside)
+
+
+JOINS = (
+    Guard("own-parts", "a join has parts of the product alone", _joins_others),
+    Guard("few-parts", f"a lane computes at most {MOST_PIECES} equal parts", _joins_many),
+    Guard("no-repeat", "no view repeats an element", _repeats),
+    Guard("one-shape", "an elementwise op is as large as what it reads of the product", _widens),
+    Guard("no-detour", "nothing it reads waits for the product", _waits),
+)

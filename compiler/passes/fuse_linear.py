@@ -16,13 +16,13 @@ with the figures of a large accelerator; a run-time size counts as `ROWS` rows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ...dsl.dims import product as sizes_of
 from ..ir.graph import Axis, Node
 from ..rewrite import Edit, Fuse, Guard, Pass, Region, Rule, close, is_free
-from .epilogue import epilogue, results
+from .epilogue import JOINS, epilogue, results
 from .properties import (
     ELEMENT_BYTES,
     SOURCES,
@@ -48,6 +48,7 @@ class Product:
 
     edit: Edit
     node: Node
+    joins: tuple[Guard, ...] = ()
 
     @property
     def summed(self) -> frozenset[Axis]:
@@ -57,7 +58,7 @@ class Product:
     def kernel(self) -> tuple[Region, str]:
         """The region of the product, what prepares its operands and finishes it, and the strategy."""
         edit, node = self.edit, self.node
-        after = epilogue(edit, node)
+        after = epilogue(edit, node, self.joins)
         members = set(after)
         for operand in edit.operands(node):
             members |= _prologue(edit, node, operand)
@@ -70,6 +71,10 @@ class Product:
 def products(edit: Edit, node: Node) -> Iterator[Product]:
     if node.attrs["axes"]:
         yield Product(edit, node)
+
+
+def grow(edit: Edit, found: Product, joins: tuple[Guard, ...]) -> Product:
+    return replace(found, joins=joins)
 
 
 def fuse_linear(edit: Edit, found: Product) -> Fuse:
@@ -204,5 +209,16 @@ GUARDS = (
 FUSE_LINEAR = Pass(
     "fuse-linear",
     "f(a(x) b(W), ...) in one kernel",
-    (Rule("linear", fuse_linear, ("dot",), products, GUARDS, "f(a(x) b(W), ...) in one kernel"),),
+    (
+        Rule(
+            "linear",
+            fuse_linear,
+            ("dot",),
+            products,
+            GUARDS,
+            "f(a(x) b(W), ...) in one kernel",
+            grow,
+            JOINS,
+        ),
+    ),
 )

@@ -3,6 +3,7 @@
 from .base import Caught, named
 from .canonicalize import CANCEL, CANONICALIZE, SINK
 from .chunk_scan import LOOPS, PRODUCTS
+from .epilogue import EPILOGUE
 from .fft_convolution import CONVOLVE
 from .fuse_loss import LOSS
 from .fuse_loss import PICK as PICKED
@@ -29,7 +30,7 @@ CAUGHT: dict[str, Caught] = {
     **named("fuse-loss/loss", LOSS),
     **named("pack-weights/pack-weight", PACK),
     **named("derive-parameters/derive", DERIVE),
-    **named("fuse-linear/linear", LINEAR),
+    **named("fuse-linear/linear", LINEAR | EPILOGUE),
     **named("fuse-pointwise/region", REGION),
     **named("quantise/quantise", QUANTISE),
     **named("read-codes/read-codes", READ_CODES),
