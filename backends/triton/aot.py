@@ -143,7 +143,7 @@ def job(
         folder, kernel.name, target, tuple(signature),
         tuple((k, v) for k, v in tile.items() if k in kernel.blocks),
         tuple((k, v) for k, v in tile.items() if k not in kernel.blocks),
-        any("tl.dot(" in line for line in kernel.body) and size == 2,
+        kernel.has_dot and size == 2,
         None if out is None else str(out),
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from ...compiler.ir.graph import STATE, Axis, Function, Node, Origin, Program, T
 from ...compiler.ops import SCANS
 from ...dsl.dims import Dim
 from ..numpy.prepared import symbols
+from .beside import beside
 from .evaluate import refuse
 from .grouped import in_tiles
 from .indexing import identifier
@@ -48,9 +49,9 @@ class Plan:
         """The run-time sizes, in the order in which every class takes them."""
         return sorted(symbols(self.program, self.program.main))
 
-    def kernel(self, region: Region, name: str) -> Kernel:
-        """The kernel of a region: an equal one that is there already, or a new one."""
-        made = build(region, name)
+    def kernel(self, region: Region, made: Kernel) -> Kernel:
+        """The kernel made of a region: an equal one that is there already, or this one."""
+        name = made.name
         origins = tuple(places(region.origins))
         if made.identity in self._known:
             known = self._known[made.identity]
@@ -218,11 +219,16 @@ class _Class:
             names[output] = self._allocated(hint, region.nodes[output].type)
         self.results[node.id] = [names[o] for o in region.outputs]
         self.values[node.id] = names[region.outputs[0]]
-        for outputs in alike(region):
-            self._launch(only(region, outputs), [names[o] for o in outputs], node)
+        groups = alike(region)
+        made = [build(only(region, g), kernel_name(self.function, node)) for g in groups]
+        together = beside(made)
+        if together is not None:
+            groups, made = [[o for group in groups for o in group]], [together]
+        for outputs, kernel in zip(groups, made, strict=True):
+            self._launch(only(region, outputs), kernel, [names[o] for o in outputs])
 
-    def _launch(self, region: Region, results: list[str], node: Node) -> None:
-        kernel = self.plan.kernel(region, kernel_name(self.function, node))
+    def _launch(self, region: Region, kernel: Kernel, results: list[str]) -> None:
+        kernel = self.plan.kernel(region, kernel)
         arguments = [
             results[p.value] if p.is_result else self.array(p.value) for p in kernel.pointers
         ]

@@ -8,9 +8,9 @@ model's own sizes as numbers, and its block lengths as compile-time arguments.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ...compiler.ir.graph import DType
+from ...compiler.ir.graph import DType, Node
 from ...dsl.dims import Dim, product
 from .evaluate import Evaluator
 from .indexing import COLS, ROWS, Indices, Var, join
@@ -40,7 +40,11 @@ class Pointer:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """`body` is the source below the signature; `extents` are rows, columns and batch."""
+    """`body` is the source below the signature; `extents` are rows, columns and batch.
+
+    `parts` are functions that the body calls, `{name}_1` and so on; a part has `leading` arguments
+    before its pointers.
+    """
 
     name: str
     pointers: tuple[Pointer, ...]
@@ -50,10 +54,16 @@ class Kernel:
     extents: tuple[Dim, Dim, Dim]
     facts: Facts
     header: tuple[str, ...] = ()
+    parts: tuple[Kernel, ...] = ()
+    leading: tuple[str, ...] = ()
 
     @property
     def arguments(self) -> list[str]:
-        return [*(p.name for p in self.pointers), *(name for _, name in self.sizes)]
+        return [*self.leading, *(p.name for p in self.pointers), *(name for _, name in self.sizes)]
+
+    @property
+    def has_dot(self) -> bool:
+        return any("tl.dot(" in line for k in (self, *self.parts) for line in k.body)
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -65,14 +75,19 @@ class Kernel:
 
         text = "\n".join([", ".join(self.arguments), *self.body])
         dtypes = tuple(p.dtype for p in self.pointers)
-        return LOCAL_NAME.sub(canonical, text), dtypes, self.blocks, self.facts
+        parts = tuple(part.identity for part in self.parts)
+        return LOCAL_NAME.sub(canonical, text), dtypes, self.blocks, self.facts, parts
 
     def source(self) -> str:
+        named = [replace(p, name=f"{self.name}_{i}") for i, p in enumerate(self.parts, 1)]
+        functions = "".join(f"{part.source()}\n\n" for part in named)
         constants = [f"{block}: tl.constexpr" for block in self.blocks]
         parameters = ",\n    ".join([*self.arguments, *constants])
         header = "\n".join(f"# {line}" for line in self.header)
-        body = "\n".join(f"    {line}" for line in self.body)
-        return f"{header}\n@triton.jit\ndef {self.name}(\n    {parameters},\n):\n{body}\n"
+        body = "\n".join(f"    {line}" for line in self.body).replace("{name}", self.name)
+        return (
+            f"{functions}{header}\n@triton.jit\ndef {self.name}(\n    {parameters},\n):\n{body}\n"
+        )
 
 
 def build(region: Region, name: str, header: tuple[str, ...] = ()) -> Kernel:
@@ -112,13 +127,13 @@ class _Builder:
     def build(self, name: str, header: tuple[str, ...]) -> Kernel:
         rows = self._rows()
         places = self._batch() | rows | self._columns()
-        coordinates = [
-            {axis: c.substitute(places) for axis, c in at.items()} for at in self.space.outputs
+        roots = [
+            (output, {axis: c.substitute(places) for axis, c in at.items()})
+            for output, at in self.space.outputs
         ]
         if self.space.product is not None:
-            roots = list(zip(self.region.outputs, coordinates, strict=True))
             self.evaluator.reducer.together = shared_loops(self.indices, self.region, roots)
-        results = self._stores(coordinates)
+        results = self._stores(roots)
         if self.header:
             self.columns.close(self.header)
         return self._kernel(name, header, results)
@@ -175,18 +190,22 @@ class _Builder:
 
     # ----------------------------------------------------------------------------------- results
 
-    def _stores(self, coordinates: list[Operand]) -> list[Pointer]:
+    def _stores(self, roots: list[tuple[int, Operand]]) -> list[Pointer]:
         """Row results first: they stand before a loop over columns."""
-        results: list[Pointer] = []
-        order = sorted(range(len(coordinates)), key=lambda i: len(coordinates[i]))
-        for position in order:
-            results.append(self._store(position, coordinates[position]))
-        return sorted(results, key=lambda p: p.value)
+        results: dict[int, Pointer] = {}
+        for output, at in sorted(roots, key=lambda root: len(root[1])):
+            if output not in results:
+                position, dtype = (
+                    self.region.outputs.index(output),
+                    self.region.nodes[output].type.dtype,
+                )
+                name = self.evaluator.fresh("out_ptr")
+                results[output] = Pointer(name, dtype, position, is_result=True)
+            self._store(results[output].name, self.region.nodes[output], at)
+        return sorted(results.values(), key=lambda p: p.value)
 
-    def _store(self, position: int, at: Operand) -> Pointer:
-        node = self.region.nodes[self.region.outputs[position]]
+    def _store(self, pointer: str, node: Node, at: Operand) -> None:
         value = self.evaluator.value(node.id, at)
-        pointer = self.evaluator.fresh("out_ptr")
         address = join([at[a] for a in node.axes], [self.region.size(a) for a in node.axes])
         address = self.indices.expand(address)
         if not self.indices.tiles(address):
@@ -195,7 +214,6 @@ class _Builder:
         mask = f", mask={' & '.join(masks)}" if masks else ""
         scope = self.columns if COLS in {s for s, _ in self.indices.tiles(address)} else self.body
         scope.add(f"tl.store({pointer} + {self.indices.text(address)}, {value.text}{mask})")
-        return Pointer(pointer, node.type.dtype, position, is_result=True)
 
     def _kernel(self, name: str, header: tuple[str, ...], results: list[Pointer]) -> Kernel:
         region, reducer = self.region, self.evaluator.reducer

@@ -3,11 +3,13 @@
 The iteration space is found by walking from the result down to its reductions with one symbol per
 axis. A product decides by itself: symbols that reach only its row operand are rows, those that
 reach only its column operand are columns, the others a batch. A row reduction leaves as columns
-what its rows lack. Merged axes of a result are taken apart where a product needs their parts.
+what its rows lack. Merged axes of a result are taken apart where a product needs their parts, and
+a joined axis runs along one of its pieces: a program computes and stores the others beside it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -31,12 +33,15 @@ class Step:
 
 @dataclass(slots=True)
 class Space:
-    """Row, column and batch axes, and the coordinates of each output over their symbols."""
+    """Row, column and batch axes, and each output with its coordinates over their symbols.
+
+    An output that is stored in pieces is there once for each.
+    """
 
     rows: list[Step]
     cols: list[Step]
     batch: list[Step]
-    outputs: list[Operand]
+    outputs: list[tuple[int, Operand]]
     product: Node | None = None
     reductions: list[Node] = field(default_factory=list)
     columns_shared: bool = False  # all columns read the same reductions
@@ -49,6 +54,7 @@ def plan_space(region: Region) -> Space:
     main = next(((n, at) for n, at in tops if _is_matrix_product(region, n)), None)
     if main is not None:
         walk.take_apart()
+        walk.run_along_pieces()
         tops = walk.tops()
         main = next((n, at) for n, at in tops if n.id == main[0].id)
         rows, cols = _by_operand(region, *main)
@@ -73,13 +79,14 @@ class _Walk:
     region: Region
     indices: Indices = field(default_factory=Indices)
     steps: list[Step] = field(default_factory=list)
-    outputs: list[Operand] = field(default_factory=list)
+    outputs: list[tuple[int, Operand]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         first, *rest = (self.region.nodes[i] for i in self.region.outputs)
         self.steps = [self.step(axis.name, self.region.size(axis)) for axis in first.axes]
         at = {a: Dim.symbol(s.symbol) for a, s in zip(first.axes, self.steps, strict=True)}
-        self.outputs = [at, *(restrict(at, node.axes) for node in rest)]
+        values = [at, *(restrict(at, node.axes) for node in rest)]
+        self.outputs = list(zip(self.region.outputs, values, strict=True))
 
     def step(self, name: str, size: Dim) -> Step:
         var = Var(f"{name}.{len(self.indices.table)}", size)
@@ -87,8 +94,7 @@ class _Walk:
         return Step(var.symbol, name, size)
 
     def reached(self) -> list[tuple[Node, Operand]]:
-        roots = list(zip(self.region.outputs, self.outputs, strict=True))
-        return reached(self.indices, self.region, roots)
+        return reached(self.indices, self.region, self.outputs)
 
     def tops(self) -> list[tuple[Node, Operand]]:
         return [(n, at) for n, at in self.reached() if n.op in REDUCTIONS]
@@ -104,10 +110,38 @@ class _Walk:
             place = self.steps.index(step)
             self.steps[place : place + 1] = parts
             whole = join([Dim.symbol(p.symbol) for p in parts], [p.size for p in parts])
-            self.outputs = [
-                {a: c.substitute({step.symbol: whole}) for a, c in at.items()}
-                for at in self.outputs
-            ]
+            self._substitute(step, [whole])
+
+    def run_along_pieces(self) -> None:
+        """Replaces the symbol of a joined axis by one along pieces of which all its parts consist."""
+        while True:
+            found = next(self._joined(), None)
+            if found is None:
+                return
+            step, length = found
+            piece = self.step(step.name, Dim.of(length))
+            self.steps[self.steps.index(step)] = piece
+            count, inside = (step.size.constant or 0) // length, Dim.symbol(piece.symbol)
+            self._substitute(step, [inside + i * length for i in range(count)])
+
+    def _substitute(self, step: Step, values: list[Dim]) -> None:
+        """Each output at each of these values of a symbol."""
+        self.outputs = [
+            (output, {a: c.substitute({step.symbol: value}) for a, c in at.items()})
+            for output, at in self.outputs
+            for value in values
+        ]
+
+    def _joined(self) -> Iterator[tuple[Step, int]]:
+        symbols = {Dim.symbol(s.symbol): s for s in self.steps}
+        for node, at in self.reached():
+            if node.op == "concat":
+                step = symbols.get(at[node.attrs.axis("axis")])
+                length = math.gcd(
+                    *(self.region.size(a).constant or 0 for a in node.attrs.axes("parts"))
+                )
+                if step is not None and length and (step.size.constant or 0) > length:
+                    yield step, length
 
     def _merged(self) -> Iterator[tuple[Step, Node]]:
         symbols = {Dim.symbol(s.symbol): s for s in self.steps}
@@ -211,8 +245,11 @@ def only(region: Region, outputs: Sequence[int]) -> Region:
 def alike(region: Region) -> list[list[int]]:
     """Outputs by kernel: those over the same axes, and row values beside the rows they come from.
 
-    Any other output gets a kernel of its own: no two programs may write one element.
+    Any other output gets a kernel of its own: no two programs may write one element. So does each
+    result of a product, which computes with columns of its own.
     """
+    if region.node.op == "linear":
+        return [[output] for output in region.outputs]
     groups: dict[frozenset[str], list[int]] = {}
     for output in region.outputs:
         axes = frozenset(a.name for a in region.nodes[output].axes)

@@ -65,8 +65,7 @@ def tile(facts: Facts, target: str, element_bytes: int) -> Tile:
 
 def _product(facts: Facts, target: str, element_bytes: int) -> Tile:
     m, n, k, warps, stages = PRODUCTS[target][min(4, element_bytes)]
-    if facts.products > 1:
-        n //= 2
+    n //= _power_of_two(facts.products)
     return {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "num_warps": warps, "num_stages": stages}
 
 

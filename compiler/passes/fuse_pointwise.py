@@ -63,9 +63,13 @@ def is_transparent(edit: Edit, node: Node) -> bool:
     return node.op in VIEWS or is_free(edit, node)
 
 
+def may_join(node: Node) -> bool:
+    """Whether an op is one that regions consist of."""
+    return node.op in ROW_OPS | MOVERS | VIEWS or is_elementwise(node)
+
+
 def _is_candidate(edit: Edit, node: Node) -> bool:
-    known = node.op in ROW_OPS | MOVERS | VIEWS or is_elementwise(node)
-    return known and parameter_expression(edit, node.id) is None
+    return may_join(node) and parameter_expression(edit, node.id) is None
 
 
 @dataclass(slots=True)
