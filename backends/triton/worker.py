@@ -1,7 +1,7 @@
 """The worker process: `python -m archc.backends.triton.worker` with TRITON_INTERPRET=1.
 
-It loads generated models and runs them in Triton's interpreter. Requests are JSON lines on stdin,
-answers JSON lines on stdout; arrays travel in safetensors files.
+It loads generated models, runs them in Triton's interpreter and counts what they move. Requests are
+JSON lines on stdin, answers JSON lines on stdout; arrays travel in safetensors files.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from .session import GeneratedModel, apart, named_as
+from .traffic import TRAFFIC
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
@@ -32,6 +33,12 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 def _answer(models: dict[int, GeneratedModel], request: dict[str, Any]) -> dict[str, Any]:
     from safetensors.torch import load_file, save_file
 
+    if request["do"] == "count":
+        return {"launches": TRAFFIC.switch(request["on"])}
+    if request["do"] == "blank":
+        from .blank import blank_run
+
+        return blank_run(request)
     key = request["model"]
     if request["do"] == "load":
         weights = load_file(request["weights"])

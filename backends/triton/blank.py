@@ -1,0 +1,89 @@
+"""A run on arrays of zeros, in the worker: its launches sampled, its copies counted.
+
+NumPy's zeros take memory only where they are written, and sampled launches write nothing; so a
+model of any size fits. What the host does itself (sorting, copying rows) runs on the zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .launches import HostWork
+from .session import GeneratedModel
+from .traffic import TRAFFIC
+
+
+def blank_run(request: dict[str, Any]) -> dict[str, Any]:
+    """Answers `count` of `counting.py`."""
+    from safetensors.torch import load_file
+
+    weights, states = ({n: _zeros(*kind) for n, *kind in request[k]} for k in ("weights", "states"))
+    model = GeneratedModel(
+        request["folder"], weights, request["dtype"], "cpu", request["target"]
+    ).model
+    model.run.empty = lambda kind, *shape: _zeros(
+        shape, str(model.run.types[kind])[len("torch.") :]
+    )
+    leading = [*([states] if states else []), *request["sizes"]]
+    with TRAFFIC.on(sampled=True) as launches, HostBytes() as host:
+        model.forward(*leading, **load_file(request["inputs"]))
+    found = HostWork(host.operations, host.moved)
+    return {"launches": [x.to_json() for x in launches.values()], "host": asdict(found)}
+
+
+def _zeros(shape: Any, kind: str) -> torch.Tensor:
+    size = getattr(torch, kind).itemsize
+    zeros = np.zeros((max(1, int(np.prod(shape))), size), np.uint8)  # no memory yet
+    flat = torch.from_numpy(zeros).view(getattr(torch, kind)).view(-1)
+    return flat[: int(np.prod(shape))].view(tuple(shape))
+
+
+class HostBytes(TorchDispatchMode):
+    """Bytes of operands and results of torch operations that are no views and allocate no array only.
+
+    What runs inside a launch is the interpreter's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = self.moved = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if TRAFFIC.running is None and not _is_free(function):
+            self.operations += 1
+            self.moved += sum(map(_bytes, _tensors((args, kwargs, result))))
+        return result
+
+
+def _is_free(function: Any) -> bool:
+    """A view, whose result shares its operand's memory unwritten, or an empty array."""
+    returns = function._schema.returns
+    view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+    return view or "empty" in function._schema.name
+
+
+def _tensors(nested: Any) -> list[torch.Tensor]:
+    """Each tensor once."""
+    found: dict[int, torch.Tensor] = {}
+    todo = [nested]
+    while todo:
+        current = todo.pop()
+        if isinstance(current, torch.Tensor):
+            found[id(current)] = current
+        elif isinstance(current, dict):
+            todo += current.values()
+        elif isinstance(current, list | tuple):
+            todo += current
+    return list(found.values())
+
+
+def _bytes(value: torch.Tensor) -> int:
+    return value.numel() * value.element_size()
