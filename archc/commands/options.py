@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ..dsl import Source, parse
-from ..dsl.syntax import Call, Expr, PresetDef
+from ..dsl.syntax import Call, Expr, Number, PresetDef
 
 if TYPE_CHECKING:
     from ..api import Model
@@ -104,3 +105,35 @@ def open_model(
         raise click.UsageError("--weights and --random exclude each other")
     found = load(file, preset=preset, model=model, weights=weights, overrides=overrides(settings))
     return found if seed is None else found.with_random_weights(seed)
+
+
+def open_sized(
+    file: Path,
+    preset: str | None = None,
+    settings: tuple[str, ...] = (),
+    model: str | None = None,
+    weights: Path | None = None,
+) -> tuple[Model, dict[str, int]]:
+    """The model with its hyperparameters set, and the run-time sizes among `settings`.
+
+    A size that only the program of a chunk has, such as `s.past`, is spelled `s_past`.
+    """
+    from ..compiler.cost import run_time_symbols
+    from ..compiler.elaborate import hyperparameters
+
+    opened, values = open_model(file, preset, model=model, weights=weights), overrides(settings)
+    hypers = hyperparameters(opened.definition)
+    own = {name: value for name, value in values.items() if name in hypers}
+    sized = replace(opened, overrides={**opened.overrides, **own})
+    symbols: dict[str, str] = {}
+    if len(own) < len(values):
+        program = sized.program
+        symbols = {s: s for s in run_time_symbols(program)}
+        symbols |= {program.past.replace(".", "_"): program.past} if program.decode else {}
+    at = {
+        symbols[name]: value.value
+        for name, value in values.items()
+        if name in symbols and isinstance(value, Number) and isinstance(value.value, int)
+    }
+    unknown = {n: v for n, v in values.items() if n not in own and symbols.get(n) not in at}
+    return (replace(sized, overrides={**sized.overrides, **unknown}) if unknown else sized), at

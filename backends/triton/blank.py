@@ -29,9 +29,9 @@ def blank_run(request: dict[str, Any]) -> dict[str, Any]:
     model.run.empty = lambda kind, *shape: _zeros(
         shape, str(model.run.types[kind])[len("torch.") :]
     )
-    leading = [*([states] if states else []), *request["sizes"]]
+    leading, inputs = [*([states] if states else []), *request["sizes"]], load_file(request["inputs"])
     with TRAFFIC.on(sampled=True) as launches, HostBytes() as host:
-        model.forward(*leading, **load_file(request["inputs"]))
+        model.forward(*leading, **inputs)
     found = HostWork(host.operations, host.moved)
     return {"launches": [x.to_json() for x in launches.values()], "host": asdict(found)}
 

@@ -49,6 +49,17 @@ def operand(name: str, tensor: Any) -> Operand:
     )  # fmt: skip
 
 
+def distinct(numbers: NDArray[np.uint64]) -> int:
+    """How many different numbers there are."""
+    low = numbers.min()
+    span = int(numbers.max() - low) + 1
+    if span > 64 * numbers.size:
+        return int(np.unique(numbers).size)
+    seen = np.zeros(span, np.bool_)
+    seen[numbers - low] = True
+    return int(np.count_nonzero(seen))
+
+
 # ----------------------------------------------------------------------------------- exactly
 
 
@@ -129,11 +140,12 @@ class Hull:
     ends: dict[tuple[Kind, str], tuple[int, list[tuple[int, int]]]] = field(default_factory=dict)
 
     def mark(self, kind: Kind, to: Operand, addresses: Addresses, size: int, program: int) -> None:
-        rest = ((addresses - np.uint64(to.start)) // np.uint64(to.item)).astype(np.int64)
+        rest = (addresses - np.uint64(to.start)) // np.uint64(to.item)
         found = []
         for stride, length in sorted(zip(to.strides, to.shape, strict=True), reverse=True):
             if length > 1 and stride:
-                place, rest = np.divmod(rest, stride)
+                place = rest // np.uint64(stride)
+                rest = rest - place * np.uint64(stride)  # faster than np.divmod
                 found.append((int(place.min()), int(place.max())))
         _, known = self.ends.get((kind, to.name), (0, found))
         wider = [(min(a, c), max(b, d)) for (a, b), (c, d) in zip(known, found, strict=True)]

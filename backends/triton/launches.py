@@ -68,17 +68,18 @@ class Work:
     special: int = 0
     exact: bool = True
 
+    def __add__(self, other: Work) -> Work:
+        sums = (getattr(self, name) + getattr(other, name) for name in ("launches", *SUMMED))
+        return Work(*sums, exact=self.exact and other.exact)
+
+
+SUMMED = ("issued", "unique", "sectors", "dot", "float_ops", "special")
+
 
 def total(launches: Iterable[Launch]) -> Work:
     """Each launch as often as it was launched."""
-    found = list(launches)
-
-    def summed(name: str) -> int:
-        return sum(getattr(launch, name) * launch.times for launch in found)
-
-    names = ("issued", "unique", "sectors", "dot", "float_ops", "special")
-    return Work(
-        sum(launch.times for launch in found),
-        *map(summed, names),
-        exact=all(launch.exact for launch in found),
+    works = (
+        Work(x.times, *(getattr(x, name) * x.times for name in SUMMED), exact=x.exact)
+        for x in launches
     )
+    return sum(works, Work())

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from .footprint import Footprint, Hull, Kind, Operand, operand
+from .footprint import Footprint, Hull, Kind, Operand, distinct, operand
 from .launches import Launch
 from .sampling import Index, Quantities, Sampled
 
@@ -61,7 +61,7 @@ class Running:
         to = self._operand(pointers, int(addresses.min()), int(addresses.max()) + size)
         self.counts[f"{kind} {to.name}"] += addresses.size * size
         sectors = (addresses - np.uint64(to.storage)) // np.uint64(SECTOR)
-        self.counts[f"{kind} sectors"] += np.unique(sectors).size * SECTOR
+        self.counts[f"{kind} sectors"] += distinct(sectors) * SECTOR
         self.touched.mark(kind, to, addresses, size, self.number)
 
     def _operand(self, pointers: Handle, low: int, high: int) -> Operand:
