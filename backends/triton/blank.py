@@ -1,11 +1,12 @@
-"""A run on arrays of zeros, in the worker: its launches sampled, its copies counted.
+"""A dry run on arrays of zeros, in the worker: its launches counted, and what the host moves.
 
-NumPy's zeros take memory only where they are written, and sampled launches write nothing; so a
-model of any size fits. What the host does itself (sorting, copying rows) runs on the zeros.
+NumPy's zeros take memory only where they are written, and dry launches write nothing; so a model
+of any size fits. What the host does itself (sorting, copying rows) runs on the zeros.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -22,15 +23,24 @@ def blank_run(request: dict[str, Any]) -> dict[str, Any]:
     """Answers `count` of `counting.py`."""
     from safetensors.torch import load_file
 
-    weights, states = ({n: _zeros(*kind) for n, *kind in request[k]} for k in ("weights", "states"))
+    weights, states, inputs = (
+        {name: _zeros(*kind) for name, *kind in request[group]}
+        for group in ("weights", "states", "floats")
+    )
     model = GeneratedModel(
         request["folder"], weights, request["dtype"], "cpu", request["target"]
     ).model
-    model.run.empty = lambda kind, *shape: _zeros(
-        shape, str(model.run.types[kind])[len("torch.") :]
+    indexable = sys.modules[type(model).__module__].indexable
+
+    def empty(kind: str, *shape: int) -> torch.Tensor:
+        return indexable(_zeros(shape, str(model.run.types[kind]).removeprefix("torch.")))
+
+    model.run.empty = empty
+    leading, inputs = (
+        [*([states] if states else []), *request["sizes"]],
+        inputs | load_file(request["inputs"]),
     )
-    leading, inputs = [*([states] if states else []), *request["sizes"]], load_file(request["inputs"])
-    with TRAFFIC.on(sampled=True) as launches, HostBytes() as host:
+    with TRAFFIC.on(sampled=not request["whole"], dry=True) as launches, HostBytes() as host:
         model.forward(*leading, **inputs)
     found = HostWork(host.operations, host.moved)
     return {"launches": [x.to_json() for x in launches.values()], "host": asdict(found)}

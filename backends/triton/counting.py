@@ -26,7 +26,7 @@ from .session import TORCH_TYPES, Worker, tensor, written
 from .source import sources, unshown
 
 Blank = tuple[str, tuple[int, ...], str]  # name, shape and torch type of an array of zeros
-SHOWN = "sm_90"
+FLOATS = ("float", "f32", "f64")
 
 
 @contextmanager
@@ -47,11 +47,13 @@ def count(
     at: Mapping[str, int],
     *,
     dtype: ModelDType = "bf16",
-    target: str = SHOWN,
+    target: str = "sm_90",
+    whole: bool = False,
 ) -> tuple[list[Launch], HostWork]:
     """The launches of one run with run-time sizes `at`, and what the host moves beside them.
 
-    States of a decoder are full: `at` has how many slots they hold. Raises NoLowering,
+    States of a decoder are full: `at` has how many slots they hold. With `whole` every program of a
+    launch runs, which is exact and takes time, and memory for marks on every element. Raises NoLowering,
     MissingPackage, and InternalError where a kernel leaves its operands.
     """
     from safetensors.torch import save_file
@@ -62,27 +64,35 @@ def count(
     files, made = sources(program)
     sizes, folder = {**program.sizes, **at}, written(files)
     path = str(Path(folder.name, "inputs.safetensors"))
-    save_file({name: tensor(value) for name, value in _inputs(program, sizes, dtype)}, path)
+    save_file({name: tensor(value) for name, value in _whole_numbers(program, sizes)}, path)
     answer = Worker.shared().ask(
-        do="blank", folder=folder.name, dtype=dtype, target=target, inputs=path,
-        weights=list(_weights(program, dtype)), states=list(_states(program, sizes, dtype)),
+        do="blank", folder=folder.name, dtype=dtype, target=target, inputs=path, whole=whole,
+        floats=list(_floats(program, sizes, dtype)),
+        weights=list(_weights(program, dtype)),
+        states=list(_states(program, sizes, dtype)),
         sizes=[sizes[symbol] for symbol in unshown(made)],
     )  # fmt: skip
     return [Launch.from_json(launch) for launch in answer["launches"]], HostWork(**answer["host"])
 
 
-def _inputs(
-    program: Program, sizes: Mapping[str, int], dtype: ModelDType
-) -> Iterator[tuple[str, Array]]:
-    for node in (program.main[i] for i in program.main.inputs):
-        shape = node.type.shape(sizes)
-        made = np.full(
-            shape, node.attrs.get("default", 0), Precision(dtype).storage(node.type.dtype)
-        )
-        below = node.attrs.get("below")
-        if node.attrs.get("kind") == "ids" and below is not None:
-            entries = below.evaluate(sizes) if hasattr(below, "evaluate") else int(str(below))
-            made = (np.arange(made.size) % entries).reshape(shape).astype(made.dtype)
+def _inputs(program: Program, *, floats: bool) -> Iterator[Node]:
+    nodes = (program.main[i] for i in program.main.inputs)
+    return (node for node in nodes if (node.type.dtype in FLOATS) == floats)
+
+
+def _floats(program: Program, sizes: Mapping[str, int], dtype: ModelDType) -> Iterator[Blank]:
+    for node in _inputs(program, floats=True):
+        yield _blank(node.attrs.string("name"), node.type, sizes, dtype)
+
+
+def _whole_numbers(program: Program, sizes: Mapping[str, int]) -> Iterator[tuple[str, Array]]:
+    """Ids count up; conditions and other numbers are their defaults."""
+    for node in _inputs(program, floats=False):
+        kind = Precision("f32").storage(node.type.dtype)
+        made = np.full(node.type.shape(sizes), node.attrs.get("default", 0), kind)
+        if node.attrs.get("kind") == "ids" and node.attrs.get("below"):
+            entries = node.attrs.dim("below").evaluate(sizes)
+            made = (np.arange(made.size) % entries).reshape(made.shape).astype(kind)
         yield node.attrs.string("name"), made
 
 

@@ -10,8 +10,9 @@ are checked against the kernel's operands and counted. Per launch:
 * operations: of `tl.dot` (two for each multiplication), of elementwise float arithmetic, and special
   ones (exponentials, logarithms, roots, divisions, sines).
 
-A launch runs whole, on real data, or `sampled` (`sampling.py`): then only a few programs run, floats
-load as zero, nothing is stored and no product is formed, so sizes may be those of a real model.
+All programs of a launch run, or a few of them are `sampled` (`sampling.py`). A launch runs on real
+data or is `dry`: then floats load as zero, nothing is stored and no product is formed, so sizes may be
+those of a real model.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ class OutOfBounds(Exception):
     """A program reads or writes outside its operands."""
 
 
+class Race(Exception):
+    """What programs of a launch leave behind depends on the order in which they run."""
+
+
 @dataclass(slots=True)
 class Running:
     """One launch that is being counted."""
@@ -46,6 +51,7 @@ class Running:
     kernel: str
     operands: list[Operand]
     sampled: bool
+    dry: bool
     touched: Footprint | Hull
     program: Index = (0, 0, 0)
     number: int = 0
@@ -88,25 +94,36 @@ class Traffic:
 
     def __init__(self) -> None:
         self.launches: dict[tuple[Any, ...], Launch] = {}
-        self.counting, self.sampled = False, False
+        self.counting = self.sampled = self.dry = False
         self.running: Running | None = None
 
     @contextmanager
-    def on(self, *, sampled: bool) -> Iterator[dict[tuple[Any, ...], Launch]]:
-        """Counts the launches inside. Sampled ones with equal arguments run once."""
-        self.switch(True, sampled)
+    def on(
+        self, *, sampled: bool = False, dry: bool = False
+    ) -> Iterator[dict[tuple[Any, ...], Launch]]:
+        """Counts the launches inside. Dry ones with equal arguments run once."""
+        self.switch(True, sampled, dry)
         try:
             yield self.launches
         finally:
             self.counting = False
 
-    def switch(self, on: bool, sampled: bool = False) -> list[dict[str, Any]]:
+    @contextmanager
+    def without_races(self) -> Iterator[None]:
+        """Raises Race where programs of a launch inside race."""
+        with self.on() as launches:
+            yield
+        for launch in launches.values():
+            if launch.races:
+                raise Race(f"in {launch.kernel}: {'; '.join(launch.races)}")
+
+    def switch(self, on: bool, sampled: bool = False, dry: bool = False) -> list[dict[str, Any]]:
         """Starts over or stops. The launches counted until now."""
         install()
         found = [launch.to_json() for launch in self.launches.values()]
         if on:
             self.launches = {}
-        self.counting, self.sampled = on, sampled
+        self.counting, self.sampled, self.dry = on, sampled, dry
         return found
 
     def launch(
@@ -115,14 +132,15 @@ class Traffic:
         """Counts `run`, in which `executor` runs one launch."""
         given = list(names)
         key = (executor.fn.__name__, *(_identity(value) for _, value in given))
-        if not self.sampled:
+        if not self.dry:
             key = (*key, len(self.launches))
         if key in self.launches:
             self.launches[key].times += 1
             return
         operands = [operand(n, v) for n, v in given if hasattr(v, "data_ptr")]
         touched = Hull() if self.sampled else Footprint.of(operands)
-        self.running = Running(executor.fn.__name__, operands, self.sampled, touched)
+        name = executor.fn.__name__
+        self.running = Running(name, operands, self.sampled, self.dry, touched)
         programs = _Programs(executor.fn, self.running)
         executor.fn = programs
         try:
@@ -255,7 +273,7 @@ def _loading(original: Callable[..., Handle]) -> Callable[..., Handle]:
         if running is None:
             return original(self, pointers, mask, *rest)
         running.access("load", pointers, mask)
-        if running.sampled and pointers.get_element_ty().is_floating():
+        if running.dry and pointers.get_element_ty().is_floating():
             return _zeros(pointers)
         return original(self, pointers, mask, *rest)
 
@@ -275,7 +293,7 @@ def _storing(original: Callable[..., Any]) -> Callable[..., Any]:
         running = TRAFFIC.running
         if running is not None:
             running.access("store", pointers, mask)
-            if running.sampled:
+            if running.dry:
                 return None
         return original(self, pointers, value, mask, *rest)
 
@@ -292,7 +310,7 @@ def _changing(original: Callable[..., Handle]) -> Callable[..., Handle]:
             handles = [a for a in arguments if hasattr(a, "get_element_ty")]
             mask = handles[2] if handles[2].data.dtype == np.bool_ else None
             running.access("atomic", handles[0], mask)
-            if running.sampled:
+            if running.dry:
                 return _zeros(handles[0])
         return original(self, *arguments)
 
@@ -325,7 +343,7 @@ def _multiplying(original: Callable[..., Handle]) -> Callable[..., Handle]:
         running = TRAFFIC.running
         if running is not None:
             running.counts["dot"] += 2 * a.data.size * b.data.shape[-1]
-            if running.sampled:
+            if running.dry:
                 return accumulator
         return original(self, a, b, accumulator, *rest)
 
