@@ -1,13 +1,15 @@
 """A dry run on arrays of zeros, in the worker: its launches counted, and what the host moves.
 
-NumPy's zeros take memory only where they are written, and dry launches write nothing; so a model
+NumPy's zeros take memory only where they are written, and dry launches write no floats; so a model
 of any size fits. What the host does itself (sorting, copying rows) runs on the zeros.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,7 @@ def blank_run(request: dict[str, Any]) -> dict[str, Any]:
     def empty(kind: str, *shape: int) -> torch.Tensor:
         return indexable(_zeros(shape, str(model.run.types[kind]).removeprefix("torch.")))
 
-    model.run.empty = empty
+    model.run.empty, model.run.topk = empty, _spread(model.run.topk)
     leading, inputs = (
         [*([states] if states else []), *request["sizes"]],
         inputs | load_file(request["inputs"]),
@@ -44,6 +46,18 @@ def blank_run(request: dict[str, Any]) -> dict[str, Any]:
         model.forward(*leading, **inputs)
     found = HostWork(host.operations, host.moved)
     return {"launches": [x.to_json() for x in launches.values()], "host": asdict(found)}
+
+
+def _spread(topk: Callable[..., Any]) -> Callable[..., Any]:
+    """Of zeros the first entries are the largest everywhere: here each is chosen equally often."""
+
+    @wraps(topk)
+    def chosen(x: torch.Tensor, dim: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        values, indices = topk(x, dim, count)
+        evenly = torch.arange(indices.numel()) % x.shape[dim]
+        return values, evenly.view(indices.movedim(dim, -1).shape).movedim(-1, dim).contiguous()
+
+    return chosen
 
 
 def _zeros(shape: Any, kind: str) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 `counted` counts whole launches of what runs in this process's interpreter, and finds races between
 their programs. `count` runs a program once at given sizes with a target's tiles: a few programs of
-each launch, equal launches once. Token ids are all different there as far as the vocabulary goes;
-whole numbers that the model computes from floats (routing) are those of zeros.
+each launch, equal launches once. Token ids are all different there as far as the vocabulary goes, and
+`topk` chooses all entries equally often; other numbers that the model computes are those of zeros.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Counts what kernels move and compute, while Triton's interpreter runs them.
 
-Hooks on the interpreter see the addresses of every load and store before memory is touched: they
-are checked against the kernel's operands and counted. Per launch:
+Hooks on the interpreter (`hooks.py`) see the addresses of every load and store before memory is
+touched: they are checked against the kernel's operands and counted. Per launch:
 
 * issued bytes: summed over the programs, each lane of a load or store that its mask lets through;
 * unique bytes: distinct bytes read, and distinct bytes written (`footprint.py`);
@@ -11,8 +11,9 @@ are checked against the kernel's operands and counted. Per launch:
   ones (exponentials, logarithms, roots, divisions, sines).
 
 All programs of a launch run, or a few of them are `sampled` (`sampling.py`). A launch runs on real
-data or is `dry`: then floats load as zero, nothing is stored and no product is formed, so sizes may be
-those of a real model.
+data or is `dry`: then floats load as zero and are not stored, and no product is formed, so sizes may
+be those of a real model. Whole numbers are loaded and stored, for they may become addresses: sampled,
+the other programs of a launch that stores some run after those that are counted.
 """
 
 from __future__ import annotations
@@ -22,18 +23,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import wraps
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from .footprint import Footprint, Hull, Kind, Operand, distinct, operand
+from .hooks import Handle, install
 from .launches import Launch
 from .sampling import Index, Quantities, Sampled
 
-Handle = Any  # triton.runtime.interpreter.TensorHandle
 SECTOR = 32  # bytes
-SPECIAL = (np.exp, np.exp2, np.log, np.log2, np.sqrt, np.sin, np.cos)
 
 
 class OutOfBounds(Exception):
@@ -53,6 +53,7 @@ class Running:
     sampled: bool
     dry: bool
     touched: Footprint | Hull
+    stores_numbers: bool = False
     program: Index = (0, 0, 0)
     number: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -72,7 +73,7 @@ class Running:
 
     def _operand(self, pointers: Handle, low: int, high: int) -> Operand:
         made = getattr(pointers, "operand", None)
-        named = self.operands if made is None else [made]
+        named = [o for o in self.operands if made is None or o.start == made.start]
         found = next((o for o in named if o.holds(low, high)), None)
         if found is None:
             names = ", ".join(f"{o.name} ({o.stop - o.start} B)" for o in named)
@@ -94,7 +95,7 @@ class Traffic:
 
     def __init__(self) -> None:
         self.launches: dict[tuple[Any, ...], Launch] = {}
-        self.counting = self.sampled = self.dry = False
+        self.installed = self.counting = self.sampled = self.dry = False
         self.running: Running | None = None
 
     @contextmanager
@@ -110,7 +111,10 @@ class Traffic:
 
     @contextmanager
     def without_races(self) -> Iterator[None]:
-        """Raises Race where programs of a launch inside race."""
+        """Raises Race where programs of a launch inside race, unless they are counted anyway."""
+        if self.counting:
+            yield
+            return
         with self.on() as launches:
             yield
         for launch in launches.values():
@@ -119,7 +123,9 @@ class Traffic:
 
     def switch(self, on: bool, sampled: bool = False, dry: bool = False) -> list[dict[str, Any]]:
         """Starts over or stops. The launches counted until now."""
-        install()
+        if not self.installed:
+            install(self)
+            self.installed = True
         found = [launch.to_json() for launch in self.launches.values()]
         if on:
             self.launches = {}
@@ -132,7 +138,7 @@ class Traffic:
         """Counts `run`, in which `executor` runs one launch."""
         given = list(names)
         key = (executor.fn.__name__, *(_identity(value) for _, value in given))
-        if not self.dry:
+        if not self.dry:  # other data, maybe other addresses
             key = (*key, len(self.launches))
         if key in self.launches:
             self.launches[key].times += 1
@@ -145,6 +151,7 @@ class Traffic:
         executor.fn = programs
         try:
             run()
+            key = (*key, len(self.launches)) if self.running.stores_numbers else key
         finally:
             self.running = None
         self.launches[key] = programs.result()
@@ -181,6 +188,9 @@ class _Programs:
             self.grid = tuple(builder.grid_dim)
             chosen = Sampled(self.grid, lambda index: self._one(index, arguments))
             self.totals, self.exact = Counter(chosen.total()), chosen.exact
+            if self.running.stores_numbers:
+                for index in set(product(*map(range, self.grid))) - chosen.known.keys():
+                    self._one(index, arguments)
 
     def _one(self, index: Index, arguments: dict[str, Any]) -> Quantities:
         from triton.runtime.interpreter import interpreter_builder as builder
@@ -229,164 +239,3 @@ def _identity(value: Any) -> object:
     if hasattr(value, "data_ptr"):
         return tuple(value.shape), tuple(value.stride()), str(value.dtype)
     return value
-
-
-# ------------------------------------------------------------------------------------- hooks
-
-_installed = False
-
-
-def install() -> None:
-    """Hooks into the interpreter, once per process and after `repairs.apply`."""
-    global _installed
-    if _installed:
-        return
-    _installed = True
-    from triton.runtime import interpreter
-
-    builder = interpreter.InterpreterBuilder
-    for names, hook in HOOKS.items():
-        for name in names:
-            setattr(builder, name, hook(getattr(builder, name)))
-    interpreter.GridExecutor.__call__ = _launching(interpreter.GridExecutor.__call__)
-
-
-def _launching(original: Callable[..., None]) -> Callable[..., None]:
-    @wraps(original)
-    def call(self: Any, *arguments: Any, **options: Any) -> None:
-        if not TRAFFIC.counting:
-            return original(self, *arguments, **options)
-        # Arguments are in this process's memory: the interpreter would copy each storage onto itself.
-        self._init_args_hst = lambda given, named: (given, named)
-        self._restore_args_dev = lambda *given: None
-        named = [*zip(self.arg_names, arguments, strict=False), *options.items()]
-        named = [(n, v) for n, v in (*named, ("grid", self.grid))]
-        return TRAFFIC.launch(self, lambda: original(self, *arguments, **options), named)
-
-    return call
-
-
-def _loading(original: Callable[..., Handle]) -> Callable[..., Handle]:
-    @wraps(original)
-    def load(self: Any, pointers: Handle, mask: Handle, *rest: Any) -> Handle:
-        running = TRAFFIC.running
-        if running is None:
-            return original(self, pointers, mask, *rest)
-        running.access("load", pointers, mask)
-        if running.dry and pointers.get_element_ty().is_floating():
-            return _zeros(pointers)
-        return original(self, pointers, mask, *rest)
-
-    return load
-
-
-def _zeros(pointers: Handle) -> Handle:
-    from triton.runtime.interpreter import TensorHandle, _get_np_dtype
-
-    kind = pointers.get_element_ty()
-    return TensorHandle(np.zeros(pointers.data.shape, _get_np_dtype(kind)), kind)
-
-
-def _storing(original: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(original)
-    def store(self: Any, pointers: Handle, value: Handle, mask: Handle, *rest: Any) -> Any:
-        running = TRAFFIC.running
-        if running is not None:
-            running.access("store", pointers, mask)
-            if running.dry:
-                return None
-        return original(self, pointers, value, mask, *rest)
-
-    return store
-
-
-def _changing(original: Callable[..., Handle]) -> Callable[..., Handle]:
-    """Atomic read-modify-write: (op, pointers, value, mask, ...) or (pointers, compared, value, ...)."""
-
-    @wraps(original)
-    def change(self: Any, *arguments: Any) -> Handle:
-        running = TRAFFIC.running
-        if running is not None:
-            handles = [a for a in arguments if hasattr(a, "get_element_ty")]
-            mask = handles[2] if handles[2].data.dtype == np.bool_ else None
-            running.access("atomic", handles[0], mask)
-            if running.dry:
-                return _zeros(handles[0])
-        return original(self, *arguments)
-
-    return change
-
-
-def _moving(original: Callable[..., Handle]) -> Callable[..., Handle]:
-    """Pointer arithmetic and spreading: the result points into the operand that the argument does."""
-
-    @wraps(original)
-    def move(self: Any, *arguments: Any) -> Handle:
-        made = original(self, *arguments)
-        running = TRAFFIC.running
-        if running is not None:
-            for pointers in (a for a in arguments if _points(a)):
-                found = getattr(pointers, "operand", None)
-                made.operand = found or running.at(int(pointers.data.flat[0]))
-        return made
-
-    return move
-
-
-def _points(argument: Any) -> bool:
-    return hasattr(argument, "data") and hasattr(getattr(argument, "dtype", None), "element_ty")
-
-
-def _multiplying(original: Callable[..., Handle]) -> Callable[..., Handle]:
-    @wraps(original)
-    def dot(self: Any, a: Handle, b: Handle, accumulator: Handle, *rest: Any) -> Handle:
-        running = TRAFFIC.running
-        if running is not None:
-            running.counts["dot"] += 2 * a.data.size * b.data.shape[-1]
-            if running.dry:
-                return accumulator
-        return original(self, a, b, accumulator, *rest)
-
-    return dot
-
-
-def _computing(original: Callable[..., Handle]) -> Callable[..., Handle]:
-    """Elementwise arithmetic: counted by the elements of a float result."""
-
-    @wraps(original)
-    def compute(self: Any, *arguments: Any) -> Handle:
-        made = original(self, *arguments)
-        running = TRAFFIC.running
-        if running is not None and any(a.dtype.is_floating() for a in arguments if _is_handle(a)):
-            special = any(a is op for a in arguments for op in (*SPECIAL, np.divide))
-            running.counts["special" if special else "float"] += made.data.size
-        return made
-
-    return compute
-
-
-def _special(original: Callable[..., Handle]) -> Callable[..., Handle]:
-    @wraps(original)
-    def compute(self: Any, *arguments: Any) -> Handle:
-        made = original(self, *arguments)
-        if TRAFFIC.running is not None:
-            TRAFFIC.running.counts["special"] += made.data.size
-        return made
-
-    return compute
-
-
-def _is_handle(argument: Any) -> bool:
-    return hasattr(argument, "data") and hasattr(argument, "dtype")
-
-
-Hook = Callable[[Callable[..., Any]], Callable[..., Any]]
-HOOKS: dict[tuple[str, ...], Hook] = {
-    ("create_masked_load",): _loading,
-    ("create_masked_store",): _storing,
-    ("create_atomic_rmw", "create_atomic_cas"): _changing,
-    ("create_addptr", "create_splat", "create_broadcast", "create_expand_dims"): _moving,
-    ("create_dot",): _multiplying,
-    ("binary_op", "unary_op", "create_fma"): _computing,
-    ("create_rsqrt", "create_erf"): _special,
-}
