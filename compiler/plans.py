@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ..dsl.dims import Dim, minimum
-from .cost import AT_LOAD, LOOPS, cost, kinds
+from .buffers import AT_LOAD
+from .cost import LOOPS, cost, kinds
 from .ir.graph import STATE, Function, Node, Program
 from .ops import FUSED
 from .passes.properties import ELEMENT_BYTES, VIEWS, bytes_of, elements
