@@ -54,8 +54,8 @@ def lower_bound(program: Program, at: Mapping[str, int]) -> int | None:
     main = program.main
     ends = [main[i] for i in main.inputs]
     ends += [main[i] for name, i in main.outputs if not name.startswith(STATE)]
-    states = [node for _, f, _ in kinds(program) for node in f.states]
-    total = sum((bytes_of(node.type) for node in (*ends, *states)), weights)
+    states = [count * bytes_of(n.type) for _, f, count in kinds(program) for n in f.states]
+    total = sum((*map(bytes_of, (node.type for node in ends)), *states), weights)
     return total.substitute(program.sizes).substitute(at).constant
 
 

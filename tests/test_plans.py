@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from graphs import SIZES, Model, b, d, hidden, s, vocab
 
+import archc
 from archc.compiler.ir.graph import Axis
 from archc.compiler.passes import optimise
 from archc.compiler.plans import lower_bound, plan
 from archc.dsl.dims import Dim
 
+LLAMA = Path(__file__).parent.parent / "examples" / "llama.arch"
 AT = {"b": 2, "s": 5}
 ROWS, D, HIDDEN = 10, SIZES["d"], SIZES["hidden"]
 
@@ -56,3 +60,14 @@ def test_a_lookup_reads_rows_of_its_table(level):
     assert (kernels, moved) == (1, 2 * 2 * ROWS * D + 8 * ROWS)
     few = plan(program).moved.substitute({"b": 4, "s": 5}).constant  # more rows than entries
     assert few == 2 * (SIZES["vocab"] + 20) * D + 8 * 20
+
+
+def test_the_least_of_a_chunk_has_every_layers_state():
+    """Keys and values of 7 earlier tokens in each of 3 layers, beside weights, input and logits."""
+    model = archc.load(LLAMA, preset="tiny")
+    chunk = model.incremental().chunk
+    at = {"b": 1, "s": 1, chunk.past: 7}
+    longer = {**at, chunk.past: 8}
+    kept, mask = 3 * 2 * 2 * 16, 1  # layers, keys and values, heads, size; a byte for validity
+    more = lower_bound(chunk, longer) - lower_bound(chunk, at)
+    assert 2 * kept <= more <= 2 * kept + 3 * mask

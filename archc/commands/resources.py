@@ -85,7 +85,8 @@ class Asked:
         from ..backends.triton.report import report
         from ..backends.triton.roofline import DEVICES as KNOWN
 
-        made = report(original, optimised, at, KNOWN[self.device], compiled)
+        part = prefix.removesuffix(".")
+        made = report(original, optimised, at, KNOWN[self.device], compiled, part)
         text = json.dumps(made.to_json(), indent=2) + "\n"
         (folder / f"{prefix}report.json").write_text(text, encoding="utf-8")
         return Resources(tuple(compiled), made)

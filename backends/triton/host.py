@@ -47,7 +47,7 @@ class Plan:
     @property
     def symbols(self) -> list[str]:
         """The run-time sizes, in the order in which every class takes them."""
-        return sorted(symbols(self.program, self.program.main))
+        return sorted({s for n in self.program.main.nodes for s in symbols(self.program, n)})
 
     def kernel(self, region: Region, made: Kernel) -> Kernel:
         """The kernel made of a region: an equal one that is there already, or this one."""

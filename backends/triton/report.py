@@ -130,14 +130,17 @@ def report(
     at: Mapping[str, int],
     device: Device,
     compiled: Sequence[Compiled] = (),
+    part: str = "",
 ) -> Report:
     """Of a program as elaborated and as optimised, with run-time sizes `at`, in bf16.
+
+    `part` is what the program is of its model: `prefill`, `chunk`, or nothing for all of it.
 
     Raises NoLowering, MissingPackage.
     """
     launches, host = count(optimised, at, target=device.target)
     return Report(
-        optimised.name, device, at, tuple(_rows(launches, device)), host,
+        f"{optimised.name} {part}".rstrip(), device, at, tuple(_rows(launches, device)), host,
         plan(original), plan(optimised), lower_bound(original, at), tuple(compiled),
     )  # fmt: skip
 
