@@ -95,7 +95,11 @@ def inductors(rows: int, max_autotune: bool) -> list[tuple[str, int]]:
         "q": (HEADS * HEAD, D), "k": (KV_HEADS * HEAD, D), "v": (KV_HEADS * HEAD, D),
         "o": (D, D), "gate": (HIDDEN, D), "up": (HIDDEN, D), "down": (D, HIDDEN),
     }  # fmt: skip
-    settings = {"max_autotune_gemm": max_autotune, "max_autotune_gemm_backends": "TRITON"}
+    settings = {
+        "max_autotune_gemm": max_autotune,
+        "max_autotune_gemm_backends": "TRITON",
+        "benchmark_epilogue_fusion": False,
+    }
     with pretended(), config.patch(settings), FakeTensorMode(allow_non_fake_inputs=True) as fake:
         x = torch.empty(1, rows, D, dtype=torch.bfloat16, device="cuda")
         w = {n: torch.empty(s, dtype=torch.bfloat16, device="cuda") for n, s in shapes.items()}
@@ -121,6 +125,9 @@ def pretended() -> Iterator[None]:
     import torch
     from torch._dynamo.device_interface import CudaInterface
     from torch._inductor.fx_passes import joint_graph
+    from torch._inductor.select_algorithm import AlgorithmSelectorCache
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
 
     answers = {
         "is_available": lambda: True,
@@ -138,7 +145,27 @@ def pretended() -> Iterator[None]:
         worker = CudaInterface.Worker
         stack.enter_context(mock.patch.object(worker, "get_device_properties", return_value=H100))
         stack.enter_context(mock.patch.object(joint_graph, "lazy_init"))
+        stack.enter_context(
+            mock.patch.object(AlgorithmSelectorCache, "do_autotuning", first_choice)
+        )
+        target = SimpleNamespace(get_current_target=lambda: GPUTarget("cuda", 90, 32))
+        stack.enter_context(mock.patch.object(driver, "_active", target))
         yield
+
+
+def first_choice(
+    cache: Any,
+    name: str,
+    nodes: Any,
+    layout: Any,
+    gens: Any,
+    key: Any,
+    choices: Any,
+    *_: Any,
+    **__: Any,
+) -> dict[Any, float]:
+    """Any tile will do: which one is chosen does not change what a kernel touches."""
+    return {choice: float(rank) for rank, choice in enumerate(choices)}
 
 
 # ----------------------------------------------------------------------------------------- ours

@@ -27,8 +27,8 @@ model Layer {
 """
 
 
-def layer(**values: object) -> Program:
-    module = module_of(parse(Source("layer.arch", LAYER)))
+def layer(text: str = LAYER, **values: object) -> Program:
+    module = module_of(parse(Source("layer.arch", text)))
     return elaborate(module, the_model(module, None), Request(values))
 
 
@@ -53,6 +53,17 @@ def test_a_decoder_layer_is_four_products_and_an_attention(values: dict[str, obj
     same(program, done.program, 1e-10)
     assert (found["attend"], found["linear"], found["pointwise"]) == (1, 4, 2)
     assert found["dot"] == found["concat"] == 0
+
+
+@pytest.mark.parametrize("pairing", ["half", "interleaved"])
+def test_normalised_queries_are_turned_in_the_kernel_that_normalises(pairing: str) -> None:
+    """The halves of a row go different ways and meet again: all of it joins at once."""
+    text = LAYER.replace("rotate = turn", "rotate = turn, norm = rmsnorm(1e-6)")
+    program = layer(text, pairing=pairing)
+    done = optimise(program, disable=["pack-weights"])
+    found = ops(done.program)
+    assert (found["attend"], found["linear"], found["pointwise"]) == (1, 4, 4)
+    same(program, done.program, 1e-10)
 
 
 def test_a_rotation_of_few_elements_of_a_head_stays_outside() -> None:

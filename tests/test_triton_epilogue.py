@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_epilogue import layer
+from test_epilogue import LAYER, layer
 from test_triton_kernels import check
 
 from archc.backends.triton import TritonBackend
@@ -22,7 +22,12 @@ CASES = [
 
 @pytest.mark.parametrize("values", CASES, ids=str)
 def test_a_decoder_layer(values: dict[str, object]) -> None:
-    check(layer(**values), levels=(1,), shapes=((1, 1), (2, 5), (1, 127)))
+    check(layer(**values), levels=(1,), shapes=((1, 1), (1, 17), (1, 127)))
+
+
+def test_normalised_queries_are_turned() -> None:
+    text = LAYER.replace("rotate = turn", "rotate = turn, norm = rmsnorm(1e-6)")
+    check(layer(text), levels=(1,), shapes=((1, 17),))
 
 
 def test_results_whose_columns_end_with_a_block_share_a_launch() -> None:
