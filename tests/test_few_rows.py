@@ -143,7 +143,7 @@ def test_weights_move_to_huge_pages_and_shared_ones_stay_shared() -> None:
     model.register_buffer("across", torch.ones(4, 6).T)
     x = torch.randn(2, 5)
     before, across = first(x), model.across.data_ptr()
-    pages.gather(model)
+    pages.Arena().gather([*model.buffers(), first.weight, first.bias, second.weight, second.bias])
     torch.testing.assert_close(first(x), before, rtol=0, atol=0)
     assert model.alias.data_ptr() == first.weight.data_ptr() == second.weight.data_ptr()
     assert model.codes.tolist() == list(range(7))
