@@ -2,6 +2,7 @@
 
     few_rows::product(x, w)                        F.linear(x, w), float32 or bfloat16 each
     few_rows::coded(x, codes, scales, offsets)     w in groups of 32 codes of 8 or of 4 bits
+    few_rows::decoded(codes, scales, offsets)      that w, for products of many rows
 
 The loops are in `few_rows.cpp`, which lies beside this file: the two stand alone. A C++ compiler
 builds them once for a machine, into the folder of PyTorch's own compiled code. That is done without
@@ -47,6 +48,7 @@ def built() -> bool:
         return False
     torch.library.register_fake("few_rows::product", _like)
     torch.library.register_fake("few_rows::coded", _like)
+    torch.library.register_fake("few_rows::decoded", _whole)
     return True
 
 
@@ -79,3 +81,9 @@ def _like(
     x: torch.Tensor, w: torch.Tensor, scales: object = None, offsets: object = None
 ) -> torch.Tensor:
     return x.new_empty(x.shape[0], w.shape[0])
+
+
+def _whole(
+    codes: torch.Tensor, scales: torch.Tensor, offsets: torch.Tensor | None = None
+) -> torch.Tensor:
+    return scales.new_empty(codes.shape[0], scales.shape[1] * 32)
