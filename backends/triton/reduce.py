@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from ...compiler.ir.graph import Axis, DType, Node
 from ...compiler.passes.properties import reduced_axes
 from ...dsl.dims import Dim, product
-from .evaluate import Evaluator, Value, literal
+from .evaluate import Evaluator, Value, literal, refuse
 from .indexing import COLS, ROWS, Coordinates, Indices, Tiles, Var, identifier
 from .mapping import REDUCTIONS, Operand, reached, restrict
 from .regions import Region
@@ -28,10 +28,11 @@ Reduced = Callable[[Mapping[Axis, Dim]], Value]  # reduced coordinates -> what i
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Longest axis that is reduced in one tile, and the texts of block lengths."""
+    """Longest axis that is reduced in one tile, the texts of block lengths, whether others loop."""
 
     whole: int
     block: str = "BLOCK_K"
+    loops: bool = True
 
 
 @dataclass(slots=True)
@@ -322,13 +323,23 @@ class Reducer:
         extent = self.extent(node)
         slots: set[int | None] = {COLS, ROWS} if isinstance(part, Product) else {part.slot}
         # a tile of nothing would hold the constants that do not depend on where they are read
-        fits = extent.constant is not None and 0 < extent.constant <= self.limits.whole
+        longest = self.longest(extent)
+        fits = longest is not None and 0 < longest <= self.limits.whole
         if fits and None not in slots:
             return part.whole(self.whole_span(node, slots))
+        if not self.limits.loops:
+            raise refuse(node, f"{node.op} over {extent} elements, not in one tile,")
         return self._loop(node, [(node, at)], [part])[0]
 
     def extent(self, node: Node) -> Dim:
         return product([self.evaluator.region.size(a) for a in reduced_axes(node)])
+
+    def longest(self, extent: Dim) -> int | None:
+        """The most that an extent may be, if the kernel knows."""
+        high = None if extent.constant is None else extent
+        if high is None and all(s.startswith("%") for s in extent.symbols()):
+            high = self.evaluator.indices.highest(extent)
+        return None if high is None else high.constant
 
     def whole_span(self, node: Node, slots: set[int | None]) -> Span:
         extent = self.extent(node)
@@ -340,12 +351,13 @@ class Reducer:
         return span
 
     def whole_var(self, slot: int, extent: Dim) -> Var:
-        """The index that covers an axis of constant length in one tile."""
+        """The index that covers an axis in one tile."""
         if (slot, extent) not in self.full:
-            length = extent.constant
+            length = self.longest(extent)
             assert length is not None
-            block = str(max(16, _power_of_two(length)))
-            self.full[slot, extent] = self.index_var("i", slot, extent, block, self.evaluator.body)
+            block, scope = str(max(16, _power_of_two(length))), self.evaluator.indices.scope(extent)
+            scope = self.evaluator.scope(scope)
+            self.full[slot, extent] = self.index_var("i", slot, extent, block, scope)
         return self.full[slot, extent]
 
     def index_var(

@@ -89,8 +89,9 @@ class Run:
         """One program for each BLOCK_M x BLOCK_N tile of the rows and columns, and batch index."""
         rows, columns, batch = extents
         tile = dict(self.tiles[kernel.__name__])
-        tile["BLOCK_M"] = min(tile["BLOCK_M"], max(16, triton.next_power_of_2(rows)))
-        tiles = triton.cdiv(rows, tile["BLOCK_M"]), triton.cdiv(columns, tile.get("BLOCK_N", 1))
+        if "BLOCK_M" in tile:
+            tile["BLOCK_M"] = min(tile["BLOCK_M"], max(16, triton.next_power_of_2(rows)))
+        tiles = (triton.cdiv(n, tile.get(b, 1)) for n, b in ((rows, "BLOCK_M"), (columns, "BLOCK_N")))
         if rows * columns * batch:
             kernel[(*tiles, batch)](*map(addressable, arguments), **tile)
 
