@@ -275,11 +275,15 @@ class Evaluator:
         return self.load(node.id, self.pointers[node.id], address, node.type.dtype)
 
     def _carried(self, node: Node, at: Coordinates) -> Value:
-        """A state of a scan, of which a program has the elements at its own places."""
+        """A state of a scan, of which a program has the elements at its own places, either way round."""
         places, value = self.carried[node.id]
-        if any(self.indices.expand(at[a]) != self.indices.expand(places[a]) for a in node.axes):
+        own, wanted = ([self.indices.expand(x[a]) for a in node.axes] for x in (places, at))
+        if own == wanted:
+            return value
+        if [self.reducer.turned(place) for place in own] != wanted:
             raise refuse(node, f"other elements of `{node.hint or 'a state'}` than a program's own")
-        return value
+        tiles = frozenset((1 - slot, block) for slot, block in value.tiles)
+        return self.assign(f"tl.trans({value.text})", value.dtype, tiles, value.scope, value.text)
 
     def integer(self, a: Dim) -> Value:
         """An index polynomial as a value."""
@@ -428,6 +432,7 @@ RULES: dict[str, Rule] = {
     "sum": lambda e, node, at: e.reducer.reduced(node, at),
     "amax": lambda e, node, at: e.reducer.amax(node, at),
     "cumsum": lambda e, node, at: e.reducer.cumsum(node, at),
+    "cumprod": lambda e, node, at: e.reducer.cumprod(node, at),
     "softmax": lambda e, node, at: e.reducer.softmax(node, at),
     "dot": lambda e, node, at: e.reducer.reduced(node, at),
 }

@@ -17,7 +17,7 @@ from ...compiler.passes.properties import reduced_axes
 from ...dsl.dims import Dim, product
 from .evaluate import Evaluator, Value, literal, refuse
 from .indexing import COLS, ROWS, Coordinates, Indices, Tiles, Var, identifier
-from .mapping import REDUCTIONS, Operand, reached, restrict
+from .mapping import REDUCTIONS, VIEWS, Operand, reached, restrict, view
 from .regions import Region
 from .scopes import Scope, deepest
 from .tiles import UNMASKED
@@ -33,6 +33,7 @@ class Limits:
     whole: int
     block: str = "BLOCK_K"
     loops: bool = True
+    precision: str = '"ieee"'  # of products of float32
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ class Fold:
 
 
 SUM = Fold({"int": 0, "float": 0.0}, "{0} + {1}", "tl.sum")
+PRODUCT = Fold({"float": 1.0}, "{0} * {1}", "product")  # a function of the generated file
 MAX = Fold({"int": -(2**31), "float": float("-inf")}, "tl.maximum({0}, {1})", "tl.max")
 
 
@@ -154,7 +156,10 @@ class Product:
         left = self.reducer.dot_operand(self, 0, span, COLS)
         right = self.reducer.dot_operand(self, 1, span, ROWS)
         third = f", {accumulator}" if accumulator else ""
-        text = f'tl.dot({left.text}, {right.text}{third}, input_precision="ieee")'
+        precision = self.reducer.limits.precision
+        if precision.isidentifier():
+            self.reducer.blocks.add(precision)
+        text = f"tl.dot({left.text}, {right.text}{third}, input_precision={precision})"
         return text, deepest((left.scope, right.scope))
 
 
@@ -181,8 +186,11 @@ class Reducer:
 
     def cumsum(self, node: Node, at: Coordinates) -> Value:
         """The sum of what stands at or before the coordinate: any coordinate, any order."""
+        return self._running(node, at, SUM, literal(0 if node.type.dtype == "int" else 0.0))
+
+    def _running(self, node: Node, at: Coordinates, fold: Fold, neutral: Value) -> Value:
         evaluator, (x,) = self.evaluator, self.evaluator.region.operands(node)
-        axis, zero = node.attrs.axis("axis"), literal(0 if node.type.dtype == "int" else 0.0)
+        axis, before = node.attrs.axis("axis"), ">=" if node.attrs.get("reverse") else "<="
         last = evaluator.integer(at[axis])
 
         def operand(reduced: Mapping[Axis, Dim]) -> Value:
@@ -190,12 +198,44 @@ class Reducer:
             value = evaluator.value(x.id, restrict({**at, **reduced}, x.axes))
             value = evaluator.convert(value, node.type.dtype)
             tiles, scope = value.tiles | last.tiles, deepest((value.scope, last.scope))
-            chosen = evaluator.masked(value, [f"({here.text} <= {last.text})"], zero)
-            return replace(chosen, tiles=tiles, scope=scope)
+            chosen = evaluator.masked(value, [f"({here.text} {before} {last.text})"], neutral)
+            return replace(chosen, tiles=tiles | here.tiles, scope=scope)
 
-        part = self._folding(SUM, node.type.dtype, node, at, x)
+        part = self._folding(fold, node.type.dtype, node, at, x)
         part.operand = operand
         return self._run(node, at, part)
+
+    def cumprod(self, node: Node, at: Coordinates) -> Value:
+        """One tile along the axis where that fits: at any other coordinate, what the tile has there."""
+        evaluator, axis = self.evaluator, node.attrs.axis("axis")
+        extent, others = evaluator.region.size(axis), {a: at[a] for a in node.axes if a != axis}
+        used, longest = {slot for slot, _ in self._tiles(others)}, self.longest(extent)
+        free = [s for s in (COLS, ROWS) if s not in used]
+        if not free or longest is None or not 0 < longest <= self.limits.whole:
+            return self._running(node, at, PRODUCT, literal(1.0))
+        whole = {s: Dim.symbol(v.symbol) for (s, e), v in self.full.items() if e == extent}
+        slot = next((s for s in free if whole.get(s) == at[axis]), free[0])
+        var = self.whole_var(slot, extent)
+        inside = {**others, axis: Dim.symbol(var.symbol)}
+        key = (node.id, "running", *(inside[a] for a in node.axes))
+        tile = evaluator.once(key, lambda: self._products(node, inside, var, slot))
+        if inside[axis] == at[axis]:
+            return tile
+        here = evaluator.integer(at[axis])
+        chosen = evaluator.masked(tile, [f"({var.name} == {here.text})"], literal(0.0))
+        text = f"tl.sum({chosen.text}, axis={slot}, keep_dims=True)"
+        tiles = frozenset(t for t in tile.tiles | here.tiles if t[0] != slot)
+        scope = deepest((tile.scope, here.scope))
+        return evaluator.assign(text, node.type.dtype, tiles, scope, self.base(node))
+
+    def _products(self, node: Node, at: Coordinates, var: Var, slot: int) -> Value:
+        evaluator, (x,) = self.evaluator, self.evaluator.region.operands(node)
+        value = evaluator.convert(evaluator.value(x.id, at), node.type.dtype)
+        value = evaluator.masked(value, var.masks, literal(1.0))
+        value = evaluator.spread(value, value.tiles | var.tiles)
+        reverse = ", reverse=True" if node.attrs["reverse"] else ""
+        text = f"tl.cumprod({value.text}, axis={slot}{reverse})"
+        return evaluator.assign(text, node.type.dtype, value.tiles, value.scope, self.base(node))
 
     def softmax(self, node: Node, at: Coordinates) -> Value:
         """exp(x - max) / sum, where a row without a finite entry gives zeros."""
@@ -360,6 +400,18 @@ class Reducer:
             self.full[slot, extent] = self.index_var("i", slot, extent, block, scope)
         return self.full[slot, extent]
 
+    def turned(self, place: Dim) -> Dim | None:
+        """The place in a tile whose rows and columns change places, of one that varies along whole
+        axes only."""
+        new: dict[str, Dim] = {}
+        for (slot, extent), var in self.full.items():
+            if (1 - slot, extent) in self.full:
+                new[var.symbol] = Dim.symbol(self.full[1 - slot, extent].symbol)
+        indices = self.evaluator.indices
+        if any(v.tiles and v.symbol not in new for v in indices.variables(place)):
+            return None
+        return place.substitute(new)
+
     def index_var(
         self, base: str, slot: int, extent: Dim, block: str, scope: Scope, start: str = ""
     ) -> Var:
@@ -438,11 +490,13 @@ class Reducer:
 
     def dot_operand(self, dot: Product, side: int, span: Span, slot: int) -> Value:
         """One operand of a `tl.dot`, in the format of memory unless it must be float32."""
-        evaluator = self.evaluator
-        peeled = [self.peeled(node) for node, _ in dot.sides]
-        half = all(node.type.dtype == "float" for node in peeled)
-        node, at = peeled[side], {**dot.sides[side][1], **span.by_slot[slot]}
-        value = evaluator.value(node.id, restrict(at, node.axes))
+        evaluator, slots = self.evaluator, (slot, 1 - slot) if side == 0 else (1 - slot, slot)
+        peeled = [
+            self.peeled(node, {**at, **span.by_slot[own]})
+            for (node, at), own in zip(dot.sides, slots, strict=True)
+        ]
+        half = all(node.type.dtype == "float" for node, _ in peeled)
+        value = evaluator.value(peeled[side][0].id, peeled[side][1])
         tiles = dot.kept[side] | span.tiles[slot]
         if not value.stored:
             value = evaluator.masked(value, span.masks[slot], literal(0.0))
@@ -454,11 +508,19 @@ class Reducer:
             return evaluator.convert(value, "f32")
         return replace(value, text=f"{evaluator.named(value).text}.to({wanted})")
 
-    def peeled(self, node: Node) -> Node:
-        """Below casts that raise: raising a value changes nothing where float32 accumulates."""
-        while node.op == "cast" and node.type.dtype != "float":
-            (node,) = self.evaluator.region.operands(node)
-        return node
+    def peeled(self, node: Node, at: Coordinates) -> tuple[Node, Operand]:
+        """Below casts that raise, and views of them: raising changes nothing where float32
+        accumulates."""
+        region, where = self.evaluator.region, restrict(at, node.axes)
+        found = node, where
+        while node.op in VIEWS or (node.op == "cast" and node.type.dtype != "float"):
+            (source,) = region.operands(node)
+            if node.op in VIEWS:
+                where = view(self.evaluator.indices, region, node, where)
+            node = source
+            if node.type.dtype == "float" or found[0].op == "cast":
+                found = node, where
+        return found
 
     def model_type(self) -> str:
         """The element type of the run, read off a pointer to a value of that type."""

@@ -91,17 +91,15 @@ def _only_in_states(scan: Scan, axis: Axis) -> bool:
 def _summed(scan: Scan, axes: Sequence[Axis]) -> Iterator[tuple[Axis, ...]]:
     """The axes over which something of a state is summed, in the states' names."""
     region, stated = scan.region, set(scan.carried)
+    old: dict[Axis, Axis] = {}
     for node in region.nodes.values():
         if stated.isdisjoint(node.inputs):
             continue
         stated.add(node.id)
+        if node.op == "rename":
+            old |= {new: old.get(a, a) for a, new in node.attrs.pairs("pairs") if new not in axes}
         if node.op in REDUCTIONS or node.op == "cumsum":
-            yield tuple(_named(axes, a) for a in reduced_axes(node))
-
-
-def _named(axes: Sequence[Axis], axis: Axis) -> Axis:
-    """The axis, or one of the states that has its size: a step that renames it sums over that."""
-    return axis if axis in axes else next((a for a in axes if a.size == axis.size), axis)
+            yield tuple(old.get(a, a) for a in reduced_axes(node))
 
 
 # ---------------------------------------------------------------------------------------- kernels
@@ -124,7 +122,7 @@ class _Builder:
         self.loop = Scope(self.body)
         self.evaluator = Evaluator(region, self.indices, self.body)
         self.evaluator.letters = LETTERS
-        self.reducer = Reducer(self.evaluator, Limits(LONGEST, loops=False))
+        self.reducer = Reducer(self.evaluator, Limits(LONGEST, loops=False, precision="PRECISION"))
         self.evaluator.reducer = self.reducer
         self.evaluator.names.update((STEP, COUNT))
 

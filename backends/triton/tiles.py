@@ -14,7 +14,7 @@ from typing import Literal
 Kind = Literal["flat", "row", "product", "attend", "steps", "chunks"]
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 INTERPRETER = "interpreter"
-Tile = dict[str, int]
+Tile = dict[str, int | str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,8 @@ def tile(facts: Facts, target: str, element_bytes: int) -> Tile:
         return _product(facts, target, element_bytes)
     if facts.kind == "attend":
         return _attend(facts, target, element_bytes)
+    if facts.kind == "chunks":
+        return _chunks(facts, target)
     if facts.kind == "steps":
         return _steps(facts, target)
     return _rows(facts, target)
@@ -99,6 +101,11 @@ def _rows(facts: Facts, target: str) -> Tile:
     }
 
 
+# How float32 is multiplied by the products of a scan, as exact as float32 is: three products of its
+# halves where tensor cores have 10 bits only.
+PRECISIONS = dict.fromkeys(TARGETS[:3], "tf32x3")
+
+
 # Elements of the states that a warp of a scan holds.
 CARRIED = 512
 
@@ -110,7 +117,24 @@ def _steps(facts: Facts, target: str) -> Tile:
     if target == INTERPRETER:
         rows = max(least, INTERPRETED_ELEMENTS // max(facts.width, 128))
     warps = min(8, max(1, rows * max(facts.width, 64) // CARRIED))
-    return {"BLOCK_M": rows, "BLOCK_N": 64, "num_warps": warps, "num_stages": 2}
+    return {
+        "BLOCK_M": rows,
+        "BLOCK_N": 64,
+        "PRECISION": PRECISIONS.get(target, "ieee"),
+        "num_warps": warps,
+        "num_stages": 2,
+    }
+
+
+def _chunks(facts: Facts, target: str) -> Tile:
+    """Columns of the states that a program carries through all chunks."""
+    return {
+        "BLOCK_M": 1,
+        "BLOCK_N": 64,
+        "PRECISION": PRECISIONS.get(target, "ieee"),
+        "num_warps": 8,
+        "num_stages": 1,
+    }
 
 
 def _column_block(columns: int | None, most: int) -> int:
