@@ -95,7 +95,7 @@ def class_name(function: Function) -> str:
 
 def plan(program: Program, *, traced: bool = False) -> Plan:
     """All kernels and classes of a program. Raises NoLowering."""
-    program = in_tiles(program)
+    program = in_tiles(program, traced=traced)
     made = Plan(program, traced)
     seen: set[str] = set()
     for function in _callees_first(made, program.main, seen):

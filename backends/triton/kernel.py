@@ -65,7 +65,7 @@ class Kernel:
 
     @property
     def has_dot(self) -> bool:
-        return any("tl.dot(" in line for k in (self, *self.parts) for line in k.body)
+        return any("dot(" in line for k in (self, *self.parts) for line in k.body)
 
     @property
     def identity(self) -> tuple[object, ...]:

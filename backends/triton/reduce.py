@@ -54,8 +54,8 @@ class Fold:
     reduce: str
 
 
+MIXED = ("stored_wide_dot", "wide_stored_dot")  # functions of the generated file, by that side
 SUM = Fold({"int": 0, "float": 0.0}, "{0} + {1}", "tl.sum")
-PRODUCT = Fold({"float": 1.0}, "{0} * {1}", "product")  # a function of the generated file
 MAX = Fold({"int": -(2**31), "float": float("-inf")}, "tl.maximum({0}, {1})", "tl.max")
 
 
@@ -123,6 +123,7 @@ class Product:
     sides: tuple[tuple[Node, Coordinates], tuple[Node, Coordinates]]  # rows, columns
     kept: tuple[Tiles, Tiles]
     name: str = ""
+    as_stored: int | None = None  # the side that is in the format of memory, the other float32
 
     @property
     def tiles(self) -> Tiles:
@@ -153,14 +154,17 @@ class Product:
         return operand.id == node.id
 
     def _dot(self, span: Span, accumulator: str) -> tuple[str, Scope]:
+        self.as_stored = None
         left = self.reducer.dot_operand(self, 0, span, COLS)
         right = self.reducer.dot_operand(self, 1, span, ROWS)
         third = f", {accumulator}" if accumulator else ""
-        precision = self.reducer.limits.precision
+        precision, scope = self.reducer.limits.precision, deepest((left.scope, right.scope))
         if precision.isidentifier():
             self.reducer.blocks.add(precision)
+        if self.as_stored is not None and not accumulator:
+            return f"{MIXED[self.as_stored]}({left.text}, {right.text}, {precision})", scope
         text = f"tl.dot({left.text}, {right.text}{third}, input_precision={precision})"
-        return text, deepest((left.scope, right.scope))
+        return text, scope
 
 
 @dataclass(slots=True)
@@ -179,63 +183,20 @@ class Reducer:
     def amax(self, node: Node, at: Coordinates) -> Value:
         (x,) = self.evaluator.region.operands(node)
         kind: DType = "int" if x.type.dtype == "bool" else x.type.dtype
-        found = self._run(node, at, self._folding(MAX, kind, node, at, x))
+        found = self.run(node, at, self.folding(MAX, kind, node, at, x))
         if x.type.dtype != "bool":
             return found
         return replace(found, text=f"({found.text} > 0)", dtype="bool")
 
     def cumsum(self, node: Node, at: Coordinates) -> Value:
-        """The sum of what stands at or before the coordinate: any coordinate, any order."""
-        return self._running(node, at, SUM, literal(0 if node.type.dtype == "int" else 0.0))
+        from .running import running_sum
 
-    def _running(self, node: Node, at: Coordinates, fold: Fold, neutral: Value) -> Value:
-        evaluator, (x,) = self.evaluator, self.evaluator.region.operands(node)
-        axis, before = node.attrs.axis("axis"), ">=" if node.attrs.get("reverse") else "<="
-        last = evaluator.integer(at[axis])
-
-        def operand(reduced: Mapping[Axis, Dim]) -> Value:
-            here = evaluator.integer(reduced[axis])
-            value = evaluator.value(x.id, restrict({**at, **reduced}, x.axes))
-            value = evaluator.convert(value, node.type.dtype)
-            tiles, scope = value.tiles | last.tiles, deepest((value.scope, last.scope))
-            chosen = evaluator.masked(value, [f"({here.text} {before} {last.text})"], neutral)
-            return replace(chosen, tiles=tiles | here.tiles, scope=scope)
-
-        part = self._folding(fold, node.type.dtype, node, at, x)
-        part.operand = operand
-        return self._run(node, at, part)
+        return running_sum(self, node, at)
 
     def cumprod(self, node: Node, at: Coordinates) -> Value:
-        """One tile along the axis where that fits: at any other coordinate, what the tile has there."""
-        evaluator, axis = self.evaluator, node.attrs.axis("axis")
-        extent, others = evaluator.region.size(axis), {a: at[a] for a in node.axes if a != axis}
-        used, longest = {slot for slot, _ in self._tiles(others)}, self.longest(extent)
-        free = [s for s in (COLS, ROWS) if s not in used]
-        if not free or longest is None or not 0 < longest <= self.limits.whole:
-            return self._running(node, at, PRODUCT, literal(1.0))
-        whole = {s: Dim.symbol(v.symbol) for (s, e), v in self.full.items() if e == extent}
-        slot = next((s for s in free if whole.get(s) == at[axis]), free[0])
-        var = self.whole_var(slot, extent)
-        inside = {**others, axis: Dim.symbol(var.symbol)}
-        key = (node.id, "running", *(inside[a] for a in node.axes))
-        tile = evaluator.once(key, lambda: self._products(node, inside, var, slot))
-        if inside[axis] == at[axis]:
-            return tile
-        here = evaluator.integer(at[axis])
-        chosen = evaluator.masked(tile, [f"({var.name} == {here.text})"], literal(0.0))
-        text = f"tl.sum({chosen.text}, axis={slot}, keep_dims=True)"
-        tiles = frozenset(t for t in tile.tiles | here.tiles if t[0] != slot)
-        scope = deepest((tile.scope, here.scope))
-        return evaluator.assign(text, node.type.dtype, tiles, scope, self.base(node))
+        from .running import running_product
 
-    def _products(self, node: Node, at: Coordinates, var: Var, slot: int) -> Value:
-        evaluator, (x,) = self.evaluator, self.evaluator.region.operands(node)
-        value = evaluator.convert(evaluator.value(x.id, at), node.type.dtype)
-        value = evaluator.masked(value, var.masks, literal(1.0))
-        value = evaluator.spread(value, value.tiles | var.tiles)
-        reverse = ", reverse=True" if node.attrs["reverse"] else ""
-        text = f"tl.cumprod({value.text}, axis={slot}{reverse})"
-        return evaluator.assign(text, node.type.dtype, value.tiles, value.scope, self.base(node))
+        return running_product(self, node, at)
 
     def softmax(self, node: Node, at: Coordinates) -> Value:
         """exp(x - max) / sum, where a row without a finite entry gives zeros."""
@@ -251,14 +212,14 @@ class Reducer:
         return evaluator.assign(text, node.type.dtype, tiles, scope, self.base(node))
 
     def _shift(self, node: Node, rows: Coordinates, x: Node) -> Value:
-        high = self._run(node, rows, self._folding(MAX, "float", node, rows, x))
+        high = self.run(node, rows, self.folding(MAX, "float", node, rows, x))
         text = f'tl.where({high.text} == float("-inf"), 0.0, {high.text})'
         return self.evaluator.assign(text, "float", high.tiles, high.scope, "shift")
 
     def _total(self, node: Node, rows: Coordinates, x: Node, shift: Value) -> Value:
-        fold = self._folding(SUM, "float", node, rows, x)
+        fold = self.folding(SUM, "float", node, rows, x)
         fold.operand = lambda reduced: self._exponential(x, {**rows, **reduced}, shift)
-        total = self._run(node, rows, fold)
+        total = self.run(node, rows, fold)
         text = f"tl.where({total.text} == 0, 1.0, {total.text})"
         return self.evaluator.assign(text, "float", total.tiles, total.scope, "total")
 
@@ -285,10 +246,10 @@ class Reducer:
         if attend is not None and node.id in attend.softmaxes:
             return self._weighed(node, at, group or [(node, at)])
         if group is None:
-            return self._run(node, at, self.accumulator(node, at))
+            return self.run(node, at, self.accumulator(node, at))
         parts = [self.accumulator(*member) for member in group]
         if any(isinstance(p, Accumulator) and p.slot is None for p in parts):
-            return self._run(node, at, self.accumulator(node, at))
+            return self.run(node, at, self.accumulator(node, at))
         return self._keep(node, at, group, self._loop(node, group, parts))
 
     def _weighed(self, node: Node, at: Coordinates, group: Group) -> Value:
@@ -307,7 +268,7 @@ class Reducer:
         if node.op == "dot":
             return self._product(node, at) or self._sum_of_products(node, at)
         (x,) = self.evaluator.region.operands(node)
-        return self._folding(SUM, node.type.dtype, node, at, x)
+        return self.folding(SUM, node.type.dtype, node, at, x)
 
     def _product(self, node: Node, at: Coordinates) -> Product | None:
         """The `tl.dot`, if one operand varies along rows only and the other along columns only."""
@@ -317,7 +278,7 @@ class Reducer:
         if not summed:
             return None
         sides = [(o, restrict(at, [a for a in o.axes if a not in summed])) for o in operands]
-        kept = [self._tiles(where) for _, where in sides]
+        kept = [self.tiles(where) for _, where in sides]
         slots = [{slot for slot, _ in tiles} for tiles in kept]
         if slots == [{COLS}, {ROWS}]:
             sides, kept = sides[::-1], kept[::-1]
@@ -337,29 +298,29 @@ class Reducer:
             text = f"({left.text} * {right.text})"
             return Value(text, kind, left.tiles | right.tiles, scope)
 
-        return Accumulator(self, SUM, kind, operand, *self._place(at), self.base(node))
+        return Accumulator(self, SUM, kind, operand, *self.place(at), self.base(node))
 
-    def _folding(
+    def folding(
         self, fold: Fold, dtype: DType, node: Node, at: Coordinates, x: Node
     ) -> Accumulator:
         def operand(reduced: Mapping[Axis, Dim]) -> Value:
             return self.evaluator.value(x.id, restrict({**at, **reduced}, x.axes))
 
-        return Accumulator(self, fold, dtype, operand, *self._place(at), self.base(node))
+        return Accumulator(self, fold, dtype, operand, *self.place(at), self.base(node))
 
-    def _place(self, at: Coordinates) -> tuple[int | None, Tiles]:
+    def place(self, at: Coordinates) -> tuple[int | None, Tiles]:
         """A tile dimension that the kept coordinates leave free, and their tiles."""
-        kept = self._tiles(at)
+        kept = self.tiles(at)
         used = {slot for slot, _ in kept}
         return next((s for s in (COLS, ROWS) if s not in used), None), kept
 
-    def _tiles(self, at: Coordinates) -> Tiles:
+    def tiles(self, at: Coordinates) -> Tiles:
         indices = self.evaluator.indices
         return frozenset().union(*(indices.tiles(indices.expand(c)) for c in at.values()))
 
     # ------------------------------------------------------------------------------------- loops
 
-    def _run(self, node: Node, at: Coordinates, part: Accumulator | Product) -> Value:
+    def run(self, node: Node, at: Coordinates, part: Accumulator | Product) -> Value:
         extent = self.extent(node)
         slots: set[int | None] = {COLS, ROWS} if isinstance(part, Product) else {part.slot}
         # a tile of nothing would hold the constants that do not depend on where they are read
@@ -503,6 +464,10 @@ class Reducer:
         value = evaluator.spread(value, tiles)
         if half and value.stored:
             return value
+        mixed = self.limits.precision.isidentifier() and peeled[1 - side][0].op != "leaf"
+        if value.stored and mixed:
+            dot.as_stored = side
+            return evaluator.named(value)
         wanted = self.model_type() if half else "tl.float32"
         if wanted == "tl.float32" and not value.stored:
             return evaluator.convert(value, "f32")

@@ -27,7 +27,8 @@ from .steps import COUNT, Scan
 from .tiles import Facts, Kind
 
 LONGEST = 256  # of an axis that a program covers: its elements of a state are in registers
-ELEMENTS = 16384  # of a state's tile, and of the matrices that a step multiplies with
+MATRICES = 16384  # elements of what a step multiplies with: shared memory holds them
+ROWS_BY_WIDTH = 4096  # steps of a chunk times what its products sum over, in registers
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,9 @@ class _Builder:
         self.indices.add(Var(STEP, total, scope=self.loop))
         text = self.evaluator.integer(total).text
         if self.scan.chunk is not None:
-            length = self.scan.length
+            widest = max((self.reducer.longest(e) or 1 for _, e in self.reducer.full), default=1)
+            length = min(self.scan.length, max(16, ROWS_BY_WIDTH // length_of(widest)))
+            self.scan.length = length  # a chunk of fewer steps means the same
             self.loop.add(f"{COUNT} = tl.minimum({length}, {text} - {STEP})")
             self.indices.add(Var(COUNT, Dim.of(length + 1), scope=self.loop))
             var = self.reducer.whole_var(ROWS, Dim.symbol(f"%{COUNT}"))
@@ -305,11 +308,15 @@ class _Builder:
         )
 
     def _facts(self) -> Facts:
-        """Refuses tiles that registers do not hold."""
-        products = sum("tl.dot(" in line for line in self.body.lines)
+        """Raises NoLowering where a program does not hold the matrices of a step."""
+        products = sum("dot(" in line for line in self.body.lines)
         widths = [length_of(extent) for (slot, _), extent in self._covered() if slot == COLS]
         kind: Kind = "steps" if self.scan.chunk is None else "chunks"
-        return Facts(kind, max(widths, default=1), products)
+        width = max(widths, default=1)
+        if kind == "steps" and products * width * width > MATRICES:
+            what = f"{products} matrices of {width} by {width} beside the states"
+            raise refuse(self.scan.region.node, what)
+        return Facts(kind, width, products)
 
     def _covered(self) -> Iterator[tuple[tuple[int, Dim], int]]:
         for key in self.reducer.full:

@@ -75,6 +75,7 @@ def scan_of(program: Program, function: Function, node: Node) -> Scan:
             scan.sequences[index] = outputs[index]
         else:
             scan.last[index] = of_state
+    region.outputs = tuple(scan.roots)
     return scan
 
 

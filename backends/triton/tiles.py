@@ -61,7 +61,7 @@ def tile(facts: Facts, target: str, element_bytes: int) -> Tile:
     if facts.kind == "attend":
         return _attend(facts, target, element_bytes)
     if facts.kind == "chunks":
-        return _chunks(facts, target)
+        return _chunks(target)
     if facts.kind == "steps":
         return _steps(facts, target)
     return _rows(facts, target)
@@ -101,13 +101,13 @@ def _rows(facts: Facts, target: str) -> Tile:
     }
 
 
-# How float32 is multiplied by the products of a scan, as exact as float32 is: three products of its
-# halves where tensor cores have 10 bits only.
-PRECISIONS = dict.fromkeys(TARGETS[:3], "tf32x3")
-
-
 # Elements of the states that a warp of a scan holds.
 CARRIED = 512
+
+
+def _precision(target: str) -> str:
+    """How a scan multiplies float32: where tensor cores have 10 bits of it, as three products."""
+    return "tf32x3" if target.startswith("sm_") else "ieee"
 
 
 def _steps(facts: Facts, target: str) -> Tile:
@@ -118,23 +118,17 @@ def _steps(facts: Facts, target: str) -> Tile:
         rows = max(least, INTERPRETED_ELEMENTS // max(facts.width, 128))
     warps = min(8, max(1, rows * max(facts.width, 64) // CARRIED))
     return {
-        "BLOCK_M": rows,
-        "BLOCK_N": 64,
-        "PRECISION": PRECISIONS.get(target, "ieee"),
-        "num_warps": warps,
-        "num_stages": 2,
-    }
+        "BLOCK_M": rows, "BLOCK_N": 64, "PRECISION": _precision(target),
+        "num_warps": warps, "num_stages": 2,
+    }  # fmt: skip
 
 
-def _chunks(facts: Facts, target: str) -> Tile:
-    """Columns of the states that a program carries through all chunks."""
+def _chunks(target: str) -> Tile:
+    """Few columns of the states, beside the rows of a chunk and all that its products sum over."""
     return {
-        "BLOCK_M": 1,
-        "BLOCK_N": 64,
-        "PRECISION": PRECISIONS.get(target, "ieee"),
-        "num_warps": 8,
-        "num_stages": 1,
-    }
+        "BLOCK_N": 64 if target == INTERPRETER else 16, "PRECISION": _precision(target),
+        "num_warps": 4, "num_stages": 1,
+    }  # fmt: skip
 
 
 def _column_block(columns: int | None, most: int) -> int:
