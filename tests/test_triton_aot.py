@@ -135,4 +135,5 @@ def test_blocks_end_where_an_axis_without_a_mask_ends(kind: Kind, target: str) -
     for columns in range(UNMASKED, 20 * UNMASKED, UNMASKED):
         for element_bytes in (2, 4):
             block = tile(Facts(kind, columns=columns), target, element_bytes)["BLOCK_N"]
+            assert isinstance(block, int)
             assert columns % block == 0, (columns, block)

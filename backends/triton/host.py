@@ -341,7 +341,8 @@ class _Class:
         found = self.plan.scan(self.function, node)
         if isinstance(found, str):
             self.lines.append(f"# a loop of kernels: no kernel has {found}")
-            return self._loop(node)
+            self._loop(node)
+            return
         body, read = self.plan.program.body(node), self.function.read_results(node)
         named = enumerate(zip(body.outputs, node.types, strict=True))
         self.results[node.id] = [

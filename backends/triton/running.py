@@ -56,10 +56,10 @@ def running_product(reducer: Reducer, node: Node, at: Coordinates) -> Value:
         slot = reducer.place(at)[0]
     if slot is None:
         return _running(reducer, node, at, PRODUCT, literal(1.0))
-    var = reducer.whole_var(slot, extent)
+    along, var = slot, reducer.whole_var(slot, extent)
     inside = {**others, axis: Dim.symbol(var.symbol)}
     key = (node.id, "running", *(inside[a] for a in node.axes))
-    tile = evaluator.once(key, lambda: _tile(reducer, node, inside, var, slot))
+    tile = evaluator.once(key, lambda: _tile(reducer, node, inside, var, along))
     if inside[axis] == at[axis]:
         return tile
     here = evaluator.integer(at[axis])
