@@ -189,7 +189,7 @@ class _Builder:
         text = self.evaluator.integer(total).text
         if self.scan.chunk is not None:
             widest = max((self.reducer.longest(e) or 1 for _, e in self.reducer.full), default=1)
-            length = min(self.scan.length, max(16, ROWS_BY_WIDTH // length_of(widest)))
+            length = min(self.scan.length, max(16, min(32, ROWS_BY_WIDTH // length_of(widest))))
             self.scan.length = length  # a chunk of fewer steps means the same
             self.loop.add(f"{COUNT} = tl.minimum({length}, {text} - {STEP})")
             self.indices.add(Var(COUNT, Dim.of(length + 1), scope=self.loop))
