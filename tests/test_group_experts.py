@@ -94,6 +94,7 @@ def test_the_order_of_rows_is_found_once() -> None:
     assert forward.count("grouped_linear(") == 3
     host = TritonBackend().emit(optimise(program(text)).program)["model.py"]
     assert host.count("run.group_rows(") == 1
+    assert host.count(", picked, rows, ") == 2  # gate, up and what is made of both; down
 
 
 # ------------------------------------------------------------------------ what it computes

@@ -50,14 +50,19 @@ def test_kernels_fit_the_device_and_use_tensor_cores(compiled):
 
 
 def test_products_with_picked_matrices_use_tensor_cores():
-    """The gates of Mixtral 8x7B's experts: each tile of rows has one matrix, and none is copied."""
+    """The gated hidden layers of Mixtral 8x7B's experts: each tile of rows has one gate and one up
+    matrix, none is copied, and act(gate) * up is made of both in the one kernel."""
     b, s = (Axis(n, Dim.symbol(n)) for n in "bs")
     sizes = {"k": 2, "n": 8, "h": 14336, "d": 4096}
     k, n, h, d = (Axis(name, Dim.of(size)) for name, size in sizes.items())
     m = Model()
     ids = m.input("ids", b, s, k, dtype="int", below=n.size)
-    gate = m.weight("w", n, h, d).op("take", ids, axis=n, fill=None)
-    program = optimise(m.program(y=m.input("x", b, s, d).dot(gate, d))).program
+    x = m.input("x", b, s, d)
+    gate, up = (
+        x.dot(m.weight(name, n, h, d).op("take", ids, axis=n, fill=None), d)
+        for name in ("gate", "up")
+    )
+    program = optimise(m.program(y=gate * gate.op("sigmoid") * up)).program
     results = aot.compile_program(program, GATED)
     assert [r.failures for r in results] == [()] * len(results)
     assert sum(r.has_dot for r in results) == len(GATED)
@@ -130,4 +135,5 @@ def test_blocks_end_where_an_axis_without_a_mask_ends(kind: Kind, target: str) -
     for columns in range(UNMASKED, 20 * UNMASKED, UNMASKED):
         for element_bytes in (2, 4):
             block = tile(Facts(kind, columns=columns), target, element_bytes)["BLOCK_N"]
+            assert isinstance(block, int)
             assert columns % block == 0, (columns, block)

@@ -424,6 +424,17 @@ def cumsum(scope: Scope, node: Node, x: Value) -> Value:
     return replace(x, expr=expr, dtype=node.type.dtype)
 
 
+@lowers("cumprod")
+def cumprod(scope: Scope, node: Node, x: Value) -> Value:
+    axis = node.attrs.axis("axis")
+    x = _over(scope, x, (axis,))
+    dim = number(x.dim(axis))
+    template = (
+        "{0}.flip({1}).cumprod({1}).flip({1})" if node.attrs["reverse"] else "{0}.cumprod({1})"
+    )
+    return replace(x, expr=expression(template, x.expr, dim))
+
+
 @lowers("convolve")
 def convolve(scope: Scope, node: Node, *operands: Value) -> Value:
     into = node.attrs.axis("into")

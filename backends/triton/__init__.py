@@ -24,8 +24,8 @@ class TritonBackend(Backend):
     name: ClassVar[str] = "triton"
 
     def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
-        """A kernel has no Fourier transform. One kernel runs most of a step of a scan: there is little
-        to gain from doing part of it at once."""
+        """A kernel has no Fourier transform. One kernel runs all steps of a scan with its states in
+        registers: part of it done at once would only pass through memory."""
         return (*super().unwanted_passes(dtype), "fft-convolution", "chunk-scan")
 
     def emit(self, program: Program, **options: Any) -> dict[str, str]:

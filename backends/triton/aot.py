@@ -66,8 +66,8 @@ class Job:
     kernel: str
     target: str
     signature: tuple[tuple[str, str], ...]
-    constants: tuple[tuple[str, int], ...]
-    options: tuple[tuple[str, int], ...]
+    constants: tuple[tuple[str, int | str], ...]
+    options: tuple[tuple[str, int | str], ...]
     has_dot: bool
     out: str | None = None
 

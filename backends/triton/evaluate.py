@@ -96,6 +96,7 @@ class Evaluator:
     letters: dict[str, str] = field(default_factory=dict)
     conditions: dict[str, Value] = field(default_factory=dict)  # masks by name
     multiplied: set[int] = field(default_factory=set)  # leaves that are operands of products as is
+    carried: dict[int, tuple[Coordinates, Value]] = field(default_factory=dict)  # states of a scan
 
     def __post_init__(self) -> None:
         for node in self.region.nodes.values():
@@ -273,6 +274,17 @@ class Evaluator:
         address = join([at[a] for a in node.axes], sizes)
         return self.load(node.id, self.pointers[node.id], address, node.type.dtype)
 
+    def _carried(self, node: Node, at: Coordinates) -> Value:
+        """A state of a scan, of which a program has the elements at its own places, either way round."""
+        places, value = self.carried[node.id]
+        own, wanted = ([self.indices.expand(x[a]) for a in node.axes] for x in (places, at))
+        if own == wanted:
+            return value
+        if [self.reducer.turned(place) for place in own] != wanted:
+            raise refuse(node, f"other elements of `{node.hint or 'a state'}` than a program's own")
+        tiles = frozenset((1 - slot, block) for slot, block in value.tiles)
+        return self.assign(f"tl.trans({value.text})", value.dtype, tiles, value.scope, value.text)
+
     def integer(self, a: Dim) -> Value:
         """An index polynomial as a value."""
         a = self.indices.expand(a)
@@ -410,6 +422,7 @@ AFFINE: dict[str, Callable[[Dim, Dim], Dim]] = {
 Rule = Callable[[Evaluator, Node, Mapping[Axis, Dim]], Value]
 RULES: dict[str, Rule] = {
     "leaf": Evaluator._leaf,
+    "carried": Evaluator._carried,
     "const": Evaluator._const,
     "index": Evaluator._index,
     "size": Evaluator._size,
@@ -419,6 +432,7 @@ RULES: dict[str, Rule] = {
     "sum": lambda e, node, at: e.reducer.reduced(node, at),
     "amax": lambda e, node, at: e.reducer.amax(node, at),
     "cumsum": lambda e, node, at: e.reducer.cumsum(node, at),
+    "cumprod": lambda e, node, at: e.reducer.cumprod(node, at),
     "softmax": lambda e, node, at: e.reducer.softmax(node, at),
     "dot": lambda e, node, at: e.reducer.reduced(node, at),
 }

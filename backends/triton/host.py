@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from ...compiler.ir.graph import STATE, Axis, Function, Node, Origin, Program, TensorType, callees
 from ...compiler.ops import SCANS
 from ...dsl.dims import Dim
+from ...dsl.errors import NoLowering
 from ..numpy.prepared import symbols
 from .beside import beside
 from .evaluate import refuse
@@ -23,7 +24,9 @@ from .indexing import identifier
 from .kernel import Kernel, build
 from .lifetimes import released
 from .regions import FREE, HOST, Region, region_of, value_name, view_region, with_room
+from .scan_kernel import build_scan
 from .space import alike, only
+from .steps import Scan, scan_of
 
 ALIASES = frozenset({"rename", "stop_gradient"})  # the same array under other axes
 
@@ -36,6 +39,7 @@ class Plan:
     traced: bool = False
     kernels: dict[str, Kernel] = field(default_factory=dict)
     classes: dict[str, list[str]] = field(default_factory=dict)
+    _scans: dict[tuple[str, int], tuple[Region, Kernel] | str] = field(default_factory=dict)
     _known: dict[tuple[object, ...], str] = field(default_factory=dict)
     _names: Counter[str] = field(default_factory=Counter)
 
@@ -49,7 +53,21 @@ class Plan:
         """The run-time sizes, in the order in which every class takes them."""
         return sorted({s for n in self.program.main.nodes for s in symbols(self.program, n)})
 
-    def kernel(self, region: Region, made: Kernel) -> Kernel:
+    def scan(self, function: Function, node: Node) -> tuple[Region, Kernel] | str:
+        """The region and kernel of a whole scan, or what keeps its steps out of one kernel."""
+        key = function.name, node.id
+        if key not in self._scans:
+            scan = scan_of(self.program, function, node)
+            try:
+                made = build_scan(scan, kernel_name(function, node))
+            except NoLowering as refused:
+                self._scans[key] = str(refused.facts["op"])
+            else:
+                kernel = self.kernel(scan.region, made, equation_of_scan(scan))
+                self._scans[key] = scan.region, kernel
+        return self._scans[key]
+
+    def kernel(self, region: Region, made: Kernel, about: str = "") -> Kernel:
         """The kernel made of a region: an equal one that is there already, or this one."""
         name = made.name
         origins = tuple(places(region.origins))
@@ -61,7 +79,7 @@ class Plan:
         self._names[name] += 1
         count = self._names[name]
         unique = name if count == 1 else f"{name}_{count}"
-        header = (equation(region), *origins)
+        header = (about or equation(region), *origins)
         self.kernels[unique] = replace(made, name=unique, header=header)
         self._known[made.identity] = unique
         return self.kernels[unique]
@@ -77,10 +95,10 @@ def class_name(function: Function) -> str:
 
 def plan(program: Program, *, traced: bool = False) -> Plan:
     """All kernels and classes of a program. Raises NoLowering."""
-    program = in_tiles(program)
+    program = in_tiles(program, traced=traced)
     made = Plan(program, traced)
     seen: set[str] = set()
-    for function in _callees_first(program, program.main, seen):
+    for function in _callees_first(made, program.main, seen):
         made.classes[function.name] = _Class(made, function).source()
     return made
 
@@ -91,14 +109,15 @@ def _is_step(program: Program, function: Function) -> bool:
     return any(n.op in SCANS and n.attrs["body"] == function.name for n in nodes)
 
 
-def _callees_first(program: Program, function: Function, seen: set[str]) -> Iterator[Function]:
+def _callees_first(made: Plan, function: Function, seen: set[str]) -> Iterator[Function]:
     if function.name in seen:
         return
     seen.add(function.name)
     for node in function.nodes:
-        if node.op == "repeat" or node.op in SCANS:
+        calls = node.op in SCANS and isinstance(made.scan(function, node), str)
+        if node.op == "repeat" or calls:
             for name in callees(node):
-                yield from _callees_first(program, program.function(name), seen)
+                yield from _callees_first(made, made.program.function(name), seen)
     yield function
 
 
@@ -318,6 +337,21 @@ class _Class:
         ]
 
     def _scan(self, node: Node) -> None:
+        """One kernel that runs all steps; else a loop here that calls the step."""
+        found = self.plan.scan(self.function, node)
+        if isinstance(found, str):
+            self.lines.append(f"# a loop of kernels: no kernel has {found}")
+            self._loop(node)
+            return
+        body, read = self.plan.program.body(node), self.function.read_results(node)
+        named = enumerate(zip(body.outputs, node.types, strict=True))
+        self.results[node.id] = [
+            self._allocated(identifier(name), kind) if i in read else ""
+            for i, ((name, _), kind) in named
+        ]
+        self._launch(*found, self.results[node.id])
+
+    def _loop(self, node: Node) -> None:
         """A loop over steps or chunks: entries of arrays in, new states and entries out."""
         axis, body = node.attrs.axis("axis"), self.plan.program.body(node)
         first, count = node.attrs.integer("stepped"), node.attrs.integer("states")
@@ -476,6 +510,14 @@ def equation(region: Region) -> str:
     right = _term(region, output.id)
     text = f"{left} = {right}"
     return text if len(text) <= LONGEST_EQUATION else text[: LONGEST_EQUATION - 3] + "..."
+
+
+def equation_of_scan(scan: Scan) -> str:
+    """What the kernel carries from step to step, and what it stores at each."""
+    nodes, by = scan.region.nodes, f"{scan.length} at a time" if scan.chunk else "one at a time"
+    carried = ", ".join(f"{nodes[i].hint or 'state'}[{_axes(nodes[i].axes)}]" for i in scan.carried)
+    order = "from the last, " if scan.reverse else ""
+    return f"for steps along {scan.axis}, {order}{by}: {carried}"
 
 
 def _axes(axes: tuple[Axis, ...]) -> str:

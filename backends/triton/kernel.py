@@ -22,10 +22,12 @@ from .space import Space, Step, plan_space
 from .tiles import Facts, Kind
 
 LONGEST_ROW = 16384  # elements that a program holds at once
-BLOCKS = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
-WORDS = "tl|for|in|range|float|True|False|mask|other|axis|keep_dims|input_precision|BLOCK_."
+BLOCKS = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "PRECISION")
+WORDS = (
+    "tl|for|in|range|float|True|False|mask|other|axis|keep_dims|input_precision|PRECISION|BLOCK_."
+)
 LOCAL_NAME = re.compile(rf"(?<![.\w\"])(?!(?:{WORDS}|n_\w+)\b)[A-Za-z_]\w*")
-LETTERS = {block: block[-1] for block in BLOCKS}
+LETTERS = {block: block[-1] for block in BLOCKS[:3]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Kernel:
 
     @property
     def has_dot(self) -> bool:
-        return any("tl.dot(" in line for k in (self, *self.parts) for line in k.body)
+        return any("dot(" in line for k in (self, *self.parts) for line in k.body)
 
     @property
     def identity(self) -> tuple[object, ...]:

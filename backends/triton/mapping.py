@@ -10,6 +10,7 @@ from ...dsl.dims import Dim
 from .indexing import Coordinates, Indices, join
 from .regions import Region
 
+STEP = "step"  # the variable of a loop over the steps of a scan
 Operand = dict[Axis, Dim]
 Map = Callable[[Indices, Region, Node, Coordinates], Operand]
 REDUCTIONS = ("sum", "amax", "dot", "softmax")
@@ -54,6 +55,13 @@ def _same(indices: Indices, region: Region, node: Node, at: Coordinates) -> Oper
     return dict(at)
 
 
+def _entry(indices: Indices, region: Region, node: Node, at: Coordinates) -> Operand:
+    """At the step that a loop has reached, or a step of the chunk that starts there."""
+    place, chunk = Dim.symbol(f"%{STEP}"), node.attrs["chunk"]
+    inside = at[chunk] if isinstance(chunk, Axis) else Dim()
+    return {**at, node.attrs.axis("axis"): place + inside}
+
+
 # Ops with one operand that only move elements.
 VIEWS: dict[str, Map] = {
     "broadcast": _same,
@@ -64,6 +72,7 @@ VIEWS: dict[str, Map] = {
     "merge": _merge,
     "slice": _slice,
     "pick": _pick,
+    "entry": _entry,
 }
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from ...compiler.ir.graph import Axis, DType, Node
 from ...compiler.passes.properties import reduced_axes
 from ...dsl.dims import Dim, product
-from .evaluate import Evaluator, Value, literal
+from .evaluate import Evaluator, Value, literal, refuse
 from .indexing import COLS, ROWS, Coordinates, Indices, Tiles, Var, identifier
-from .mapping import REDUCTIONS, Operand, reached, restrict
+from .mapping import REDUCTIONS, VIEWS, Operand, reached, restrict, view
 from .regions import Region
 from .scopes import Scope, deepest
 from .tiles import UNMASKED
@@ -28,10 +28,12 @@ Reduced = Callable[[Mapping[Axis, Dim]], Value]  # reduced coordinates -> what i
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Longest axis that is reduced in one tile, and the texts of block lengths."""
+    """Longest axis that is reduced in one tile, the texts of block lengths, whether others loop."""
 
     whole: int
     block: str = "BLOCK_K"
+    loops: bool = True
+    precision: str = '"ieee"'  # of products of float32
 
 
 @dataclass(slots=True)
@@ -52,6 +54,7 @@ class Fold:
     reduce: str
 
 
+MIXED = ("stored_wide_dot", "wide_stored_dot")  # functions of the generated file, by that side
 SUM = Fold({"int": 0, "float": 0.0}, "{0} + {1}", "tl.sum")
 MAX = Fold({"int": -(2**31), "float": float("-inf")}, "tl.maximum({0}, {1})", "tl.max")
 
@@ -120,6 +123,7 @@ class Product:
     sides: tuple[tuple[Node, Coordinates], tuple[Node, Coordinates]]  # rows, columns
     kept: tuple[Tiles, Tiles]
     name: str = ""
+    as_stored: int | None = None  # the side that is in the format of memory, the other float32
 
     @property
     def tiles(self) -> Tiles:
@@ -150,11 +154,17 @@ class Product:
         return operand.id == node.id
 
     def _dot(self, span: Span, accumulator: str) -> tuple[str, Scope]:
+        self.as_stored = None
         left = self.reducer.dot_operand(self, 0, span, COLS)
         right = self.reducer.dot_operand(self, 1, span, ROWS)
         third = f", {accumulator}" if accumulator else ""
-        text = f'tl.dot({left.text}, {right.text}{third}, input_precision="ieee")'
-        return text, deepest((left.scope, right.scope))
+        precision, scope = self.reducer.limits.precision, deepest((left.scope, right.scope))
+        if precision.isidentifier():
+            self.reducer.blocks.add(precision)
+        if self.as_stored is not None and not accumulator:
+            return f"{MIXED[self.as_stored]}({left.text}, {right.text}, {precision})", scope
+        text = f"tl.dot({left.text}, {right.text}{third}, input_precision={precision})"
+        return text, scope
 
 
 @dataclass(slots=True)
@@ -173,28 +183,20 @@ class Reducer:
     def amax(self, node: Node, at: Coordinates) -> Value:
         (x,) = self.evaluator.region.operands(node)
         kind: DType = "int" if x.type.dtype == "bool" else x.type.dtype
-        found = self._run(node, at, self._folding(MAX, kind, node, at, x))
+        found = self.run(node, at, self.folding(MAX, kind, node, at, x))
         if x.type.dtype != "bool":
             return found
         return replace(found, text=f"({found.text} > 0)", dtype="bool")
 
     def cumsum(self, node: Node, at: Coordinates) -> Value:
-        """The sum of what stands at or before the coordinate: any coordinate, any order."""
-        evaluator, (x,) = self.evaluator, self.evaluator.region.operands(node)
-        axis, zero = node.attrs.axis("axis"), literal(0 if node.type.dtype == "int" else 0.0)
-        last = evaluator.integer(at[axis])
+        from .running import running_sum
 
-        def operand(reduced: Mapping[Axis, Dim]) -> Value:
-            here = evaluator.integer(reduced[axis])
-            value = evaluator.value(x.id, restrict({**at, **reduced}, x.axes))
-            value = evaluator.convert(value, node.type.dtype)
-            tiles, scope = value.tiles | last.tiles, deepest((value.scope, last.scope))
-            chosen = evaluator.masked(value, [f"({here.text} <= {last.text})"], zero)
-            return replace(chosen, tiles=tiles, scope=scope)
+        return running_sum(self, node, at)
 
-        part = self._folding(SUM, node.type.dtype, node, at, x)
-        part.operand = operand
-        return self._run(node, at, part)
+    def cumprod(self, node: Node, at: Coordinates) -> Value:
+        from .running import running_product
+
+        return running_product(self, node, at)
 
     def softmax(self, node: Node, at: Coordinates) -> Value:
         """exp(x - max) / sum, where a row without a finite entry gives zeros."""
@@ -210,14 +212,14 @@ class Reducer:
         return evaluator.assign(text, node.type.dtype, tiles, scope, self.base(node))
 
     def _shift(self, node: Node, rows: Coordinates, x: Node) -> Value:
-        high = self._run(node, rows, self._folding(MAX, "float", node, rows, x))
+        high = self.run(node, rows, self.folding(MAX, "float", node, rows, x))
         text = f'tl.where({high.text} == float("-inf"), 0.0, {high.text})'
         return self.evaluator.assign(text, "float", high.tiles, high.scope, "shift")
 
     def _total(self, node: Node, rows: Coordinates, x: Node, shift: Value) -> Value:
-        fold = self._folding(SUM, "float", node, rows, x)
+        fold = self.folding(SUM, "float", node, rows, x)
         fold.operand = lambda reduced: self._exponential(x, {**rows, **reduced}, shift)
-        total = self._run(node, rows, fold)
+        total = self.run(node, rows, fold)
         text = f"tl.where({total.text} == 0, 1.0, {total.text})"
         return self.evaluator.assign(text, "float", total.tiles, total.scope, "total")
 
@@ -244,10 +246,10 @@ class Reducer:
         if attend is not None and node.id in attend.softmaxes:
             return self._weighed(node, at, group or [(node, at)])
         if group is None:
-            return self._run(node, at, self.accumulator(node, at))
+            return self.run(node, at, self.accumulator(node, at))
         parts = [self.accumulator(*member) for member in group]
         if any(isinstance(p, Accumulator) and p.slot is None for p in parts):
-            return self._run(node, at, self.accumulator(node, at))
+            return self.run(node, at, self.accumulator(node, at))
         return self._keep(node, at, group, self._loop(node, group, parts))
 
     def _weighed(self, node: Node, at: Coordinates, group: Group) -> Value:
@@ -266,7 +268,7 @@ class Reducer:
         if node.op == "dot":
             return self._product(node, at) or self._sum_of_products(node, at)
         (x,) = self.evaluator.region.operands(node)
-        return self._folding(SUM, node.type.dtype, node, at, x)
+        return self.folding(SUM, node.type.dtype, node, at, x)
 
     def _product(self, node: Node, at: Coordinates) -> Product | None:
         """The `tl.dot`, if one operand varies along rows only and the other along columns only."""
@@ -276,7 +278,7 @@ class Reducer:
         if not summed:
             return None
         sides = [(o, restrict(at, [a for a in o.axes if a not in summed])) for o in operands]
-        kept = [self._tiles(where) for _, where in sides]
+        kept = [self.tiles(where) for _, where in sides]
         slots = [{slot for slot, _ in tiles} for tiles in kept]
         if slots == [{COLS}, {ROWS}]:
             sides, kept = sides[::-1], kept[::-1]
@@ -296,39 +298,49 @@ class Reducer:
             text = f"({left.text} * {right.text})"
             return Value(text, kind, left.tiles | right.tiles, scope)
 
-        return Accumulator(self, SUM, kind, operand, *self._place(at), self.base(node))
+        return Accumulator(self, SUM, kind, operand, *self.place(at), self.base(node))
 
-    def _folding(
+    def folding(
         self, fold: Fold, dtype: DType, node: Node, at: Coordinates, x: Node
     ) -> Accumulator:
         def operand(reduced: Mapping[Axis, Dim]) -> Value:
             return self.evaluator.value(x.id, restrict({**at, **reduced}, x.axes))
 
-        return Accumulator(self, fold, dtype, operand, *self._place(at), self.base(node))
+        return Accumulator(self, fold, dtype, operand, *self.place(at), self.base(node))
 
-    def _place(self, at: Coordinates) -> tuple[int | None, Tiles]:
+    def place(self, at: Coordinates) -> tuple[int | None, Tiles]:
         """A tile dimension that the kept coordinates leave free, and their tiles."""
-        kept = self._tiles(at)
+        kept = self.tiles(at)
         used = {slot for slot, _ in kept}
         return next((s for s in (COLS, ROWS) if s not in used), None), kept
 
-    def _tiles(self, at: Coordinates) -> Tiles:
+    def tiles(self, at: Coordinates) -> Tiles:
         indices = self.evaluator.indices
         return frozenset().union(*(indices.tiles(indices.expand(c)) for c in at.values()))
 
     # ------------------------------------------------------------------------------------- loops
 
-    def _run(self, node: Node, at: Coordinates, part: Accumulator | Product) -> Value:
+    def run(self, node: Node, at: Coordinates, part: Accumulator | Product) -> Value:
         extent = self.extent(node)
         slots: set[int | None] = {COLS, ROWS} if isinstance(part, Product) else {part.slot}
         # a tile of nothing would hold the constants that do not depend on where they are read
-        fits = extent.constant is not None and 0 < extent.constant <= self.limits.whole
+        longest = self.longest(extent)
+        fits = longest is not None and 0 < longest <= self.limits.whole
         if fits and None not in slots:
             return part.whole(self.whole_span(node, slots))
+        if not self.limits.loops:
+            raise refuse(node, f"{node.op} over {extent} elements, not in one tile,")
         return self._loop(node, [(node, at)], [part])[0]
 
     def extent(self, node: Node) -> Dim:
         return product([self.evaluator.region.size(a) for a in reduced_axes(node)])
+
+    def longest(self, extent: Dim) -> int | None:
+        """The most that an extent may be, if the kernel knows."""
+        high = None if extent.constant is None else extent
+        if high is None and all(s.startswith("%") for s in extent.symbols()):
+            high = self.evaluator.indices.highest(extent)
+        return None if high is None else high.constant
 
     def whole_span(self, node: Node, slots: set[int | None]) -> Span:
         extent = self.extent(node)
@@ -340,13 +352,26 @@ class Reducer:
         return span
 
     def whole_var(self, slot: int, extent: Dim) -> Var:
-        """The index that covers an axis of constant length in one tile."""
+        """The index that covers an axis in one tile."""
         if (slot, extent) not in self.full:
-            length = extent.constant
+            length = self.longest(extent)
             assert length is not None
-            block = str(max(16, _power_of_two(length)))
-            self.full[slot, extent] = self.index_var("i", slot, extent, block, self.evaluator.body)
+            block, scope = str(max(16, _power_of_two(length))), self.evaluator.indices.scope(extent)
+            scope = self.evaluator.scope(scope)
+            self.full[slot, extent] = self.index_var("i", slot, extent, block, scope)
         return self.full[slot, extent]
+
+    def turned(self, place: Dim) -> Dim | None:
+        """The place in a tile whose rows and columns change places, of one that varies along whole
+        axes only."""
+        new: dict[str, Dim] = {}
+        for (slot, extent), var in self.full.items():
+            if (1 - slot, extent) in self.full:
+                new[var.symbol] = Dim.symbol(self.full[1 - slot, extent].symbol)
+        indices = self.evaluator.indices
+        if any(v.tiles and v.symbol not in new for v in indices.variables(place)):
+            return None
+        return place.substitute(new)
 
     def index_var(
         self, base: str, slot: int, extent: Dim, block: str, scope: Scope, start: str = ""
@@ -426,27 +451,41 @@ class Reducer:
 
     def dot_operand(self, dot: Product, side: int, span: Span, slot: int) -> Value:
         """One operand of a `tl.dot`, in the format of memory unless it must be float32."""
-        evaluator = self.evaluator
-        peeled = [self.peeled(node) for node, _ in dot.sides]
-        half = all(node.type.dtype == "float" for node in peeled)
-        node, at = peeled[side], {**dot.sides[side][1], **span.by_slot[slot]}
-        value = evaluator.value(node.id, restrict(at, node.axes))
+        evaluator, slots = self.evaluator, (slot, 1 - slot) if side == 0 else (1 - slot, slot)
+        peeled = [
+            self.peeled(node, {**at, **span.by_slot[own]})
+            for (node, at), own in zip(dot.sides, slots, strict=True)
+        ]
+        half = all(node.type.dtype == "float" for node, _ in peeled)
+        value = evaluator.value(peeled[side][0].id, peeled[side][1])
         tiles = dot.kept[side] | span.tiles[slot]
         if not value.stored:
             value = evaluator.masked(value, span.masks[slot], literal(0.0))
         value = evaluator.spread(value, tiles)
         if half and value.stored:
             return value
+        mixed = self.limits.precision.isidentifier() and peeled[1 - side][0].op != "leaf"
+        if value.stored and mixed:
+            dot.as_stored = side
+            return evaluator.named(value)
         wanted = self.model_type() if half else "tl.float32"
         if wanted == "tl.float32" and not value.stored:
             return evaluator.convert(value, "f32")
         return replace(value, text=f"{evaluator.named(value).text}.to({wanted})")
 
-    def peeled(self, node: Node) -> Node:
-        """Below casts that raise: raising a value changes nothing where float32 accumulates."""
-        while node.op == "cast" and node.type.dtype != "float":
-            (node,) = self.evaluator.region.operands(node)
-        return node
+    def peeled(self, node: Node, at: Coordinates) -> tuple[Node, Operand]:
+        """Below casts that raise, and views of them: raising changes nothing where float32
+        accumulates."""
+        region, where = self.evaluator.region, restrict(at, node.axes)
+        found = node, where
+        while node.op in VIEWS or (node.op == "cast" and node.type.dtype != "float"):
+            (source,) = region.operands(node)
+            if node.op in VIEWS:
+                where = view(self.evaluator.indices, region, node, where)
+            node = source
+            if node.type.dtype == "float" or found[0].op == "cast":
+                found = node, where
+        return found
 
     def model_type(self) -> str:
         """The element type of the run, read off a pointer to a value of that type."""

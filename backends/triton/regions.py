@@ -82,7 +82,7 @@ class Region:
 
 def region_of(program: Program, function: Function, node: Node) -> Region:
     """The region of one node that is neither free nor the host's."""
-    importer = _Importer(program, function, Region(node, dict(program.sizes)))
+    importer = Importer(program, function, Region(node, dict(program.sizes)))
     inputs = tuple(importer.take(i) for i in node.inputs)
     region = importer.region
     if node.op not in FUSED:
@@ -110,13 +110,13 @@ def _attend(node: Node, body: Function, inside: dict[int, int]) -> Attend:
 
 def view_region(program: Program, function: Function, node: Node) -> Region:
     """The region that writes out a value which kernels only ever address."""
-    importer = _Importer(program, function, Region(node, dict(program.sizes)))
+    importer = Importer(program, function, Region(node, dict(program.sizes)))
     importer.region.outputs = (importer.take(node.id),)
     return importer.region
 
 
 @dataclass(slots=True)
-class _Importer:
+class Importer:
     """Copies values of the function into the region: free ones as nodes, others as leaves."""
 
     program: Program

@@ -11,10 +11,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["flat", "row", "product", "attend"]
+Kind = Literal["flat", "row", "product", "attend", "steps", "chunks"]
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 INTERPRETER = "interpreter"
-Tile = dict[str, int]
+Tile = dict[str, int | str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,10 @@ def tile(facts: Facts, target: str, element_bytes: int) -> Tile:
         return _product(facts, target, element_bytes)
     if facts.kind == "attend":
         return _attend(facts, target, element_bytes)
+    if facts.kind == "chunks":
+        return _chunks(target)
+    if facts.kind == "steps":
+        return _steps(facts, target)
     return _rows(facts, target)
 
 
@@ -95,6 +99,36 @@ def _rows(facts: Facts, target: str) -> Tile:
         "num_warps": warps,
         "num_stages": 2,
     }
+
+
+# Elements of the states that a warp of a scan holds.
+CARRIED = 512
+
+
+def _precision(target: str) -> str:
+    """How a scan multiplies float32: where tensor cores have 10 bits of it, as three products."""
+    return "tf32x3" if target.startswith("sm_") else "ieee"
+
+
+def _steps(facts: Facts, target: str) -> Tile:
+    """Few elements for each program: steps wait for one another, so that rows are what runs at once."""
+    least = 16 if facts.products else 1
+    rows = max(least, CARRIED // facts.width) if facts.width > 1 else 1
+    if target == INTERPRETER:
+        rows = max(least, INTERPRETED_ELEMENTS // max(facts.width, 128))
+    warps = min(8, max(1, rows * max(facts.width, 64) // CARRIED))
+    return {
+        "BLOCK_M": rows, "BLOCK_N": 64, "PRECISION": _precision(target),
+        "num_warps": warps, "num_stages": 2,
+    }  # fmt: skip
+
+
+def _chunks(target: str) -> Tile:
+    """Few columns of the states, beside the rows of a chunk and all that its products sum over."""
+    return {
+        "BLOCK_N": 64 if target == INTERPRETER else 16, "PRECISION": _precision(target),
+        "num_warps": 4, "num_stages": 1,
+    }  # fmt: skip
 
 
 def _column_block(columns: int | None, most: int) -> int:

@@ -116,6 +116,35 @@ def _(call: Call, x: Array) -> Array:
     return np.cumsum(x, axis=positions(call, [call.attrs.axis("axis")])[0], dtype=kind)
 
 
+CUMPROD = op(
+    "cumprod",
+    "the running product along `axis`, from its end if `reverse`",
+    time="M",
+    elementwise=per_operand,
+    samples=tuple(
+        Sample((tensor(d, A, N, B),), {"axis": N, "reverse": reverse})
+        for d, reverse in (("float", False), ("f32", True), ("f64", True))
+    ),
+)
+
+
+@CUMPROD.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    (x,) = inputs
+    require(x.dtype in ("float", "f32", "f64"), "only floats have running products")
+    x.position(attrs.axis("axis"))
+    return (TensorType(x.dtype, x.axes),)
+
+
+@CUMPROD.meaning
+def _(call: Call, x: Array) -> Array:
+    kind = call.precision.compute(call.outputs[0].dtype)
+    (along,) = positions(call, [call.attrs.axis("axis")])
+    if call.attrs["reverse"]:
+        return np.flip(np.cumprod(np.flip(x, along), axis=along, dtype=kind), along)
+    return np.cumprod(x, axis=along, dtype=kind)
+
+
 def _softmax_operations(attrs: Attrs, inputs: Types, outputs: Types) -> Dim:
     """Maximum, difference, exponential, sum, quotient."""
     return per_operand(attrs, inputs, outputs) * 5

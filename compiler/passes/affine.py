@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..ir.graph import Axis, Builder, DType, Function, Node, TensorType
+from ..ir.graph import Attrs, Axis, Builder, DType, Function, Node, TensorType
 from ..ir.walk import cone
 from .properties import is_elementwise, line
 
@@ -28,6 +28,7 @@ class Lift:
     chunk: Axis
     builder: Builder
     values: dict[int, int] = field(default_factory=dict)
+    made: dict[tuple[str, tuple[int, ...], Attrs], int] = field(default_factory=dict)
 
     def sweep(self) -> None:
         """Lifts all values of the step whose operands are there."""
@@ -69,8 +70,14 @@ class Lift:
         types: tuple[TensorType, ...] | None = None,
         like: Node | None = None,
     ) -> int:
+        """A node, or one that is there already and computes the same."""
         origins, hint = (like.origins, like.hint) if like else ((), "")
-        return self.builder.add(op, inputs, attrs, types, origins, hint)  # type: ignore[arg-type]
+        key = op, inputs, Attrs(attrs)  # type: ignore[arg-type]
+        if types is not None:  # an input, or a loop
+            return self.builder.add(op, inputs, key[2], types, origins, hint)
+        if key not in self.made:
+            self.made[key] = self.builder.add(op, inputs, key[2], None, origins, hint)
+        return self.made[key]
 
     def product(self, a: int, b: int) -> int:
         """a * b, where 0 and 1 are what they are."""
@@ -88,7 +95,15 @@ class Lift:
         return self.add("add", (a, b))
 
     def renamed(self, value: int, new: Mapping[Axis, Axis]) -> int:
-        pairs = tuple((a, b) for a, b in new.items() if a != b and a in self.builder[value].axes)
+        """The value under other names; of one that is renamed already, what that was made of."""
+        node, names = self.builder[value], dict(new)
+        if node.op == "rename":
+            before = dict(node.attrs.pairs("pairs"))
+            names = {a: b for a, b in new.items() if a not in before.values()}
+            names |= {a: new.get(b, b) for a, b in before.items()}
+            value = node.inputs[0]
+        axes = self.builder[value].axes
+        pairs = tuple((a, names[a]) for a in axes if names.get(a, a) != a)
         return self.add("rename", (value,), {"pairs": pairs}) if pairs else value
 
     def number(self, value: int, dtype: DType) -> int:

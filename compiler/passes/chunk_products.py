@@ -4,19 +4,20 @@
     dot(h[t-1], q[t], n) = p[t] dot(h[0], q[t], n) + sum_r m[t, r] dot(k[r], q[t], n) x[r]
 
 where m[t, r] is the product of d between r and t, 0 for r >= t, and p[t] the product before t. Both
-are recurrences themselves, m[t+1] = d[t] m[t] + (r = t) and p[t+1] = d[t] p[t], with one small
-state for a whole chunk: nothing is divided, so a gate may be 0. No state is stored but the last.
+are running products of d[t-1], that of m with 1 in place of what stands at r + 1 or before: nothing
+is divided, so a gate may be 0. No state is stored but the last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from ..ir.graph import Axis, Function, Node, TensorType
+from ...dsl.dims import Dim
+from ..ir.graph import AttrValue, Axis, DType, Function, Node, TensorType
 from ..ir.walk import cone
 from .affine import Form, Forms, Lift, NotAffine
-from .chunk_loops import Loop, laid_out
+from .chunk_loops import laid_out
 
 
 class NotProducts(Exception):
@@ -68,6 +69,10 @@ def rank_one(lift: Lift, value: int, summed: Collection[Axis]) -> tuple[int, int
     if node.op == "mul":
         (x1, k1), (x2, k2) = (rank_one(lift, i, summed) for i in node.inputs)
         return lift.product(x1, x2), lift.product(k1, k2)
+    if node.op == "add":
+        (x1, k1), (x2, k2) = (rank_one(lift, i, summed) for i in node.inputs)
+        if k1 == k2:
+            return lift.sum(x1, x2), k1
     if node.op == "div" and not set(summed) & set(lift.builder[node.inputs[1]].axes):
         x, k = rank_one(lift, node.inputs[0], summed)
         return lift.add("div", (x, node.inputs[1])), k
@@ -104,6 +109,7 @@ class Products:
     weights: int = field(init=False)  # m
     decays: int = field(init=False)  # p
     last: int = field(init=False)
+    scores: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -114,6 +120,7 @@ class Products:
         form: Form,
         found: Sequence[Readout],
         row: Axis,
+        beside: Collection[tuple[int, int]],
     ) -> Products:
         """Raises NotProducts."""
         ((number, factor),) = form.factors.items()
@@ -124,44 +131,56 @@ class Products:
         x, k = rank_one(lift, form.offset, axes)
         made = cls(lift, entering, initial, factor, x, k, axes, row)
         factors = [factor, *(f for r in found for f in r.form.factors.values())]
-        made.check(factors, [r.query for r in found])
+        made.check(factors, [r.query for r in found], beside)
         return made
 
-    def check(self, factors: Sequence[int], queries: Sequence[int]) -> None:
-        """Something of the state must be along axes that neither keys, queries nor factors have."""
+    def check(
+        self, factors: Sequence[int], queries: Sequence[int], beside: Collection[tuple[int, int]]
+    ) -> None:
+        """Something of the state must be along axes that neither keys, queries nor factors have.
+
+        Else the products are worth it `beside` a state that has them already: they are the same.
+        """
         axes = {a for i in (self.k, *queries, *factors) for a in self.lift.builder[i].axes}
-        if all(a in axes for a in self.entering.axes):
+        if all(a in axes for a in self.entering.axes) and (self.k, self.factor) not in beside:
             raise NotProducts
         if any({*self.summed} & {*self.lift.builder[i].axes} for i in factors):
             raise NotProducts
 
-    def build(self, loop: Loop) -> Function:
-        """Adds m, p and the last state to the chunk; returns the step of m and p."""
-        lift, builder = self.lift, self.lift.builder
-        dtype = self.entering.type.dtype
-        shared = tuple(a for a in builder[self.factor].axes if a != lift.chunk)
-        decay = TensorType(dtype, shared)
-        weight = TensorType(dtype, (*shared, self.row))
-        own, other = (lift.add("index", (), {"axis": a}) for a in (lift.chunk, self.row))
-        here = lift.add("to_float", (lift.add("eq", (own, other)),))
-        zeros, ones = (
-            laid_out(builder, lift.number(n, dtype), kind) for n, kind in ((0, weight), (1, decay))
-        )
-        m, p = loop.state(0, zeros, weight, "weights"), loop.state(1, ones, decay, "decay")
-        factor = loop.seen(self.factor)
-        loop.update(
-            0, loop.builder.add("add", (loop.builder.add("mul", (factor, m)), loop.seen(here)))
-        )
-        loop.update(1, loop.builder.add("mul", (factor, p)))
-        step, (self.weights, self.decays), last = loop.close([("weights", m), ("decay", p)])
-        kept = lift.add("mul", (last[1], self.initial))
-        arrived = lift.add(
-            "dot",
-            (lift.add("mul", (last[0], self._at_row(self.x))), self._at_row(self.k)),
-            {"axes": (self.row,)},
-        )
-        self.last = laid_out(builder, lift.add("add", (kept, arrived)), self.entering.type)
-        return step
+    def build(self, *, reverse: bool) -> None:
+        """Adds m, p and the last state to the chunk."""
+        lift, add, chunk, row = self.lift, self.lift.add, self.lift.chunk, self.row
+        dtype, back = self.entering.type.dtype, 1 if reverse else -1
+        own, other = (add("index", (), {"axis": a}) for a in (chunk, row))
+        zero, one, step = lift.number(0, dtype), lift.number(1, dtype), lift.number(1, "int")
+        factor = self._stepped(dtype)
+        after = add("add" if back < 0 else "sub", (other, step))  # the row after r
+        before = self._at(factor, add("sub" if back < 0 else "add", (own, step)))
+        gates = add("where", (_earlier(add, after, own, reverse), before, one))
+        between = self._running(gates, chunk, reverse)
+        self.weights = add("where", (_earlier(add, other, own, reverse), between, zero))
+        self.decays = self._running(before, chunk, reverse)
+        last: dict[str, AttrValue] = {"axis": chunk, "at": Dim.of(0) if reverse else chunk.size - 1}
+        whole = add("pick", (self._running(factor, chunk, reverse),), last)
+        left = self._running(self._at(factor, after), row, not reverse)
+        x = lift.product(left, self._at_row(self.x))
+        arrived = add("dot", (x, self._at_row(self.k)), {"axes": (row,)})
+        kept = add("mul", (whole, self.initial))
+        self.last = laid_out(lift.builder, add("add", (kept, arrived)), self.entering.type)
+
+    def _stepped(self, dtype: DType) -> int:
+        """d, for each step."""
+        builder, chunk = self.lift.builder, self.lift.chunk
+        axes = (chunk, *(a for a in builder[self.factor].axes if a != chunk))
+        return laid_out(builder, self.factor, TensorType(dtype, axes))
+
+    def _at(self, value: int, index: int) -> int:
+        """A value of each step at the steps `index`, 1 where there is none."""
+        attrs: dict[str, AttrValue] = {"axis": self.lift.chunk, "fill": 1}
+        return self.lift.add("take", (value, index), attrs)
+
+    def _running(self, value: int, axis: Axis, reverse: bool) -> int:
+        return self.lift.add("cumprod", (value,), {"axis": axis, "reverse": reverse})
 
     def _at_row(self, value: int) -> int:
         """A value along the rows r instead of the steps t."""
@@ -175,21 +194,50 @@ class Products:
         old = {b: a for a, b in new.items()}
         query = lift.renamed(readout.query, old)
         attrs = {"axes": self.summed}
-        scores = lift.add("dot", (query, self._at_row(self.k)), attrs)
+        scores = self._scores(query)
         rows = lift.add("mul", (scores, self.weights))
-        arrived = lift.add("dot", (rows, self._at_row(self.x)), {"axes": (self.row,)})
+        arrived = self._summed(rows)
         kept = lift.product(self.decays, lift.add("dot", (query, self.initial), attrs))
         before = lift.renamed(lift.sum(kept, arrived), new)
         made = lift.product(factor, before)
         if not lift.is_number(form.offset, 0):
             axes = readout.node.attrs.axes("axes")
             x, k = rank_one(lift, form.offset, axes)
-            made = lift.sum(
-                made, lift.product(x, lift.add("dot", (readout.query, k), {"axes": axes}))
-            )
+            if lift.renamed(k, old) == self.k:
+                own = self._own(scores)
+            else:
+                own = lift.add("dot", (readout.query, k), {"axes": axes})
+            made = lift.sum(made, lift.product(x, own))
         kind = readout.node.type
         where = lift.builder[made].axes
         return laid_out(lift.builder, made, TensorType(kind.dtype, where))
+
+    def _summed(self, rows: int) -> int:
+        """sum_r rows[t, r] x[r]"""
+        lift, over = self.lift, {"axes": (self.row,)}
+        x = self._at_row(self.x)
+        if self.row in lift.builder[x].axes:
+            return lift.add("dot", (rows, x), over)
+        return lift.product(x, lift.add("sum", (rows,), over))
+
+    def _scores(self, query: int) -> int:
+        """dot(k[r], q[t]), once for each q."""
+        if query not in self.scores:
+            operands = query, self._at_row(self.k)
+            self.scores[query] = self.lift.add("dot", operands, {"axes": self.summed})
+        return self.scores[query]
+
+    def _own(self, scores: int) -> int:
+        """dot(k[t], q[t])"""
+        lift, add = self.lift, self.lift.add
+        own, other = (add("index", (), {"axis": a}) for a in (lift.chunk, self.row))
+        zero = lift.number(0, lift.builder[scores].type.dtype)
+        here = add("where", (add("eq", (own, other)), scores, zero))
+        return add("sum", (here,), {"axes": (self.row,)})
+
+
+def _earlier(add: Callable[..., int], a: int, b: int, reverse: bool) -> int:
+    return add("lt", (b, a) if reverse else (a, b))
 
 
 def _back(entering: Node, axes: Sequence[Axis], summed: Sequence[Axis]) -> tuple[Axis, ...]:

@@ -36,26 +36,18 @@ class Chunked:
     chunk: Function
 
 
-def in_products(edit: Edit, node: Node) -> Iterator[Chunked]:
-    """A scan, those of its states as products that are only read by contractions."""
-    return _solved(edit, node, products=True)
-
-
-def in_loops(edit: Edit, node: Node) -> Iterator[Chunked]:
-    """A scan, its states step by step and all else at once."""
-    return _solved(edit, node, products=False)
-
-
-def _solved(edit: Edit, node: Node, *, products: bool) -> Iterator[Chunked]:
+def in_chunks(edit: Edit, node: Node) -> Iterator[Chunked]:
+    """A scan, its states as products where they are only read by contractions, else step by step,
+    and all else at once."""
     if node.attrs.integer("stepped") > 0:  # else every step is the same
-        chunks = _Chunks.of(edit, node, products)
+        chunks = _Chunks.of(edit, node)
         for stratum in _strata(chunks.step, chunks.entering, chunks.updates):
             chunks.solve(stratum)
         yield Chunked(node, chunks, chunks.finish())
 
 
-def _has_no_products(edit: Edit, found: Chunked) -> bool:
-    return found.states.length != ROWS
+def _has_loops(edit: Edit, found: Chunked) -> bool:
+    return found.states.looped
 
 
 def _waits(edit: Edit, found: Chunked) -> str:
@@ -109,16 +101,18 @@ class _Chunks:
     step: Function
     lift: Lift
     read: tuple[int, ...]
-    products: bool
     inputs: tuple[int, ...] = ()
     functions: list[Function] = field(default_factory=list)
     last: dict[int, int] = field(default_factory=dict)
     strata: list[str] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
     length: int = LENGTH
+    looped: bool = False
+    row: Axis | None = None  # the steps that the products of a chunk sum over
+    multiplied: list[tuple[int, int]] = field(default_factory=list)  # keys and factors
 
     @classmethod
-    def of(cls, edit: Edit, node: Node, products: bool) -> _Chunks:
+    def of(cls, edit: Edit, node: Node) -> _Chunks:
         axis, step = node.attrs.axis("axis"), edit.program.body(node)
         named = edit.axis(f"{axis.name}.chunk", Dim())
         chunk = Axis(named.name, Dim.symbol(named.name), axis.time)
@@ -126,7 +120,7 @@ class _Chunks:
         states = node.attrs.integer("states")
         results = {user.attrs.integer("index") for user in edit.users(node.id)}
         read = tuple(i for i in range(len(node.types) - states) if i in results)
-        made = cls(edit, node, step, lift, read, products)
+        made = cls(edit, node, step, lift, read)
         made._enter()
         return made
 
@@ -171,7 +165,7 @@ class _Chunks:
         self, stratum: Sequence[int], forms: Forms, updates: Mapping[int, Form]
     ) -> bool:
         """Adds the state of `stratum` as matrix products, if it is one that allows it."""
-        if not self.products or len(stratum) > 1:
+        if len(stratum) > 1:
             return False
         (k,) = stratum
         roots = [self.step.output_ids[i] for i in self.read]
@@ -180,11 +174,17 @@ class _Chunks:
         try:
             found = readouts(self.step, forms, entering.id, roots)
             chunk = self.lift.chunk
-            row = Axis(self.edit.axis(chunk.name, chunk.size).name, chunk.size, chunk.name)
-            products = Products.of(self.lift, entering, self.last[k], updates[k], found, row)
+            self.row = self.row or Axis(
+                self.edit.axis(chunk.name, chunk.size).name, chunk.size, chunk.name
+            )
+            form, last = updates[k], self.last[k]
+            products = Products.of(
+                self.lift, entering, last, form, found, self.row, self.multiplied
+            )
         except NotProducts:
             return False
-        self.functions.append(products.build(self._loop()))
+        products.build(reverse=bool(self.node.attrs["reverse"]))
+        self.multiplied.append((products.k, products.factor))
         self.last[k] = products.last
         self.lift.values |= {readout.node.id: products.read(readout) for readout in found}
         self.length = ROWS
@@ -196,6 +196,7 @@ class _Chunks:
 
     def _looped(self, stratum: Sequence[int], forms: Mapping[int, Form] | None) -> None:
         """Adds the states of `stratum` as a loop: of affine forms, or of the step's own text."""
+        self.looped = True
         loop = self._loop()
         for k in stratum:
             node = self.step[self.entering[k]]
@@ -345,8 +346,8 @@ CHUNK_PRODUCTS = Pass(
             "chunk-products",
             chunk_scan,
             ("scan",),
-            in_products,
-            (Guard("contracted", "a state is only read by contractions", _has_no_products),),
+            in_chunks,
+            (Guard("contracted", "the states are only read by contractions", _has_loops),),
             "dot(h[t], q[t]) = p[t] dot(h[0], q[t]) + sum_r m[t, r] dot(k[r], q[t]) x[r]",
         ),
     ),
@@ -360,7 +361,7 @@ CHUNK_SCAN = Pass(
             "chunk-scan",
             chunk_scan,
             ("scan",),
-            in_loops,
+            in_chunks,
             (
                 Guard("affine", "a state is affine in the states of its stratum", _waits),
                 Guard("at-once", "something is computed for many steps", _computes_nothing),
