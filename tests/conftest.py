@@ -11,6 +11,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--accept", action="store_true", help="rewrite golden files to what is computed now"
     )
+    parser.addoption(
+        "--all-kernels", action="store_true", help="compile every kernel of every example: an hour"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

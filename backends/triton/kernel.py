@@ -10,15 +10,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from ...compiler.ir.graph import DType
+from ...compiler.ir.graph import Axis, DType, TensorType
 from ...dsl.dims import Dim, product
-from .evaluate import Evaluator
+from .evaluate import Evaluator, Value
 from .indexing import COLS, ROWS, Indices, Var, join
 from .mapping import Operand
-from .reduce import Limits, Reducer, shared_loops
+from .reduce import Limits, Part, Reducer, shared_loops
 from .regions import Region
 from .scopes import ROOT, Scope
 from .space import Space, Step, plan_space
+from .split import PARTS, Split
 from .tiles import Facts, Kind
 
 LONGEST_ROW = 16384  # elements that a program holds at once
@@ -40,7 +41,10 @@ class Pointer:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """`body` is the source below the signature; `extents` are rows, columns and batch."""
+    """`body` is the source below the signature; `extents` are rows, columns and batch.
+
+    `wide` are the tile shapes of loads whose lanes are contiguous and aligned to 16 bytes.
+    """
 
     name: str
     pointers: tuple[Pointer, ...]
@@ -50,6 +54,7 @@ class Kernel:
     extents: tuple[Dim, Dim, Dim]
     facts: Facts
     header: tuple[str, ...] = ()
+    wide: tuple[tuple[str, ...], ...] = ()
 
     @property
     def arguments(self) -> list[str]:
@@ -80,10 +85,16 @@ def build(region: Region, name: str, header: tuple[str, ...] = ()) -> Kernel:
     return _Builder(region, plan_space(region)).build(name, header)
 
 
+def build_part(cut: Split, name: str) -> Kernel:
+    """The kernel that computes the contraction of `cut` part by part, as float32[parts, ..]."""
+    return _Builder(cut.part, plan_space(cut.part), cut).build(name, ())
+
+
 @dataclass(slots=True)
 class _Builder:
     region: Region
     space: Space
+    cut: Split | None = None
     indices: Indices = field(default_factory=Indices)
     body: Scope = field(default_factory=lambda: Scope(ROOT))
     evaluator: Evaluator = field(init=False)
@@ -110,6 +121,8 @@ class _Builder:
         return Limits(whole, "BLOCK_N" if self.kind == "attend" else "BLOCK_K")
 
     def build(self, name: str, header: tuple[str, ...]) -> Kernel:
+        if self.cut is not None:
+            self._part()
         rows = self._rows()
         places = self._batch() | rows | self._columns()
         coordinates = [
@@ -139,10 +152,20 @@ class _Builder:
         self.row = Dim.symbol(var.symbol)
         return self._bind(self.space.rows, var) if self.space.rows else {}
 
+    def _part(self) -> None:
+        """Parts and batch share an axis of the grid."""
+        count = self.evaluator.integer(PARTS.size).text
+        text = f"tl.program_id(2) % {count}"
+        made = self.evaluator.assign(text, "int", frozenset(), self.body, "part")
+        self.indices.add(Var(made.text, PARTS.size, scope=self.body))
+        self.evaluator.reducer.part = Part(made.text, count)
+
     def _batch(self) -> dict[str, int | Dim]:
         if not self.space.batch:
             return {}
-        made = self.evaluator.assign("tl.program_id(2)", "int", frozenset(), self.body, "batch")
+        part = self.evaluator.reducer.part
+        text = "tl.program_id(2)" + (f" // {part.count}" if part is not None else "")
+        made = self.evaluator.assign(text, "int", frozenset(), self.body, "batch")
         var = Var(made.text, _extent(self.space.batch), scope=self.body)
         self.indices.add(var)
         return self._bind(self.space.batch, var)
@@ -180,14 +203,21 @@ class _Builder:
         results: list[Pointer] = []
         order = sorted(range(len(coordinates)), key=lambda i: len(coordinates[i]))
         for position in order:
-            results.append(self._store(position, coordinates[position]))
+            node = self.region.nodes[self.region.outputs[position]]
+            at = coordinates[position]
+            value = self.evaluator.value(node.id, at)
+            results.append(self._store(position, value, node.type, at))
+        if self.cut is not None and self.cut.totals is not None:
+            results.append(self._store_total(self.cut.totals, coordinates[0]))
         return sorted(results, key=lambda p: p.value)
 
-    def _store(self, position: int, at: Operand) -> Pointer:
-        node = self.region.nodes[self.region.outputs[position]]
-        value = self.evaluator.value(node.id, at)
+    def _store(self, position: int, value: Value, kind: TensorType, at: Operand) -> Pointer:
         pointer = self.evaluator.fresh("out_ptr")
-        address = join([at[a] for a in node.axes], [self.region.size(a) for a in node.axes])
+        part = self.evaluator.reducer.part
+        axes, places = kind.axes, [at[a] for a in kind.axes]
+        if part is not None:
+            axes, places = (PARTS, *axes), [Dim.symbol(f"%{part.index}"), *places]
+        address = join(places, [self.region.size(a) for a in axes])
         address = self.indices.expand(address)
         if not self.indices.tiles(address):
             address = address + self.row  # of length 1 then
@@ -195,7 +225,13 @@ class _Builder:
         mask = f", mask={' & '.join(masks)}" if masks else ""
         scope = self.columns if COLS in {s for s, _ in self.indices.tiles(address)} else self.body
         scope.add(f"tl.store({pointer} + {self.indices.text(address)}, {value.text}{mask})")
-        return Pointer(pointer, node.type.dtype, position, is_result=True)
+        return Pointer(pointer, kind.dtype if part is None else "f32", position, is_result=True)
+
+    def _store_total(self, axes: tuple[Axis, ...], at: Operand) -> Pointer:
+        part = self.evaluator.reducer.part
+        assert part is not None
+        assert part.log_total is not None
+        return self._store(1, part.log_total, TensorType("f32", axes), at)
 
     def _kernel(self, name: str, header: tuple[str, ...], results: list[Pointer]) -> Kernel:
         region, reducer = self.region, self.evaluator.reducer
@@ -205,11 +241,12 @@ class _Builder:
         ]
         blocks = tuple(b for b in BLOCKS if b in reducer.blocks)
         cols = _extent(self.space.cols) if self.column_mode == "grid" else Dim.of(1)
-        extents = _extent(self.space.rows), cols, _extent(self.space.batch)
+        batch = _extent(self.space.batch) * (Dim.of(1) if self.cut is None else PARTS.size)
+        extents = _extent(self.space.rows), cols, batch
         sizes = tuple(sorted(self.indices.size_names.items()))
         return Kernel(
             name, (*leaves, *results), sizes, blocks, tuple(self.body.lines), extents,
-            self._facts(), header,
+            self._facts(), header, tuple(sorted(self.evaluator.wide)),
         )  # fmt: skip
 
     def _facts(self) -> Facts:

@@ -158,6 +158,27 @@ class Product:
 
 
 @dataclass(slots=True)
+class Part:
+    """The part of the one loop that a program runs: number `index` of `count` (texts).
+
+    An attention leaves the logarithm of its weights' sum in `log_total`.
+    """
+
+    index: str
+    count: str
+    log_total: Value | None = None
+
+    def range(self, evaluator: Evaluator, scope: Scope, low: str, high: str, block: str) -> str:
+        """Whole blocks from `low`, the same number for each part."""
+        length = high if low == "0" else f"({high} - {low})"
+        share, first = evaluator.fresh("share"), evaluator.fresh("from_")
+        blocks = f"({length} + {block} * {self.count} - 1) // ({block} * {self.count})"
+        scope.add(f"{share} = {blocks} * {block}")
+        scope.add(f"{first} = {'' if low == '0' else f'{low} + '}{self.index} * {share}")
+        return f"range({first}, tl.minimum({first} + {share}, {high}), {block})"
+
+
+@dataclass(slots=True)
 class Reducer:
     """The reductions of one kernel."""
 
@@ -167,6 +188,7 @@ class Reducer:
     full: dict[tuple[int, Dim], Var] = field(default_factory=dict)
     blocks: set[str] = field(default_factory=set)
     loop_vars: dict[tuple[int, int], Var] = field(default_factory=dict)
+    part: Part | None = None
 
     # -------------------------------------------------------------------------------- reductions
 
@@ -396,8 +418,15 @@ class Reducer:
         for part, span in zip(parts, spans, strict=True):
             part.step(loop, span)
         step = "1" if scalar else self.limits.block
-        loop.close(f"for {start} in range(0, {evaluator.integer(extent).text}, {step}):")
+        steps = self.steps("0", evaluator.integer(extent).text, step, parent)
+        loop.close(f"for {start} in {steps}:")
         return [part.finish(parent) for part in parts]
+
+    def steps(self, low: str, high: str, block: str, scope: Scope) -> str:
+        """The range of a loop, or of a part of it."""
+        if self.part is None:
+            return f"range({low}, {high}, {block})"
+        return self.part.range(self.evaluator, scope, low, high, block)
 
     def loop_span(
         self, node: Node, loop: Scope, start: str, scalar: bool, part: Accumulator | Product

@@ -135,12 +135,13 @@ def rows_first(region: Region, node: Node) -> bool:
     do the values that a softmax weighs."""
     a, b = node.inputs
     if region.attend is not None and node.id in region.attend.softmaxes:
-        return _leads_to(region, a, region.attend.softmaxes[node.id])
+        return leads_to(region, a, region.attend.softmaxes[node.id])
     return not (_only_parameters(region, a) and not _only_parameters(region, b))
 
 
-def _leads_to(region: Region, start: int, wanted: int) -> bool:
-    return start == wanted or any(_leads_to(region, i, wanted) for i in region.nodes[start].inputs)
+def leads_to(region: Region, start: int, wanted: int) -> bool:
+    """Whether a node is computed from another."""
+    return start == wanted or any(leads_to(region, i, wanted) for i in region.nodes[start].inputs)
 
 
 def _only_parameters(region: Region, start: int) -> bool:

@@ -46,6 +46,15 @@ ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
     INTERPRETER: {64: (64, 64, 4, 1), 128: (64, 64, 4, 1), 256: (64, 64, 4, 1)},
 }
 
+# The same for 16 rows and fewer: a product reads its weights once, so wide and deep tiles of them.
+FEW_PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
+    "sm_80": {2: (16, 64, 128, 4, 4), 4: (16, 64, 32, 4, 3)},
+    "sm_90": {2: (16, 64, 128, 4, 4), 4: (16, 64, 32, 4, 3)},
+    "sm_100": {2: (16, 64, 128, 4, 4), 4: (16, 64, 32, 4, 3)},
+    "gfx942": {2: (16, 64, 128, 4, 2), 4: (16, 64, 32, 4, 2)},
+    INTERPRETER: {2: (16, 64, 64, 4, 1), 4: (16, 64, 64, 4, 1)},
+}
+
 # Elements of a tile: by kind on NVIDIA, twice that on AMD, whose warps are twice as wide.
 ELEMENTS: dict[Kind, int] = {"flat": 1024, "row": 2048}
 INTERPRETED_ELEMENTS = 1 << 16
@@ -54,17 +63,20 @@ INTERPRETED_ELEMENTS = 1 << 16
 UNMASKED = 128
 
 
-def tile(facts: Facts, target: str, element_bytes: int) -> Tile:
-    """Block lengths and launch options of a kernel."""
+def tile(facts: Facts, target: str, element_bytes: int, *, few: bool = False) -> Tile:
+    """Block lengths and launch options of a kernel, or those for `few` rows."""
     if facts.kind == "product":
-        return _product(facts, target, element_bytes)
+        return _product(facts, (FEW_PRODUCTS if few else PRODUCTS)[target], element_bytes)
     if facts.kind == "attend":
-        return _attend(facts, target, element_bytes)
+        whole = _attend(facts, target, element_bytes)
+        return whole | {"BLOCK_M": 16, "num_warps": 4} if few else whole
     return _rows(facts, target)
 
 
-def _product(facts: Facts, target: str, element_bytes: int) -> Tile:
-    m, n, k, warps, stages = PRODUCTS[target][min(4, element_bytes)]
+def _product(
+    facts: Facts, table: dict[int, tuple[int, int, int, int, int]], element_bytes: int
+) -> Tile:
+    m, n, k, warps, stages = table[min(4, element_bytes)]
     if facts.products > 1:
         n //= 2
     return {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "num_warps": warps, "num_stages": stages}
