@@ -255,7 +255,8 @@ class _Builder:
         products = sum(n.op == "dot" for n in self.space.reductions)
         cols = _extent(self.space.cols).constant if self.space.cols else 1
         angles = any("tl.sin(" in line or "tl.cos(" in line for line in self.body.lines)
-        return Facts(self.kind, width, products, cols, angles)
+        running = self.kind == "flat" and "BLOCK_K" in reducer.blocks
+        return Facts(self.kind, width, products, cols, angles, running)
 
 
 def _extent(steps: list[Step]) -> Dim:

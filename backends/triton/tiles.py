@@ -26,6 +26,7 @@ class Facts:
     products: int = 1  # accumulators of the main loop
     columns: int | None = None  # of the whole iteration space, if that is constant
     angles: bool = False  # sine or cosine: their range reduction takes many registers
+    running: bool = False  # a loop in a pointwise kernel: its columns meet a tile of what is summed
 
 
 # (rows, columns, reduced), warps, stages; by bytes of an element
@@ -58,6 +59,7 @@ FEW_PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
 # Elements of a tile: by kind on NVIDIA, twice that on AMD, whose warps are twice as wide.
 ELEMENTS: dict[Kind, int] = {"flat": 1024, "row": 2048}
 INTERPRETED_ELEMENTS = 1 << 16
+RUNNING = 32  # columns, and summed entries, of a running sum's tile
 
 # An axis whose length is a multiple of this has no mask: every block along it ends where it ends.
 UNMASKED = 128
@@ -97,14 +99,15 @@ def _rows(facts: Facts, target: str) -> Tile:
     elements = ELEMENTS[facts.kind] * (2 if target == "gfx942" else 1) // (4 if facts.angles else 1)
     if target == INTERPRETER:
         elements = INTERPRETED_ELEMENTS
-    columns = _column_block(facts.columns, 1024 if facts.kind == "flat" else 256)
+    most = RUNNING if facts.running else 1024 if facts.kind == "flat" else 256
+    columns = _column_block(facts.columns, most)
     width = max(facts.width, columns if facts.width == 1 else 1, 1 if facts.kind == "flat" else 128)
     rows = max(1, min(64, elements // width))
     warps = 4 if rows * width <= 4096 else 8 if rows * width <= 8192 else 16
     return {
         "BLOCK_M": rows,
         "BLOCK_N": columns,
-        "BLOCK_K": 128,
+        "BLOCK_K": RUNNING if facts.running else 128,
         "num_warps": warps,
         "num_stages": 2,
     }
