@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from graphs import Model, b, s, t
 
+from archc.backends.triton import TritonBackend
+from archc.backends.triton.host import plan
+from archc.backends.triton.kernel import Kernel
 from archc.compiler.ir.graph import Axis, Program
+from archc.compiler.passes import optimise
 from archc.dsl.dims import Dim
 
 
@@ -55,3 +61,13 @@ def attention(heads: int = 8, group: int = 4, size: int = 128) -> Program:
     shown = m.where(m.index(t) <= m.index(s), q.dot(k, e) * size**-0.5, float("-inf"))
     return m.program(y=shown.op("softmax", axis=t).dot(v, t))
 
+
+def kernels(program: Program) -> list[Kernel]:
+    unwanted = TritonBackend().unwanted_passes("bf16")
+    return [*plan(optimise(program, disable=unwanted).program).kernels.values()]
+
+
+def kernel(name: str) -> Kernel:
+    """The one kernel of a program of this module, under the program's name."""
+    (found,) = kernels(globals()[name]())
+    return replace(found, name=name)

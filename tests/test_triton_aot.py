@@ -127,6 +127,11 @@ def test_every_target_has_tiles_for_every_kernel():
 @pytest.mark.parametrize("target", [*TARGETS, INTERPRETER])
 @pytest.mark.parametrize("kind", ["flat", "row", "product", "attend"])
 def test_blocks_end_where_an_axis_without_a_mask_ends(kind: Kind, target: str) -> None:
+    if kind in ("flat", "row"):
+        for columns in (1, 2, 16, 64, 4096):
+            for running in (False, True):
+                block = tile(Facts(kind, columns=columns, running=running), target, 2)["BLOCK_N"]
+                assert columns % block == 0, (columns, block)
     for columns in range(UNMASKED, 20 * UNMASKED, UNMASKED):
         for element_bytes in (2, 4):
             block = tile(Facts(kind, columns=columns), target, element_bytes)["BLOCK_N"]

@@ -8,6 +8,7 @@ model's own sizes as numbers, and its block lengths as compile-time arguments.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ...compiler.ir.graph import Axis, DType, TensorType
@@ -126,10 +127,14 @@ class _Builder:
         rows = self._rows()
         places = self._batch() | rows | self._columns()
         coordinates = [
-            {axis: c.substitute(places) for axis, c in at.items()} for at in self.space.outputs
+            [
+                {axis: c.substitute(piece).substitute(places) for axis, c in at.items()}
+                for piece in self.space.pieces
+            ]
+            for at in self.space.outputs
         ]
         if self.space.product is not None:
-            roots = list(zip(self.region.outputs, coordinates, strict=True))
+            roots = [(i, at) for i, (at,) in zip(self.region.outputs, coordinates, strict=True)]
             self.evaluator.reducer.together = shared_loops(self.indices, self.region, roots)
         results = self._stores(coordinates)
         if self.header:
@@ -193,28 +198,39 @@ class _Builder:
             self.header = (
                 f"for {start} in range(0, {self.evaluator.integer(extent).text}, BLOCK_N):"
             )
-        var = reducer.index_var("cols", COLS, extent, "BLOCK_N", self.columns, start)
+        full = self.kind in ("flat", "row") and _is_power_of_two(extent)
+        var = reducer.index_var("cols", COLS, extent, "BLOCK_N", self.columns, start, full=full)
         return self._bind(self.space.cols, var)
 
     # ----------------------------------------------------------------------------------- results
 
-    def _stores(self, coordinates: list[Operand]) -> list[Pointer]:
+    def _stores(self, coordinates: list[list[Operand]]) -> list[Pointer]:
         """Row results first: they stand before a loop over columns."""
         results: list[Pointer] = []
-        order = sorted(range(len(coordinates)), key=lambda i: len(coordinates[i]))
+        order = sorted(range(len(coordinates)), key=lambda i: len(coordinates[i][0]))
         for position in order:
             node = self.region.nodes[self.region.outputs[position]]
-            at = coordinates[position]
-            value = self.evaluator.value(node.id, at)
-            results.append(self._store(position, value, node.type, at))
+            results.append(self._result(position, node.type))
+            for at in coordinates[position]:
+                self._store(results[-1], self.evaluator.value(node.id, at), node.axes, at)
         if self.cut is not None and self.cut.totals is not None:
-            results.append(self._store_total(self.cut.totals, coordinates[0]))
+            results.append(self._result(1, TensorType("f32", self.cut.totals)))
+            self._store(results[1], self._log_total(), self.cut.totals, coordinates[0][0])
         return sorted(results, key=lambda p: p.value)
 
-    def _store(self, position: int, value: Value, kind: TensorType, at: Operand) -> Pointer:
-        pointer = self.evaluator.fresh("out_ptr")
+    def _result(self, position: int, kind: TensorType) -> Pointer:
+        dtype = kind.dtype if self.cut is None else "f32"
+        return Pointer(self.evaluator.fresh("out_ptr"), dtype, position, is_result=True)
+
+    def _log_total(self) -> Value:
         part = self.evaluator.reducer.part
-        axes, places = kind.axes, [at[a] for a in kind.axes]
+        assert part is not None
+        assert part.log_total is not None
+        return part.log_total
+
+    def _store(self, to: Pointer, value: Value, axes: Sequence[Axis], at: Operand) -> None:
+        part = self.evaluator.reducer.part
+        places = [at[a] for a in axes]
         if part is not None:
             axes, places = (PARTS, *axes), [Dim.symbol(f"%{part.index}"), *places]
         address = join(places, [self.region.size(a) for a in axes])
@@ -224,14 +240,7 @@ class _Builder:
         masks = sorted(self.indices.masks(address))
         mask = f", mask={' & '.join(masks)}" if masks else ""
         scope = self.columns if COLS in {s for s, _ in self.indices.tiles(address)} else self.body
-        scope.add(f"tl.store({pointer} + {self.indices.text(address)}, {value.text}{mask})")
-        return Pointer(pointer, kind.dtype if part is None else "f32", position, is_result=True)
-
-    def _store_total(self, axes: tuple[Axis, ...], at: Operand) -> Pointer:
-        part = self.evaluator.reducer.part
-        assert part is not None
-        assert part.log_total is not None
-        return self._store(1, part.log_total, TensorType("f32", axes), at)
+        scope.add(f"tl.store({to.name} + {self.indices.text(address)}, {value.text}{mask})")
 
     def _kernel(self, name: str, header: tuple[str, ...], results: list[Pointer]) -> Kernel:
         region, reducer = self.region, self.evaluator.reducer
@@ -256,11 +265,18 @@ class _Builder:
         cols = _extent(self.space.cols).constant if self.space.cols else 1
         angles = any("tl.sin(" in line or "tl.cos(" in line for line in self.body.lines)
         running = self.kind == "flat" and "BLOCK_K" in reducer.blocks
-        return Facts(self.kind, width, products, cols, angles, running)
+        pieces = len(self.space.pieces)
+        return Facts(self.kind, width, products, cols, angles, pieces, running)
 
 
 def _extent(steps: list[Step]) -> Dim:
     return product([s.size for s in steps])
+
+
+def _is_power_of_two(extent: Dim) -> bool:
+    """Then every block of columns of `tiles.py` divides it."""
+    length = extent.constant
+    return length is not None and length & (length - 1) == 0 < length
 
 
 def _block(extent: Dim) -> int:

@@ -371,9 +371,17 @@ class Reducer:
         return self.full[slot, extent]
 
     def index_var(
-        self, base: str, slot: int, extent: Dim, block: str, scope: Scope, start: str = ""
+        self,
+        base: str,
+        slot: int,
+        extent: Dim,
+        block: str,
+        scope: Scope,
+        start: str = "",
+        *,
+        full: bool = False,
     ) -> Var:
-        """`start + arange(block)` along `slot`, masked unless every block is full."""
+        """`start + arange(block)` along `slot`, masked unless every block is `full`."""
         evaluator = self.evaluator
         tiles: Tiles = frozenset({(slot, block)})
         shape = "[None, :]" if slot == COLS else "[:, None]"
@@ -381,7 +389,7 @@ class Reducer:
         text = f"{plus}tl.arange(0, {block}){shape}"
         made = evaluator.assign(text, "int", tiles, scope, base)
         masks: frozenset[str] = frozenset()
-        if not _always_full(extent, block):
+        if not full and not _always_full(extent, block):
             bound = evaluator.integer(extent).text
             condition = f"{made.text} < {bound}"
             mask = evaluator.condition(condition, tiles, scope, f"{base}_in")

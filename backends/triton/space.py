@@ -8,7 +8,7 @@ what its rows lack. Merged axes of a result are taken apart where a product need
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...compiler.ir.graph import Node
@@ -18,6 +18,10 @@ from .mapping import REDUCTIONS, Operand, reached, restrict
 from .regions import Region
 
 WIDE = 128  # columns of a pointwise kernel, if the trailing axes have that many
+
+
+MOST_PIECES = 4
+WHOLE: tuple[Mapping[str, Dim], ...] = ({},)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,10 @@ class Step:
 
 @dataclass(slots=True)
 class Space:
-    """Row, column and batch axes, and the coordinates of each output over their symbols."""
+    """Row, column and batch axes, and the coordinates of each output over their symbols.
+
+    A program computes each of `pieces` of its outputs: there the symbols are what the piece says.
+    """
 
     rows: list[Step]
     cols: list[Step]
@@ -40,6 +47,7 @@ class Space:
     product: Node | None = None
     reductions: list[Node] = field(default_factory=list)
     columns_shared: bool = False  # all columns read the same reductions
+    pieces: Sequence[Mapping[str, Dim]] = WHOLE
 
 
 def plan_space(region: Region) -> Space:
@@ -54,6 +62,7 @@ def plan_space(region: Region) -> Space:
         rows, cols = _by_operand(region, *main)
     else:
         rows, cols = _by_reductions(region, walk, tops)
+    pieces = walk.pieces() if not tops else WHOLE
     batch = [] if main is None else [s for s in walk.steps if s.symbol not in rows ^ cols]
     return Space(
         [s for s in walk.steps if s.symbol in rows - cols or (main is None and s.symbol in rows)],
@@ -63,6 +72,7 @@ def plan_space(region: Region) -> Space:
         None if main is None else main[0],
         [node for node, _ in tops],
         main is None and bool(tops) and not cols & _kept_symbols(tops),
+        pieces,
     )
 
 
@@ -108,6 +118,22 @@ class _Walk:
                 {a: c.substitute({step.symbol: whole}) for a, c in at.items()}
                 for at in self.outputs
             ]
+
+    def pieces(self) -> Sequence[Mapping[str, Dim]]:
+        """Where all outputs run along an axis that joins parts of one length, that length is the
+        step, and each part a piece: no program chooses between them by `where`."""
+        symbols = {Dim.symbol(s.symbol): s for s in self.steps}
+        for node, at in self.reached():
+            if node.op == "concat":
+                step = symbols.get(at[node.attrs.axis("axis")])
+                sizes = [self.region.size(a) for a in node.attrs.axes("parts")]
+                if step is None or len({*sizes}) > 1 or not 1 < len(sizes) <= MOST_PIECES:
+                    continue
+                if all(step.symbol in symbols_of(o.values()) for o in self.outputs):
+                    self.steps[self.steps.index(step)] = replace(step, size=sizes[0])
+                    place = Dim.symbol(step.symbol)
+                    return [{step.symbol: place + i * size} for i, size in enumerate(sizes)]
+        return WHOLE
 
     def _merged(self) -> Iterator[tuple[Step, Node]]:
         symbols = {Dim.symbol(s.symbol): s for s in self.steps}

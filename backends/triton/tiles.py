@@ -26,6 +26,7 @@ class Facts:
     products: int = 1  # accumulators of the main loop
     columns: int | None = None  # of the whole iteration space, if that is constant
     angles: bool = False  # sine or cosine: their range reduction takes many registers
+    pieces: int = 1  # of the result that a program computes at once
     running: bool = False  # a loop in a pointwise kernel: its columns meet a tile of what is summed
 
 
@@ -59,6 +60,7 @@ FEW_PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
 # Elements of a tile: by kind on NVIDIA, twice that on AMD, whose warps are twice as wide.
 ELEMENTS: dict[Kind, int] = {"flat": 1024, "row": 2048}
 INTERPRETED_ELEMENTS = 1 << 16
+MOST_HELD = 16  # elements of a row's tile that a thread holds
 RUNNING = 32  # columns, and summed entries, of a running sum's tile
 
 # An axis whose length is a multiple of this has no mask: every block along it ends where it ends.
@@ -97,13 +99,15 @@ def _attend(facts: Facts, target: str, element_bytes: int) -> Tile:
 def _rows(facts: Facts, target: str) -> Tile:
     """As many rows as the tile's elements allow for the widest index along columns."""
     elements = ELEMENTS[facts.kind] * (2 if target == "gfx942" else 1) // (4 if facts.angles else 1)
+    elements //= facts.pieces
     if target == INTERPRETER:
         elements = INTERPRETED_ELEMENTS
     most = RUNNING if facts.running else 1024 if facts.kind == "flat" else 256
     columns = _column_block(facts.columns, most)
     width = max(facts.width, columns if facts.width == 1 else 1, 1 if facts.kind == "flat" else 128)
     rows = max(1, min(64, elements // width))
-    warps = 4 if rows * width <= 4096 else 8 if rows * width <= 8192 else 16
+    lanes = 64 if target == "gfx942" else 32
+    warps = min(16, max(4, rows * width // (lanes * MOST_HELD)))
     return {
         "BLOCK_M": rows,
         "BLOCK_N": columns,
