@@ -134,24 +134,31 @@ def compile_kernels(
     targets: Sequence[str],
     *,
     dtype: ModelDType = "bf16",
+    few: bool = False,
     out: str | Path | None = None,
     cache: str | Path | None = None,
     processes: int = 2,
     on_done: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Compiled]:
-    """As `compile_program`, of kernels with different names."""
+    """As `compile_program`, of kernels with different names; with the tiles for `few` rows."""
     require_packages("compiling kernels")
     with tempfile.TemporaryDirectory(prefix="archc-aot-") as folder:
         Path(folder, "kernels.py").write_text(module(kernels))
-        jobs = [job(folder, k, target, dtype, out) for k in kernels for target in targets]
+        jobs = [job(folder, k, target, dtype, out, few=few) for k in kernels for target in targets]
         return compile_jobs(jobs, processes, cache, on_done)
 
 
 def job(
-    folder: str, kernel: Kernel, target: str, dtype: ModelDType, out: str | Path | None = None
+    folder: str,
+    kernel: Kernel,
+    target: str,
+    dtype: ModelDType,
+    out: str | Path | None = None,
+    *,
+    few: bool = False,
 ) -> Job:
     pointer, size = POINTERS[dtype]
-    tile = tile_of(kernel, target, size)
+    tile = tile_of(kernel, target, size, few=few)
     kinds = KINDS | {"float": pointer}
     signature = [(p.name, kinds[p.dtype]) for p in kernel.pointers]
     signature += [(name, "i32") for _, name in kernel.sizes]

@@ -13,9 +13,10 @@ LONGEST_LINE = 92
 BYTES: dict[DType, int] = {"float": 2, "f32": 4, "f64": 8, "int": 8, "i8": 1, "bool": 1}
 
 
-def header(region: Region) -> tuple[str, ...]:
-    """The lines of the comment, without `#`."""
-    return (equation(region), *places(region.origins), bound(region))
+def header(region: Region, what: str = "") -> tuple[str, ...]:
+    """The lines of the comment, without `#`; `what` says which share of the region it is."""
+    least = () if what else (bound(region),)
+    return (what + equation(region), *places(region.origins), *least)
 
 
 def bound(region: Region) -> str:

@@ -57,9 +57,12 @@ class Plan:
         return self._entered(build(region, name), region)
 
     def part_kernel(self, cut: Split, name: str) -> Kernel:
-        return self._entered(build_part(cut, name), cut.part)
+        """A kernel that computes one of `n_split_parts` parts of a reduction."""
+        made = build_part(cut, name)
+        over = ", ".join(a.name for a in cut.contraction.attrs.axes("axes"))
+        return self._entered(made, cut.part, f"one part of {over}, where rows are few: ")
 
-    def _entered(self, made: Kernel, region: Region) -> Kernel:
+    def _entered(self, made: Kernel, region: Region, what: str = "") -> Kernel:
         if made.identity in self._known:
             known = self._known[made.identity]
             origins = places(region.origins)
@@ -69,7 +72,7 @@ class Plan:
         self._names[made.name] += 1
         count = self._names[made.name]
         unique = made.name if count == 1 else f"{made.name}_{count}"
-        self.kernels[unique] = replace(made, name=unique, header=header(region))
+        self.kernels[unique] = replace(made, name=unique, header=header(region, what))
         self._known[made.identity] = unique
         return self.kernels[unique]
 

@@ -48,12 +48,12 @@ ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
     INTERPRETER: {64: (64, 64, 4, 1), 128: (64, 64, 4, 1), 256: (64, 64, 4, 1)},
 }
 
-# The same for 16 rows and fewer: a product reads its weights once, so wide and deep tiles of them.
+# The same for 16 rows and fewer: a product waits for its weights, so many small tiles are on the way.
 FEW_PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
-    "sm_80": {2: (16, 64, 128, 4, 4), 4: (16, 64, 32, 4, 3)},
-    "sm_90": {2: (16, 64, 128, 4, 4), 4: (16, 64, 32, 4, 3)},
-    "sm_100": {2: (16, 64, 128, 4, 4), 4: (16, 64, 32, 4, 3)},
-    "gfx942": {2: (16, 64, 128, 4, 2), 4: (16, 64, 32, 4, 2)},
+    "sm_80": {2: (16, 64, 64, 4, 5), 4: (16, 64, 32, 4, 3)},
+    "sm_90": {2: (16, 64, 64, 4, 5), 4: (16, 64, 32, 4, 3)},
+    "sm_100": {2: (16, 64, 64, 4, 5), 4: (16, 64, 32, 4, 3)},
+    "gfx942": {2: (16, 64, 64, 4, 2), 4: (16, 64, 32, 4, 2)},
     INTERPRETER: {2: (16, 64, 64, 4, 1), 4: (16, 64, 64, 4, 1)},
 }
 
