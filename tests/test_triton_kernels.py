@@ -275,6 +275,26 @@ def test_kernels_say_where_they_come_from():
     assert "def block_act_sigmoid_bsd(" in source
 
 
+def bound_of(program: Program) -> str:
+    source = TritonBackend().emit(program)["kernels.py"]
+    (line,) = re.findall(r"# bytes in bf16, at least: (.*)", source)
+    return line
+
+
+def test_kernels_say_what_they_move_at_least():
+    m, c, wide = Model(), sized("c", 64), sized("wide", 96)
+    x, w = m.input("x", b, s, c), m.weight("w", wide, c)
+    product = bound_of(m.program(y=x.dot(w, c)))
+    assert product == f"{2 * 64 + 2 * 96}*b*s + {2 * 64 * 96}"
+    m, half = Model(), sized("half", 32)
+    x = m.input("x", b, s, c).op("slice", axis=c, into=half, start=Dim.of(32), step=1)
+    assert bound_of(m.program(y=x.op("sigmoid"))) == f"{2 * 32 + 2 * 32}*b*s"
+    m = Model()
+    ids, table = m.input("ids", b, s, dtype="int"), m.weight("table", wide, c)
+    found = table.op("take", ids, axis=wide, fill=None)
+    assert bound_of(m.program(y=found)) == f"{8 + 2 * 64}*b*s"
+
+
 def test_packages_that_are_not_installed_are_named(monkeypatch):
     m, x = model_with_x()
     program, found = m.program(y=x.op("sigmoid")), importlib.util.find_spec

@@ -3,41 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from textwrap import wrap
 
-from ...compiler.ir.graph import Axis, DType, Origin
+from ...compiler.ir.graph import Axis, DType, Node, Origin
 from ...dsl.dims import Dim, product
 from .regions import FREE, Region, value_name
 
-LONGEST_LINE = 92
+LONGEST_LINE, MOST_LINES = 92, 4
+CUTS = ("slice", "pick", "rename", "split", "merge", "transpose")  # views that repeat no entry
 # Bytes of an element where floats of the model's type have two.
 BYTES: dict[DType, int] = {"float": 2, "f32": 4, "f64": 8, "int": 8, "i8": 1, "bool": 1}
 
 
 def header(region: Region, what: str = "") -> tuple[str, ...]:
     """The lines of the comment, without `#`; `what` says which share of the region it is."""
+    lines = wrap(
+        what + equation(region), LONGEST_LINE, subsequent_indent="    ", max_lines=MOST_LINES
+    )
     least = () if what else (bound(region),)
-    return (what + equation(region), *places(region.origins), *least)
+    return (*lines, *least, *places(region.origins))
 
 
 def bound(region: Region) -> str:
-    """What the kernel moves at least: each array once. Of one that it gathers from, nothing counts:
-    which entries it reads depends on data."""
-    gathered = {
-        _source(region, n.inputs[0]) for n in region.nodes.values() if n.op in ("take", "topk")
-    }
-    read = [region.nodes[i] for i in region.leaves if i not in gathered]
-    total = Dim()
-    for node in [*read, *(region.nodes[i] for i in region.outputs)]:
-        size = product([region.size(axis) for axis in node.axes])
-        total = total + size * BYTES[node.type.dtype]
+    """What the kernel moves at least: of each array once what it reads of it, and its results."""
+    users: dict[int, list[Node]] = {}
+    for node in region.nodes.values():
+        for operand in node.inputs:
+            users.setdefault(operand, []).append(node)
+    read = ((region.nodes[i], _entries(region, region.nodes[i], users)) for i in region.leaves)
+    written = ((region.nodes[i], _size(region, region.nodes[i])) for i in region.outputs)
+    total = sum((count * BYTES[node.type.dtype] for node, count in (*read, *written)), Dim())
     return f"bytes in bf16, at least: {total}"
 
 
-def _source(region: Region, node_id: int) -> int:
-    node = region.nodes[node_id]
-    while node.op in FREE and node.inputs:
-        node = region.nodes[node.inputs[0]]
-    return node.id
+def _entries(region: Region, node: Node, users: dict[int, list[Node]]) -> Dim:
+    """How many entries of a value are surely read: all, but for slices; of what is gathered from none,
+    for which they are depends on data."""
+    found = Dim()
+    for user in users.get(node.id, []):
+        if user.op == "take" and user.inputs[0] == node.id:
+            continue
+        some = _entries(region, user, users) if user.op in CUTS else _size(region, node)
+        if all(coefficient >= 0 for _, coefficient in (some - found).terms):
+            found = some
+    return found if users.get(node.id) else _size(region, node)
+
+
+def _size(region: Region, node: Node) -> Dim:
+    return product([region.size(axis) for axis in node.axes])
 
 
 def places(origins: tuple[Origin, ...]) -> Iterator[str]:
@@ -56,12 +69,10 @@ INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "le": "<=", "lt": "<", 
 
 
 def equation(region: Region) -> str:
-    """What the kernel computes, on one line."""
+    """What the kernel computes."""
     output = region.nodes[region.outputs[0]]
     left = f"{value_name(region.node)}[{_axes(output.axes)}]"
-    right = _term(region, output.id)
-    text = f"{left} = {right}"
-    return text if len(text) <= LONGEST_LINE else text[: LONGEST_LINE - 3] + "..."
+    return f"{left} = {_term(region, output.id)}"
 
 
 def _axes(axes: tuple[Axis, ...]) -> str:
@@ -74,6 +85,9 @@ def _term(region: Region, node_id: int) -> str:
         return region.names[node_id]
     if node.op == "const":
         return str(node.attrs["value"])
+    if node.op in ("index", "size"):
+        axis = node.attrs.axis("axis").name
+        return axis if node.op == "index" else f"size of {axis}"
     terms = [_term(region, i) for i in node.inputs]
     if node.op in FREE | {"cast"} and terms:
         return terms[0]
