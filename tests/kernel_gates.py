@@ -41,6 +41,20 @@ def kernels_of(example: str) -> tuple[Kernel, ...]:
     return tuple(plan(optimise(model.program, disable=unwanted).program).kernels.values())
 
 
+def decoding(example: str) -> list[Kernel]:
+    """The kernels that have other tiles where rows are few, as a program that decodes runs them: of
+    each kind one that does all of a reduction and, where there is one, one that does a part."""
+    chunk = load(EXAMPLES / f"{example}.arch").incremental().chunk
+    unwanted = TritonBackend().unwanted_passes("bf16")
+    made = plan(optimise(chunk, disable=unwanted).program).kernels.values()
+    found = {
+        (k.facts.kind, k.name.endswith("_part")): k
+        for k in made
+        if k.facts.kind in ("attend", "product")
+    }
+    return [replace(k, name=f"{example}__few_{k.name}") for k in found.values()]
+
+
 def distinct(named: Iterable[str]) -> dict[str, list[Kernel]]:
     """The kernels of examples without those that an example before has."""
     seen: set[object] = set()

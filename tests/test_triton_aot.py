@@ -79,8 +79,8 @@ def test_the_table_has_a_line_for_each_result(compiled):
 
 
 def usage(**changes: int) -> Usage:
-    given = {"registers": 9, "spills": 0, "shared": 0, "tensor_ops": 1} | changes
-    return Usage(vector_loads=1, vector_stores=1, **given)
+    given = {"registers": 9, "spills": 0, "shared": 0, "tensor_ops": 1, "vector_loads": 1}
+    return Usage(vector_stores=1, **given | changes)
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,26 @@ def usage(**changes: int) -> Usage:
         ({"spills": 4}, ("4 spills",)),
         ({"shared": 232449}, ("232449 B of shared memory",)),
         ({"tensor_ops": 0}, ("no tensor-core instruction",)),
+        ({"vector_loads": 0}, ("no vector load",)),
     ],
 )
 def test_gates(changes, reason):
-    result = aot.Compiled("k", "sm_90", 0.1, True, usage(**changes))
+    result = aot.Compiled("k", "sm_90", 0.1, True, True, usage(**changes))
     assert result.failures == reason
     assert "; ".join(reason) in aot.table([result])
+
+
+@pytest.mark.parametrize(
+    ("width", "step", "is_wide"), [(4096, 1, True), (4104, 1, False), (4096, 2, False)]
+)
+def test_wide_loads_are_expected_of_aligned_contiguous_rows(width, step, is_wide):
+    """Of 16 bytes at once: not where rows begin between, nor of every other entry."""
+    m, s, d = Model(), Axis("s", Dim.symbol("s")), Axis("d", Dim.of(width))
+    part = Axis("part", Dim.of(width // step))
+    x = m.input("x", s, d).op("slice", axis=d, into=part, start=Dim.of(0), step=step)
+    _, made = sources(m.program(y=x.op("sigmoid")))
+    (kernel,) = made.kernels.values()
+    assert aot.job("", kernel, "sm_90", "bf16").has_wide == is_wide
 
 
 def test_a_kernel_that_does_not_compile_is_reported(tmp_path):
