@@ -133,6 +133,16 @@ def test_few_queries_share_many_keys(mask, keys: int) -> None:
     check(m.program(y=(y * 2.0).op("tanh")), levels=(1,), shapes=((1, 3),), u=keys)
 
 
+def test_pooling_of_many_entries_is_shared() -> None:
+    """One query, the same for each batch, and values of several numbers or of one."""
+    m, c = Model(), sized("c", 24)
+    x, score = m.input("x", b, u, c), m.input("score", b, u)
+    weights = score.op("softmax", axis=u)
+    near = x.dot(m.weight("q", c), c).op("softmax", axis=u)
+    program = m.program(y=near.dot(x, u), z=near.dot(score, u) + weights.dot(score, u))
+    check(program, levels=(1,), shapes=((2, 1),), u=600)
+
+
 def test_a_product_with_few_rows_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "continues", lambda program: True)
     m, c, wide = Model(), sized("c", 2100), sized("wide", 40)
