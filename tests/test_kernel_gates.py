@@ -51,10 +51,9 @@ def test_kernels_that_decode(target: str, accept: bool) -> None:
     gate(aot.compile_kernels(kernels, [target], few=True, processes=1), accept)
 
 
+@pytest.mark.all_kernels
 @pytest.mark.parametrize("example", examples())
-def test_every_kernel(example: str, accept: bool, request: pytest.FixtureRequest) -> None:
-    if not request.config.getoption("--all-kernels"):
-        pytest.skip("--all-kernels compiles them all")
+def test_every_kernel(example: str, accept: bool) -> None:
     names = examples()
     kernels = distinct(names[: names.index(example) + 1])[example]
     baseline = Baseline.read(triton.__version__)
@@ -63,9 +62,8 @@ def test_every_kernel(example: str, accept: bool, request: pytest.FixtureRequest
     gate(aot.compile_kernels(kernels, [*TARGETS]), accept, gone)
 
 
-def test_the_cover_has_every_kind_of_kernel(request: pytest.FixtureRequest) -> None:
-    if not request.config.getoption("--all-kernels"):
-        pytest.skip("--all-kernels compiles all examples, not only the cover")
+@pytest.mark.all_kernels
+def test_the_cover_has_every_kind_of_kernel() -> None:
     every = {kind_of(k): k.name for found in distinct(examples()).values() for k in found}
     covered = {kind_of(k) for found in distinct(COVER).values() for k in found}
     missing = {kind: name for kind, name in every.items() if kind not in covered}
