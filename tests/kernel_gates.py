@@ -101,14 +101,21 @@ class Baseline:
             },
         )
 
+    def unknown(self, results: Sequence[Compiled]) -> list[str]:
+        """What is not in the baseline."""
+        return [
+            f"{r.kernel} for {r.target}: no baseline; `pytest --accept` adds it"
+            for r in results
+            if r.target not in self.table.get(r.kernel, {})
+        ]
+
     def excess(self, results: Sequence[Compiled]) -> Iterator[str]:
-        """What takes more registers than the baseline and its margin allow, or is not in it."""
+        """What takes more registers than the baseline and its margin allow."""
         for result in results:
             before = self.table.get(result.kernel, {}).get(result.target)
-            if before is None:
-                yield f"{result.kernel} for {result.target}: no baseline; `pytest --accept` adds it"
-            elif result.usage is not None and result.usage.registers > before * (1 + MARGIN):
-                now = result.usage.registers
+            if before is None or result.usage is None:
+                continue
+            if (now := result.usage.registers) > before * (1 + MARGIN):
                 yield f"{result.kernel} for {result.target}: {now} registers, were {before}"
 
     def accepting(self, results: Sequence[Compiled], gone: Iterable[str] = ()) -> Baseline:
