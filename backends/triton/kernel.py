@@ -266,7 +266,7 @@ class _Builder:
         angles = any("tl.sin(" in line or "tl.cos(" in line for line in self.body.lines)
         running = self.kind == "flat" and "BLOCK_K" in reducer.blocks
         pieces = len(self.space.pieces)
-        return Facts(self.kind, width, products, cols, angles, pieces, running)
+        return Facts(self.kind, width, products, cols, angles, reducer.exact, pieces, running)
 
 
 def _extent(steps: list[Step]) -> Dim:

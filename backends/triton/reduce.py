@@ -189,6 +189,7 @@ class Reducer:
     blocks: set[str] = field(default_factory=set)
     loop_vars: dict[tuple[int, int], Var] = field(default_factory=dict)
     part: Part | None = None
+    exact: bool = False  # some product has float32 operands: no tensor core multiplies those
 
     # -------------------------------------------------------------------------------- reductions
 
@@ -475,6 +476,7 @@ class Reducer:
         if half and value.stored:
             return value
         wanted = self.model_type() if half else "tl.float32"
+        self.exact |= wanted == "tl.float32"
         if wanted == "tl.float32" and not value.stored:
             return evaluator.convert(value, "f32")
         return replace(value, text=f"{evaluator.named(value).text}.to({wanted})")

@@ -26,6 +26,7 @@ class Facts:
     products: int = 1  # accumulators of the main loop
     columns: int | None = None  # of the whole iteration space, if that is constant
     angles: bool = False  # sine or cosine: their range reduction takes many registers
+    exact: bool = False  # a product of float32 values, whatever the model's type
     pieces: int = 1  # of the result that a program computes at once
     running: bool = False  # a loop in a pointwise kernel: its columns meet a tile of what is summed
 
@@ -69,6 +70,8 @@ UNMASKED = 128
 
 def tile(facts: Facts, target: str, element_bytes: int, *, few: bool = False) -> Tile:
     """Block lengths and launch options of a kernel, or those for `few` rows."""
+    if facts.exact:
+        element_bytes = 4
     if facts.kind == "product":
         return _product(facts, (FEW_PRODUCTS if few else PRODUCTS)[target], element_bytes)
     if facts.kind == "attend":
