@@ -86,6 +86,8 @@ def _product(
     m, n, k, warps, stages = table[min(4, element_bytes)]
     if facts.products > 1:
         n //= 2
+    if facts.angles and m > 16:
+        m, n = m // 2, n // 2
     return {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "num_warps": warps, "num_stages": stages}
 
 
