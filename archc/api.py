@@ -24,7 +24,7 @@ from .compiler.elaborate import (
 )
 from .compiler.ir.graph import Program
 from .dsl import parse_file
-from .dsl.errors import NoWeights, OtherModel, UnknownBackend, UnknownInput
+from .dsl.errors import NoWeights, OtherModel, UnknownBackend, UnknownInput, UnknownOutput
 from .dsl.syntax import CheckpointDef, InputStmt, ModelDef, walk
 
 if TYPE_CHECKING:  # what only some calls need is imported by them: `check` needs none of it
@@ -135,21 +135,24 @@ class Model:
         level: int = 1,
         quant: Quant | None = None,
         inputs: Collection[str] | None = None,
+        outputs: Collection[str] | None = None,
         **options: Any,
     ) -> Compiled:
         """Optimise for `level` (0 leaves the graph alone) and load the weights into a backend.
 
         With `quant` ("int8" or "int4") the weights of products are held in so many bits. `inputs`
-        names those that calls will supply (default: all but the ones whose default is computed).
+        names those that calls will supply (default: all but the ones whose default is computed),
+        `outputs` those that they want (default: all): logits that only a loss reads are never whole.
         `options` are the backend's, such as `compile=True` for torch. Raises `NoWeights` when the
-        model has none.
+        model has none, `UnknownInput`, `UnknownOutput`.
         """
         from .compiler.passes import optimise
 
         weights = self.given_weights()
         runner = _backend(backend)
+        program = self.program_for(inputs)
         optimised = optimise(
-            self.program_for(inputs),
+            program if outputs is None else _returning(program, outputs),
             level=level,
             disable=runner.unwanted_passes(dtype, **options),
             quant=quant,
@@ -244,6 +247,14 @@ class Compiled:
     def module(self) -> Any:
         """The `nn.Module` of the torch backend."""
         return self.executable.module  # type: ignore[attr-defined]
+
+
+def _returning(program: Program, outputs: Collection[str]) -> Program:
+    known = tuple(name for name, _ in program.main.outputs)
+    for name in outputs:
+        if name not in known:
+            raise UnknownOutput(name=name, known=known)
+    return program.returning(outputs)
 
 
 def load(

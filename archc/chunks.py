@@ -13,7 +13,7 @@ import numpy as np
 
 from .backends.base import node_name
 from .compiler.ir.graph import STATE
-from .decoder import Decoder, rows_of
+from .decoder import Decoder, along, rows_of
 from .dsl.errors import ChunkSizes, UnjoinedOutput
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def sliced(
     """`rows` rows of the inputs along the decoded axis; the others whole."""
     main, found = program.main, dict(inputs)
     for node_id in main.inputs:
-        name, dim = node_name(main[node_id]), _along(program, node_id)
+        name, dim = node_name(main[node_id]), along(program, node_id)
         if dim is not None and name in inputs and inputs[name].ndim == len(main[node_id].axes):
             found[name] = _rows(inputs[name], dim, start, rows)
     return found
@@ -83,7 +83,7 @@ def joined(decoder: Decoder, outputs: Sequence[Mapping[str, Array]]) -> dict[str
     """The outputs of the whole sequence. What has no rows along it is that of the last chunk with it."""
     found = {}
     for name, node_id in _outputs(decoder.derived.prefill):
-        dim = _along(decoder.derived.prefill, node_id)
+        dim = along(decoder.derived.prefill, node_id)
         parts = [of_chunk[name] for of_chunk in outputs if name in of_chunk]
         found[name] = parts[-1] if dim is None else np.concatenate(parts, dim)
     return found
@@ -107,16 +107,11 @@ def run(decoder: Decoder, sizes: Sequence[int], inputs: Mapping[str, Array]) -> 
 
 def rows_along(program: Program, output: str) -> int | None:
     """The dimension of an output that has a row for each of the sequence; None where there is none."""
-    return _along(program, dict(program.main.outputs)[output])
+    return along(program, dict(program.main.outputs)[output])
 
 
 def _outputs(program: Program) -> list[tuple[str, int]]:
     return [(name, i) for name, i in program.main.outputs if not name.startswith(STATE)]
-
-
-def _along(program: Program, node_id: int) -> int | None:
-    names = [axis.name for axis in program.main[node_id].axes]
-    return names.index(program.decode) if program.decode in names else None
 
 
 def _rows(array: Array, dim: int, start: int, rows: int) -> Array:

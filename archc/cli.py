@@ -29,6 +29,7 @@ COMMANDS = {
     "diff": "diff",
     "generate": "generate",
     "perplexity": "perplexity",
+    "bench": "bench",
     "import": "import_",
     "export": "export",
 }

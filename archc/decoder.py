@@ -183,9 +183,15 @@ def _names(main: Function) -> list[str]:
 
 def rows_of(program: Program, arrays: Mapping[str, Array]) -> int:
     """How many rows the inputs have along the decoded axis; the run says what is misshapen."""
-    for node in map(program.main.__getitem__, program.main.inputs):
-        names = [axis.name for axis in node.axes]
+    for node_id in program.main.inputs:
+        node, dim = program.main[node_id], along(program, node_id)
         array = arrays.get(node_name(node))
-        if program.decode in names and array is not None and array.ndim == len(names):
-            return int(array.shape[names.index(program.decode)])
+        if dim is not None and array is not None and array.ndim == len(node.axes):
+            return int(array.shape[dim])
     return 0
+
+
+def along(program: Program, node_id: int) -> int | None:
+    """The dimension of a value of main that is the decoded axis; None where it has none."""
+    names = [axis.name for axis in program.main[node_id].axes]
+    return names.index(program.decode) if program.decode in names else None

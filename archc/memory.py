@@ -1,9 +1,11 @@
-"""Memory of the process: freed blocks kept, so that the next run's results need no fresh pages."""
+"""Memory of the process: freed blocks kept, so that the next run's results need no fresh pages; and
+the most that it has had."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 LARGEST = 2**31 - 1
@@ -22,3 +24,19 @@ def keep_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, LARGEST))
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had resident, mapped files included.
+
+    Linux counts it for the program (`VmHWM`); what other systems say may include what the process was
+    before it became this program.
+    """
+    if sys.platform.startswith("linux"):
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        (line,) = (line for line in status.split("\n") if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

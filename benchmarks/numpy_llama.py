@@ -1,9 +1,9 @@
 """The numpy backend against a forward written by hand: .venv/bin/python benchmarks/numpy_llama.py
 
 SmolLM2-135M in float32, batch 1. The plain forward is what one writes in an afternoon: separate
-projections, keys and values kept in arrays, the heads of a group by broadcasting. Runs are
-interleaved; of each the median and the least are printed, the ratio of the medians, and the largest
-difference of the logits.
+projections, keys and values kept in arrays, the heads of a group by broadcasting. A step is of one
+token after the prompt, whose keys and values are kept. Runs are interleaved; of each the median and
+the least are printed, the ratio of the medians, and the largest difference of the logits.
 """
 
 from __future__ import annotations
@@ -157,6 +157,22 @@ def main() -> None:
             lambda part=part: compiled(input_ids=part[None])["logits"][0],
             lambda part=part: by_hand(part),
         )
+    compare_steps(model, other, ids, 5 * given.runs)
+
+
+def compare_steps(model: archc.api.Model, other: Plain, ids: NDArray[np.int64], runs: int) -> None:
+    """Times steps of decoding after a prompt, each of one token more."""
+    decoder = model.decoder("numpy", inputs=["input_ids"], max_length=len(ids) + runs + 1)
+    _, state = decoder(None, input_ids=ids[None])
+    other.cache = []
+    other.forward(ids)
+
+    def ours() -> Array:
+        nonlocal state
+        outputs, state = decoder(state, input_ids=ids[None, :1])
+        return outputs["logits"][0]
+
+    compare(f"step after {len(ids)}", 1, runs, ours, lambda: other.forward(ids[:1]))
 
 
 if __name__ == "__main__":

@@ -58,8 +58,15 @@ RULE_LIMIT: Knob[int | None] = Knob(
 STOP_AFTER = Knob("ARCHC_STOP_AFTER", "leave out the passes after this one", str, "", "a pass name")
 TIME = Knob("ARCHC_TIME", "print how long each pass takes", _flag, False, "0 or 1")
 DEBUG = Knob("ARCHC_DEBUG", "show the traceback of a bug in archc", _flag, False, "0 or 1")
+RACES = Knob(
+    "ARCHC_RACES",
+    "check in Triton's interpreter that programs race for no byte",
+    _flag,
+    False,
+    "0 or 1",
+)
 
-KNOBS = (DUMP, EXPLAIN, RULE_LIMIT, STOP_AFTER, TIME, DEBUG)
+KNOBS = (DUMP, EXPLAIN, RULE_LIMIT, STOP_AFTER, TIME, DEBUG, RACES)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from faults import Fault, meaning, setting, wrapped
 from archc.compiler.incremental import prefill
 from archc.compiler.incremental.chunk import _Chunk
 from archc.compiler.ops.structure import along
-from archc.compiler.state import ZERO, Values
+from archc.compiler.values import ZERO, Values
 from archc.decoder import Decoder, Growing
 from archc.dsl.dims import maximum
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import mmap
 import pickle
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from archc.compiler.checkpoint import open_checkpoint
+from archc.compiler.checkpoint.reader import is_mapped, let_go
 from archc.dsl.diagnostics import ArchError
 
 TENSORS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float16)}
@@ -34,6 +37,37 @@ def sharded(tmp_path: Path) -> Path:
     weight_map = {name: f"{name}.safetensors" for name in TENSORS}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return tmp_path
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_what_is_let_go_of_takes_no_memory_and_can_be_read_again(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    written = np.arange(4 << 20, dtype=np.float32).reshape(2048, 2048)
+    save_file({"a": TENSORS["a"], "w": written}, tmp_path / "model.safetensors")
+    store = open_checkpoint(tmp_path).weights_file()
+    w = store.read("w")
+    assert (w == written).all()
+    before = resident_of_files()
+    let_go(w.T[3:])
+    assert before - resident_of_files() > 0.9 * written.nbytes
+    assert (w == written).all()
+
+
+def test_only_arrays_of_a_file_are_let_go_of(directory: Path) -> None:
+    a = open_checkpoint(directory).weights_file().read("a")
+    assert is_mapped(a[:, 1:].T)
+    for other in (a.copy(), np.frombuffer(bytearray(8)), np.frombuffer(mmap.mmap(-1, 8))):
+        assert not is_mapped(other)
+        let_go(other)
+    let_go(a[:0])
+    assert (a == TENSORS["a"]).all()
+
+
+def resident_of_files() -> int:
+    """Bytes of mapped files that are in this process's memory."""
+    status = Path("/proc/self/status").read_text()
+    (line,) = (line for line in status.split("\n") if line.startswith("RssFile:"))
+    return int(line.split()[1]) * 1024
 
 
 def refusal(path: Path) -> str:

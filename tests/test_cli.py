@@ -93,6 +93,9 @@ def test_shell_completion_knows_the_commands() -> None:
         ("compile", LLAMA, "--backend", "numpy"),
         ("compile", LLAMA, "--backend", "torch", "--target", "sm_90", "-o", "x"),
         ("compile", LLAMA, "--backend", "triton", "--target", "sm_91", "-o", "x"),
+        ("compile", LLAMA, "--backend", "torch", "--report", "-o", "x"),
+        ("compile", LLAMA, "--backend", "triton", "--report", "--set", "b=1", "-o", "x"),
+        ("compile", LLAMA, "--backend", "triton", "--json", "-o", "x"),
         ("run", LLAMA, "--random", "0", "--inputs", "x", "--output", "y", "--dtype", "f12"),
         ("run", LLAMA, "--random", "0", "--inputs", "x", "--output", "y", "-O", "7"),
         ("run", LLAMA, "--random", "0", "--inputs", "x", "--output", "y", "--compile"),
@@ -301,10 +304,17 @@ def test_compile_to_where_nothing_can_be_written(tmp_path: Path) -> None:
 def test_compile_a_kernel_for_a_target(small: Path, tmp_path: Path) -> None:
     pytest.importorskip("triton")
     out = tmp_path / "out"
-    said = ok("compile", small, "--backend", "triton", "--target", "sm_90", "-o", out)
+    args = ("--backend", "triton", "--target", "sm_90", "--report", "--set", "b=300")
+    said = ok("compile", small, *args, "-o", out)
     assert f"wrote {out / 'kernels.py'}" in said
     assert "tensor ops" in said
     assert list((out / "sm_90").glob("*.cubin"))
+    moved = 2 * 2 * 300 * 4  # x is read and y written, in two bytes each
+    (kernel,) = json.loads((out / "report.json").read_text())["kernels"]
+    assert (kernel["issued"], kernel["unique"], kernel["exact"]) == (moved, moved, True)
+    assert re.search(rf"unfused plan +{moved / 1e3:.2f} kB +1 kernels", said)
+    assert re.search(rf"lower bound +{moved / 1e3:.2f} kB", said)
+    assert kernel["resources"]["sm_90"]["spills"] == 0
 
 
 # ---------------------------------------------------------------------------------------- run

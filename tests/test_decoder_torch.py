@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from splits import Example
 
 import archc
+from archc.backends.torch import pages
 from archc.compiler.incremental import derive
 from archc.compiler.passes import optimise
 
@@ -34,6 +36,25 @@ def test_prefill_and_chunk_share_weights_and_what_is_derived(model) -> None:
     assert places[0].keys() == places[1].keys()
     tables = {name for name in places[0] if name.endswith(".f")}
     assert all(places[0][name] == places[1][name] for name in places[0].keys() - tables)
+
+
+def test_a_decoding_keeps_nothing_of_the_file_and_leaves_arrays_that_are_given(
+    model, tmp_path: Path
+) -> None:
+    model.export(tmp_path)
+    read = archc.load(EXAMPLE, weights=tmp_path)
+    decoder = read.decoder("torch", inputs=["input_ids"])
+    ids = np.arange(9)[None]
+    outputs, _ = decoder(None, input_ids=ids)
+    wanted, _ = model.decoder("torch", inputs=["input_ids"])(None, input_ids=ids)
+    np.testing.assert_array_equal(outputs["logits"], wanted["logits"])
+    places = sorted(t.data_ptr() for t in decoder.prefill.module.parameters())
+    assert places[-1] - places[0] < pages.CHUNK
+    assert not {a.ctypes.data for a in read.weights.values()} & {*places}
+    shared = model.decoder("torch", inputs=["input_ids"]).prefill.module.embed_w
+    assert shared.data_ptr() == model.weights["embed.w"].ctypes.data
+    moved = model.decoder("torch", inputs=["input_ids"], huge_pages=True).prefill.module.embed_w
+    assert moved.data_ptr() != shared.data_ptr()
 
 
 def test_matrices_stay_as_they_are_stored_and_explain_says_why(model) -> None:

@@ -171,6 +171,11 @@ def test_the_tables_of_passes_are_fresh(accept: bool) -> None:
     assert_fresh(PASSES, "passes", passes_text(), accept)
 
 
+def test_every_rule_has_an_equation() -> None:
+    bare = [f"{p.name}/{r.name}" for p in EVERY_PASS for r in p.rules if not r.equation]
+    assert not bare
+
+
 def test_the_cost_report_on_its_page_is_fresh(accept: bool) -> None:
     (snippet,) = (s for s in SNIPPETS if s.fence.page == COST)
     assert snippet.shown is not None

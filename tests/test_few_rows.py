@@ -73,6 +73,28 @@ def test_codes_are_multiplied_as_they_are(
         assert distance(result, x.double() @ w.view(N, k).T) < EXACT[dtype]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_matrix_is_decoded_as_the_formula_has_it(
+    text: dict[str, Any], bits: int, dtype: torch.dtype
+) -> None:
+    stored = text["quantise"](torch.randn(2, N, 96).to(dtype), bits, 32)
+    with torch.profiler.profile() as profile:
+        whole = text["dequantise"](*stored, group=32, length=96)
+    assert any(event.name == "few_rows::decoded" for event in profile.events())
+    plain = text | {"HAS_FEW_ROWS": False}
+    exec(HELPERS["dequantise"], plain)
+    assert torch.equal(whole, plain["dequantise"](*stored, group=32, length=96))
+    assert whole.shape == (2, N, 96)
+
+
+def test_rows_are_quantised_alike_in_any_block(text: dict[str, Any]) -> None:
+    w = torch.randn(3, 5, 2**18)  # a block is four rows
+    for bits in (8, 4):
+        found, wanted = text["quantise"](w, bits, 32), text["quantise_rows"](w, bits, 32)
+        assert all(map(torch.equal, found, wanted))
+
+
 @pytest.mark.parametrize(
     ("rows", "length", "taken"), [(1, 64, True), (8, 64, False), (1, 40, False)]
 )
@@ -143,7 +165,7 @@ def test_weights_move_to_huge_pages_and_shared_ones_stay_shared() -> None:
     model.register_buffer("across", torch.ones(4, 6).T)
     x = torch.randn(2, 5)
     before, across = first(x), model.across.data_ptr()
-    pages.gather(model)
+    pages.Arena().gather([*model.buffers(), first.weight, first.bias, second.weight, second.bias])
     torch.testing.assert_close(first(x), before, rtol=0, atol=0)
     assert model.alias.data_ptr() == first.weight.data_ptr() == second.weight.data_ptr()
     assert model.codes.tolist() == list(range(7))

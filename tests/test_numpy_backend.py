@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from archc.backends.numpy import NumpyBackend, tiles
+from archc.backends.numpy import NumpyBackend, interpreter, tiles
 from archc.compiler.ir.graph import Axis, Builder, Function, Parameter, Program, TensorType
 from archc.compiler.ir.walk import calls
 from archc.compiler.ops.attend import NotTileable, plan_attend
@@ -212,12 +212,20 @@ def test_tiled_attention_in_other_dtypes(dtype):
     np.testing.assert_allclose(tiled.astype(np.float64), gold, atol=tolerance)
 
 
+def noting(visited: list[tuple[int, int]]):
+    """`TiledRun.visit` that notes the keys of each tile."""
+    visit = tiles.TiledRun.visit
+
+    def noted(run, values, windows):
+        visited.append(windows[run.plan.keys])
+        visit(run, values, windows)
+
+    return noted
+
+
 def test_tiles_without_a_visible_key_are_not_computed(monkeypatch):
     visited = []
-    visit = tiles.TiledRun.visit
-    monkeypatch.setattr(
-        tiles.TiledRun, "visit", lambda run, tile: (visited.append(tile.window), visit(run, tile))
-    )
+    monkeypatch.setattr(tiles.TiledRun, "visit", noting(visited))
     given, _ = attend_arguments(40)
     given["present"][:, 8:24] = False
     NumpyBackend().load(alone("attend", attention_body()), {}, tile=8).run(given)
@@ -262,10 +270,7 @@ def test_memory_of_attention_grows_with_tokens_not_with_pairs():
 @pytest.mark.parametrize("window", [None, 9])
 def test_queries_look_at_no_tile_beyond_the_bounds_of_the_mask(window, monkeypatch):
     visited = []
-    visit = tiles.TiledRun.visit
-    monkeypatch.setattr(
-        tiles.TiledRun, "visit", lambda run, tile: (visited.append(tile.window), visit(run, tile))
-    )
+    monkeypatch.setattr(tiles.TiledRun, "visit", noting(visited))
     program, given = one_head(40, window)
     tiled = NumpyBackend().load(program, {}, dtype="f64", tile=8).run(given)
     blocks = range(0, 40, 8)
@@ -294,6 +299,46 @@ def test_values_made_once_for_all_layers_are_not_overwritten():
     loaded.run(inputs(9))
     np.testing.assert_array_equal(loaded.trace(given)[0]["logits"], first)
     np.testing.assert_array_equal(loaded.run(given)["logits"], first)
+
+
+def test_what_nodes_run_is_kept_where_their_sizes_stay():
+    """A longer sequence makes again nothing but what is as long as the sequence."""
+    program = tiny()
+    loaded = NumpyBackend().load(program, weights(program))
+    loaded.run(inputs(5))
+    shared = loaded.shared
+    before = {key: run for key, (_, run) in shared.runs.items()}
+    loaded.run(inputs(9))
+    kept = {key for key, (_, run) in shared.runs.items() if before.get(key) is run}
+
+    def grows(name: str, node_id: int) -> bool:
+        symbols = shared.structures[name].symbols[node_id]
+        return s.size.symbols() & set(symbols) != set()
+
+    lasting = {key for key in before if not grows(*key[:2])}
+    assert lasting
+    assert lasting <= kept
+    assert before.keys() - kept, "a slice or a mask is of one length"
+
+
+def test_sizes_met_lately_are_not_prepared_again(monkeypatch):
+    """Chunks of a sequence of two lengths in turn, as a loop over layers meets them."""
+    made = []
+    make = interpreter.make_ready
+
+    def noted(function, *rest):
+        made.append(function.name)
+        return make(function, *rest)
+
+    monkeypatch.setattr(interpreter, "make_ready", noted)
+    program = tiny()
+    loaded = NumpyBackend().load(program, weights(program))
+    for length in (5, 9):
+        loaded.run(inputs(length))
+    count = len(made)
+    for length in (5, 9, 5):
+        loaded.run(inputs(length))
+    assert len(made) == count > 0
 
 
 def test_what_is_not_linear_in_the_weights_is_not_tiled():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from archc.compiler.ir.graph import Attrs, Axis, TensorType
 from archc.compiler.ops import FORMATS, OPS, Call, Precision, Sample, align, evaluate, infer
 from archc.compiler.ops.erf import erf
 from archc.compiler.ops.reduce import _matrices
-from archc.compiler.ops.registry import SAMPLE_SIZES, no_count, tensor
+from archc.compiler.ops.registry import SAMPLE_SIZES, N, no_count, prepared, tensor
 from archc.dsl.diagnostics import InternalError
 from archc.dsl.dims import Dim
 from archc.dsl.errors import IndexOutOfRange
@@ -142,6 +143,32 @@ def test_erf_is_exact_to_one_unit():
 def test_unary_functions(name, reference):
     x = np.array([0.5, 1.5, 2.5, 0.1])
     np.testing.assert_allclose(run(name, {}, ((C,), x)), [reference(v) for v in x], rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "sample"), [case for case in CASES if OPS[case.values[0]].pointwise]
+)
+def test_what_is_known_of_operands_changes_no_result(name, sample):
+    """That they are stored as their types say, and that one of them may be overwritten."""
+    for precision in map(Precision, MODELS):
+        call, arrays = call_of(name, sample, precision), operands(sample, precision)
+        (plain,) = evaluate(name, call, arrays)
+        exact = replace(call, exact=frozenset(range(len(arrays))))
+        for reuse in (None, *range(len(arrays))):
+            copies = [x.copy() for x in arrays]
+            (got,) = evaluate(name, replace(exact, reuse=reuse), copies)
+            assert got.dtype == plain.dtype
+            np.testing.assert_array_equal(got, plain)
+            for place, (x, copy) in enumerate(zip(arrays, copies, strict=True)):
+                assert place == reuse or np.array_equal(x, copy)
+
+
+def test_exact_operands_of_a_ufunc_are_given_to_it_as_they_are():
+    sample = Sample((tensor("float", A, N), tensor("float", A, N)))
+    call = call_of("mul", sample, Precision("f32"))
+    assert prepared("mul", replace(call, exact=frozenset((0, 1)))) is np.multiply
+    (made,) = evaluate("mul", call, [np.ones((2, 5), np.float32), np.ones((2, 5))])
+    assert made.dtype == np.float32
 
 
 def test_sigmoid_does_not_overflow():

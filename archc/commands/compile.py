@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..dsl.diagnostics import InternalError
 from ..files import files_in, new_directory
-from .options import BACKENDS, FILE, QUANT, WEIGHTS, open_model, sizes
-from .progress import bar
+from .options import BACKENDS, FILE, QUANT, WEIGHTS, open_model, open_sized, sizes
+from .resources import DEVICES, Asked, Resources
 
 if TYPE_CHECKING:
     from ..api import Model
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ..compiler.rewrite import Pass, Site
 
 MODEL = "model"
-DEFAULT_TARGETS = ("sm_90", "gfx942")  # the present one of each maker
 
 
 @click.command("compile")
@@ -50,6 +49,19 @@ DEFAULT_TARGETS = ("sm_90", "gfx942")  # the present one of each maker
 @click.option(
     "--verify", is_flag=True, help="Run the graph before and after each pass, in float64."
 )
+@click.option(
+    "--report",
+    is_flag=True,
+    help="Count what the kernels move; with sizes, such as --set b=1 --set s=4096.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="h100",
+    show_default=True,
+    help="Whose tiles the report counts, and whose peak rates bound its times.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def command(
     file: Path,
     backend: str,
@@ -63,6 +75,9 @@ def command(
     emit: str,
     decode: bool,
     verify: bool,
+    report: bool,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Compile the model in FILE to a directory of files.
 
@@ -75,25 +90,33 @@ def command(
 
     if decode and verify:
         raise click.UsageError("--verify runs whole sequences: it does not go with --decode")
-    targets = _targets(backend, target)
-    programs = _programs(open_model(file, preset, settings, model, weights), decode)
+    if as_json and not report:
+        raise click.UsageError("--json prints what --report counts")
+    asked = Asked.of(backend, emit, target, device if report else None)
+    chosen = (file, preset, settings, model, weights)
+    opened, at = open_sized(*chosen) if report else (open_model(*chosen), {})
+    programs = _programs(opened, decode)
+    asked.check(programs.values(), at)
     unwanted = backend_called(backend).unwanted_passes("f32")
     check = exact if verify else None
     made = {
         name: optimise(p, disable=unwanted, quant=quant, verify=check)
         for name, p in programs.items()
     }
-    report = ""
+    found: dict[str, Resources] = {}
     with new_directory(output) as folder:
         for stem, optimised in made.items():
             for name, text in _texts(backend, emit, stem, programs[stem], optimised).items():
                 (folder / name).write_text(text, encoding="utf-8")
-            if targets and emit == "source":
-                report = _kernels(optimised.program, targets, folder)
+            prefix = "" if stem == MODEL else f"{stem}."
+            found[stem] = asked.resources(programs[stem], optimised.program, at, folder, prefix)
         written = _listing(folder, output)
-    click.echo(written)
-    if report:
-        click.echo(f"\n{report}")
+    if as_json:
+        objects = {stem: resources.to_json() for stem, resources in found.items()}
+        click.echo(json.dumps(objects.get(MODEL, objects), indent=2))
+        return
+    for text in (written, *(text for resources in found.values() for text in resources.texts())):
+        click.echo(text)
     for stem, optimised in made.items():
         title = "pass" if stem == MODEL else stem
         click.echo(f"\n{passes_table(optimised.sites, pipeline(quant), title)}")
@@ -122,34 +145,6 @@ def _texts(
         return graphs if stem == MODEL else {f"{stem}.{n}": text for n, text in graphs.items()}
     texts = backend_called(backend).emit(optimised.program)
     return {name.replace(MODEL, stem): text for name, text in texts.items()}
-
-
-def _targets(backend: str, named: str | None) -> tuple[str, ...]:
-    """The targets to compile for: none but for triton."""
-    if backend != "triton":
-        if named is not None:
-            raise click.BadParameter("only triton has targets", param_hint="--target")
-        return ()
-    from ..backends.triton.aot import TARGETS
-
-    targets = DEFAULT_TARGETS if named is None else tuple(dict.fromkeys(named.split(",")))
-    unknown = [t for t in targets if t not in TARGETS]
-    if unknown:
-        reason = f"there is no target {unknown[0]!r}; there are {', '.join(TARGETS)}"
-        raise click.BadParameter(reason, param_hint="--target")
-    return targets
-
-
-def _kernels(program: Program, targets: Sequence[str], folder: Path) -> str:
-    """Compile every kernel into `folder`; a line for each with its resources."""
-    from ..backends.triton.aot import compile_program, table
-
-    with bar("compiling kernels") as on_done:
-        results = compile_program(program, targets, out=folder, on_done=on_done)
-    broken = next((r for r in results if r.error), None)
-    if broken is not None:
-        raise InternalError(f"{broken.kernel} for {broken.target}: {broken.error}")
-    return table(results)
 
 
 def _listing(folder: Path, output: Path) -> str:

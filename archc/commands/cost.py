@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .options import FILE, WEIGHTS, open_model, overrides, sized_model, sizes
+from .options import FILE, WEIGHTS, open_sized, sizes
 
 
 @click.command("cost")
@@ -31,8 +31,6 @@ def command(
     """
     from ..compiler.cost import cost
 
-    sized, at = sized_model(
-        open_model(file, preset, model=model, weights=weights), overrides(settings)
-    )
+    sized, at = open_sized(file, preset, settings, model, weights)
     report = cost(sized.program, at)
     click.echo(json.dumps(report.to_json(), indent=2) if as_json else report.to_text())

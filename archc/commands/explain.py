@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..dsl.diagnostics import InternalError
-from .options import FILE, QUANT, open_model, overrides, sized_model, sizes
+from .options import FILE, QUANT, open_sized, sizes
 
 if TYPE_CHECKING:
     from ..api import Model
@@ -55,7 +55,7 @@ def command(
 
     if bisecting and which != "full":
         raise click.UsageError("--bisect runs whole sequences: it does not go with --program")
-    sized, at = sized_model(open_model(file, preset, model=model), overrides(settings))
+    sized, at = open_sized(file, preset, settings, model)
     program = _program(sized, which)
     if bisecting:
         _bisect(program, quant)

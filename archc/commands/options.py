@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -107,19 +107,33 @@ def open_model(
     return found if seed is None else found.with_random_weights(seed)
 
 
-def sized_model(model: Model, values: Mapping[str, Expr]) -> tuple[Model, dict[str, int]]:
-    """The model with its hyperparameters set, and the run-time sizes among `values`."""
+def open_sized(
+    file: Path,
+    preset: str | None = None,
+    settings: tuple[str, ...] = (),
+    model: str | None = None,
+    weights: Path | None = None,
+) -> tuple[Model, dict[str, int]]:
+    """The model with its hyperparameters set, and the run-time sizes among `settings`.
+
+    A size that only the program of a chunk has, such as `s.past`, is spelled `s_past`.
+    """
     from ..compiler.cost import run_time_symbols
     from ..compiler.elaborate import hyperparameters
 
-    hypers = hyperparameters(model.definition)
+    opened, values = open_model(file, preset, model=model, weights=weights), overrides(settings)
+    hypers = hyperparameters(opened.definition)
     own = {name: value for name, value in values.items() if name in hypers}
-    sized = replace(model, overrides={**model.overrides, **own})
-    symbols = run_time_symbols(sized.program) if len(own) < len(values) else set()
+    sized = replace(opened, overrides={**opened.overrides, **own})
+    symbols: dict[str, str] = {}
+    if len(own) < len(values):
+        program = sized.program
+        symbols = {s: s for s in run_time_symbols(program)}
+        symbols |= {program.past.replace(".", "_"): program.past} if program.decode else {}
     at = {
-        name: value.value
+        symbols[name]: value.value
         for name, value in values.items()
         if name in symbols and isinstance(value, Number) and isinstance(value.value, int)
     }
-    unknown = {name: v for name, v in values.items() if name not in own and name not in at}
+    unknown = {n: v for n, v in values.items() if n not in own and symbols.get(n) not in at}
     return (replace(sized, overrides={**sized.overrides, **unknown}) if unknown else sized), at

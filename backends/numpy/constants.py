@@ -35,7 +35,8 @@ def load_constants(shared: Shared, weights: Mapping[str, Array]) -> dict[ValueKe
             if node.op == "weight":
                 values[node.id] = reader.read(join(path, node.attrs.string("path")), node)
             else:
-                values[node.id] = interpreter.fused(node)(*(values[i] for i in node.inputs))
+                made = interpreter.ready(program.body(node)).one
+                values[node.id] = made(*(values[i] for i in node.inputs))
         for node_id in _read_at_run_time(function) & set(values):
             constants[path, node_id] = values[node_id]
     return constants

@@ -15,21 +15,22 @@ import numpy as np
 
 from ...compiler.ir.graph import STATE, Function, Node, Program, TensorType
 from ...compiler.ir.walk import iterations, join
-from ...compiler.ops import FUSED, SCANS, Array, Precision
+from ...compiler.ops import FUSED, Array, Precision
 from ...compiler.ops.structure import along
 from ..base import ValueKey
-from .prepared import Ready, Run, Structure, make_ready, ready_primitive, symbols
+from .prepared import CONSTANT, LOOPS, Ready, Run, Structure, make_ready, ready_primitive
 
 Values = tuple[Array, ...]
 Observer = Callable[[ValueKey, Array], None]
 Constants = Mapping[ValueKey, Array | Values]
 LONGEST_CHUNK = 64
-CALLING = frozenset({"weight", "derived", "state", "repeat", *SCANS})  # they need the call path
+CALLING = CONSTANT | LOOPS | {"state"}  # they need the call path
+RECENT = 4  # sizes that a function is kept ready for: a loop over chunks has a last one of its own
 
 
 @dataclass(slots=True)
 class Shared:
-    """What outlives a run: the program, its constants, and functions made ready for the last sizes.
+    """What outlives a run: the program, its constants, and functions made ready for recent sizes.
 
     `tile` is how many keys `attend` visits at a time, None for what suits the machine.
     """
@@ -40,14 +41,13 @@ class Shared:
     tile: int | None = None
     tables: dict[tuple[str, tuple[int, ...]], Array] = field(default_factory=dict)
     structures: dict[str, Structure] = field(default_factory=dict)
-    symbols: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    ready: dict[tuple[str, bool], tuple[tuple[int, ...], Ready]] = field(default_factory=dict)
+    ready: dict[tuple[str, bool], dict[tuple[int, ...], Ready]] = field(default_factory=dict)
+    runs: dict[tuple[object, ...], tuple[tuple[int, ...], Run | None]] = field(default_factory=dict)
 
     def structure(self, function: Function) -> Structure:
         name = function.name
         if name not in self.structures:
-            self.symbols[name] = tuple(sorted(symbols(self.program, function)))
-            self.structures[name] = Structure(function)
+            self.structures[name] = Structure(self.program, function)
         return self.structures[name]
 
 
@@ -69,32 +69,56 @@ class Interpreter:
 
     def run(self, function: Function, arguments: Sequence[Array], path: str = "") -> list[Array]:
         """The outputs of `function`, called with one array for each of its inputs."""
+        return self.at(path, function)(*arguments)
+
+    def at(self, path: str, function: Function) -> Callable[..., list[Array]]:
+        """The function at a call path, ready to be called again and again."""
 
         def call(node: Node, operands: Sequence[Array]) -> Any:
             return self.call(node, function, operands, path)
 
-        def see(place: int, value: Array | None) -> None:
-            if self.observe is not None and place >= 0 and value is not None:
-                self.observe((path, place), value)
+        def see(node_id: int, value: Array | None) -> None:
+            if self.observe is not None and value is not None:
+                self.observe((path, node_id), value)
 
-        ready = self.ready(function)
-        return ready.run(arguments, call, None if self.observe is None else see)
+        return partial(self.ready(function).run, call, see)
 
     def ready(self, function: Function) -> Ready:
         """The function made ready for the sizes of this run."""
-        shared, key = self.shared, (function.name, self.observe is None)
-        structure = shared.structure(function)
-        sizes = tuple(self.sizes.get(s, -1) for s in shared.symbols[function.name])
-        found = shared.ready.get(key)
-        if found is None or found[0] != sizes:
-            overwrite = self.observe is None
-            run_of = partial(self.run_of, function)
-            made = make_ready(function, structure, run_of, self.sizes, overwrite)
-            found = shared.ready[key] = sizes, made
-        return found[1]
+        recent = self.shared.ready.setdefault((function.name, self.observe is not None), {})
+        sizes = self.values(self.structure(function).all_symbols)
+        found = recent.get(sizes)
+        if found is None:
+            found = make_ready(function, self, self.sizes, self.observe is not None)
+            while len(recent) >= RECENT:
+                del recent[next(iter(recent))]
+            recent[sizes] = found
+        return found
 
-    def run_of(self, function: Function, node: Node, reuse: int | None) -> Run | None:
+    def structure(self, function: Function) -> Structure:
+        return self.shared.structure(function)
+
+    def values(self, symbols: Sequence[str]) -> tuple[int, ...]:
+        return tuple([self.sizes.get(s, -1) for s in symbols]) if symbols else ()
+
+    def run_of(
+        self,
+        function: Function,
+        node: Node,
+        reuse: int | None = None,
+        exact: frozenset[int] = frozenset(),
+    ) -> Run | None:
         """What a node runs; None for one that needs the call path."""
+        sizes = self.values(self.structure(function).symbols[node.id])
+        key = function.name, node.id, reuse, exact
+        known = self.shared.runs.get(key)
+        if known is None or known[0] != sizes:
+            known = self.shared.runs[key] = sizes, self.made(function, node, reuse, exact)
+        return known[1]
+
+    def made(
+        self, function: Function, node: Node, reuse: int | None, exact: frozenset[int]
+    ) -> Run | None:
         if node.op in CALLING:
             return None
         if node.op == "table":
@@ -102,7 +126,14 @@ class Interpreter:
             return lambda: value
         if node.op in FUSED:
             return self.fused(node)
-        return ready_primitive(function, node, self.sizes, self.shared.precision, reuse)
+        precision = self.shared.precision
+        return ready_primitive(function, node, self.sizes, precision, reuse, exact=exact)
+
+    def inlined(self, function: Function, node: Node) -> Function | None:
+        """The body of a fused node that has no way of its own to run."""
+        if node.op not in FUSED or node.op == "derived" or self.run_of(function, node):
+            return None
+        return self.shared.program.body(node)
 
     def call(self, node: Node, function: Function, operands: Sequence[Array], path: str) -> Any:
         """A node that needs the call path. A weight that only derived parameters read is gone."""
@@ -189,11 +220,10 @@ class Interpreter:
         ]
         states = [x.astype(s) for x, s in zip(operands[first:], stored[-count:], strict=False)]
         captured, steps = operands[first + count :], range(axis.size.evaluate(self.sizes))
+        run = Interpreter(self.shared, self.sizes).at("", body)
         for step in reversed(steps) if node.attrs["reverse"] else steps:
             entering = [np.asarray(x[step]) for x in stepped]
-            results = Interpreter(self.shared, self.sizes).run(
-                body, [*entering, *states, *captured]
-            )
+            results = run(*entering, *states, *captured)
             for row, value in zip(rows, results, strict=False):
                 row[step] = value
             states = results[len(rows) :]
@@ -228,18 +258,18 @@ class Interpreter:
         found = [(start, min(start + length, total)) for start in range(0, total, length)]
         return found[::-1] if node.attrs["reverse"] else found
 
-    def fused(self, node: Node) -> Run:
-        """What a fused node runs on its operands."""
+    def fused(self, node: Node) -> Run | None:
+        """What a fused node runs on its operands; None for one whose body is run as it is."""
         from .grouped import grouped
         from .tiles import Attention
 
         body, precision = self.shared.program.body(node), self.shared.precision
         if node.op == "grouped":
             return partial(grouped, body, self.sizes, precision)
-        whole = Interpreter(self.shared, self.sizes).ready(body).one
-        if node.op != "attend":
-            return whole
-        return Attention.of(node, body, self.sizes, precision, self.shared.tile) or whole
+        if node.op == "attend":
+            structure = self.shared.structure(body)
+            return Attention.of(node, body, self.sizes, precision, structure, self.shared.tile)
+        return None
 
     def table(self, node: Node) -> Array:
         """The table's function in float64, rounded once to the run's dtype."""

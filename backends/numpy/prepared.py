@@ -1,20 +1,24 @@
 """A function of the program made ready for given sizes: what can be decided before a run is.
 
-A node becomes a step: a Python function of arrays, the places of its operands, and which values
-die. Values that depend on sizes alone (masks, angles) are computed here, once for all layers. A
-pointwise op may overwrite an operand that nothing else reads.
+Its nodes become the lines of one Python function of arrays, those of fused bodies among them: what a
+node runs, its operands by name, and `del` where values die. Values that depend on sizes alone (masks,
+angles) are computed here, once for all layers. A pointwise op may overwrite an operand that nothing
+else reads. What a node runs is kept from sizes to sizes as far as those that it depends on stay.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import CodeType
+from typing import Any, Protocol
 
-from ...compiler.ir.graph import Axis, Function, Node, Program, operand_types
-from ...compiler.ops import OPS, Array, Call, Precision, prepared, same
+from ...compiler.ir.graph import Axis, Function, Node, Program, callees, operand_types
+from ...compiler.ops import OPS, SCANS, Array, Call, Precision, prepared, same
+from ...compiler.ops.attend import AttendPlan
 from ...dsl.diagnostics import ArchError
 from ...dsl.dims import Dim
 from ..base import span_of
@@ -25,86 +29,37 @@ KEPT = 1 << 20  # elements of a value that is computed once for all layers, at m
 # Results that may be the operand itself: pointwise ones; the others are views.
 OVERLAYS = frozenset({"cast", "stop_gradient", "to_float", "round_to"})
 FRESH = frozenset({"dot", "sum", "amax", "concat", "softmax"})  # and pointwise: arrays of their own
+CONSTANT = frozenset({"weight", "derived"})  # computed when the program is loaded
+LOOPS = frozenset({"repeat", *SCANS})  # they give a tuple, also of one result
+# What may be stored otherwise than its type says, or lead to what is.
+INEXACT = frozenset({"const", "state", "derived", *LOOPS})
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One node. Without `run` it is the caller's to compute: it needs weights or the call path."""
-
-    node: Node
-    run: Run | None
-    sources: tuple[int, ...]
-    dying: tuple[int, ...] = ()
-
-
-@dataclass(slots=True)
 class Ready:
-    """A function's steps in order and the values known without them, by place (see `Structure`)."""
+    """A function for given sizes: (call, see, *arguments) -> the outputs.
 
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...] = ()
-    steps: list[Step] = field(default_factory=list)
-    known: dict[int, Any] = field(default_factory=dict)
+    `call(node, operands)` computes what needs weights or the call path; `see(node id, value)` is shown
+    the first result of every node of the function itself, where it was made ready to be watched.
+    """
 
-    def run(
-        self,
-        arguments: Sequence[Array],
-        call: Callable[[Node, Sequence[Array]], Any] | None = None,
-        see: Callable[[int, Array], None] | None = None,
-    ) -> list[Array]:
-        """The outputs. `call` computes what has no `run`; `see` is shown every value."""
-        values = {**self.known, **dict(zip(self.inputs, arguments, strict=True))}
-        if see is not None:
-            for place, value in values.items():
-                see(place, value)
-        for step in self.steps:
-            node, operands = step.node, [values[i] for i in step.sources]
-            if step.run is not None:
-                result = step.run(*operands)
-            else:
-                assert call is not None
-                result = call(node, operands)
-            if type(result) is tuple:
-                values |= results(node, result)
-            else:
-                values[node.id] = result
-            if see is not None:
-                see(node.id, values[node.id])
-            for dead in step.dying:
-                values.pop(dead, None)
-        return [values[i] for i in self.outputs]
-
-    def drop_after_last_use(self) -> None:
-        """Each step is told which values are read by none after it."""
-        last: dict[int, int] = {}
-        for number, step in enumerate(self.steps):
-            last |= dict.fromkeys((*step.sources, step.node.id, -1 - step.node.id), number)
-        for place in (*self.known, *self.outputs):
-            last.pop(place, None)
-        single = {-1 - s.node.id for s in self.steps if s.run and len(s.node.types) == 1}
-        dying: dict[int, list[int]] = {}
-        for place, number in last.items():
-            if place not in single:
-                dying.setdefault(number, []).append(place)
-        self.steps = [replace(s, dying=tuple(dying.get(n, ()))) for n, s in enumerate(self.steps)]
+    run: Callable[..., list[Any]]
 
     def one(self, *arguments: Array) -> Any:
-        """As a step: the only output as it is."""
-        made = self.run(arguments)
+        """As what a node runs: the only output as it is."""
+        made = self.run(None, None, *arguments)
         return tuple(made) if len(made) > 1 else made[0]
 
 
 class Structure:
     """What holds for a function at all sizes.
 
-    The place of a value is its node's id; `-1 - id` is that of all results of a node with several.
-    `reuse` says which operand a node may overwrite.
+    `reuse` says which operand a node may overwrite, `symbols` which run-time sizes it depends on,
+    `read` is what a run reads: not what is for derived parameters alone. `tilings` are how the body of
+    an attention is tiled, by the axes of keys and queries.
     """
 
-    def __init__(self, function: Function) -> None:
-        self.sources = {
-            n.id: tuple(_place(function, n, i) for i in n.inputs) for n in function.nodes
-        }
+    def __init__(self, program: Program, function: Function) -> None:
         readers = Counter(i for n in function.nodes for i in n.inputs)
         readers.update(function.output_ids)
         self.reuse = {
@@ -112,29 +67,27 @@ class Structure:
             for n in function.nodes
             if OPS[n.op].pointwise
         }
+        self.symbols = {n.id: tuple(sorted(symbols(program, n))) for n in function.nodes}
+        self.all_symbols = tuple(sorted({s for found in self.symbols.values() for s in found}))
+        read = {i for n in function.nodes if n.op != "derived" for i in n.inputs}
+        self.read = read | set(function.output_ids)
+        self.tilings: dict[tuple[object, object], tuple[AttendPlan, Axis | None] | None] = {}
 
 
-def _place(function: Function, reader: Node, source: int) -> int:
-    several = reader.op == "result" and len(function[source].types) > 1
-    return -1 - source if several else source
-
-
-def symbols(program: Program, function: Function) -> set[str]:
-    """The run-time sizes that a function and what it runs depend on."""
+def symbols(program: Program, node: Node) -> set[str]:
+    """The run-time sizes that a node and what it runs depend on."""
     found: set[str] = set()
-    for name in function.called:
-        found |= symbols(program, program.function(name))
-    axes = {axis for node in function.nodes for kind in node.types for axis in kind.axes}
-    todo: list[object] = [value for node in function.nodes for value in node.attrs.values()]
+    for name in callees(node):
+        for inner in program.function(name).nodes:
+            found |= symbols(program, inner)
+    todo: list[object] = [*node.attrs.values(), *(a for t in node.types for a in t.axes)]
     while todo:
         value = todo.pop()
         if isinstance(value, tuple):
             todo += value
-        elif isinstance(value, Axis):
-            axes.add(value)
-        elif isinstance(value, Dim):
-            found |= value.symbols()
-    return found.union(*(axis.size.symbols() for axis in axes)) - program.sizes.keys()
+        elif isinstance(value, Axis | Dim):
+            found |= (value.size if isinstance(value, Axis) else value).symbols()
+    return found - program.sizes.keys()
 
 
 def _is_fresh(function: Function, readers: Counter[int], value: int) -> bool:
@@ -147,44 +100,164 @@ def _is_fresh(function: Function, readers: Counter[int], value: int) -> bool:
     return False
 
 
-def make_ready(
-    function: Function,
-    structure: Structure,
-    run_of: Callable[[Node, int | None], Run | None],
-    sizes: Mapping[str, int],
-    overwrite: bool,
-) -> Ready:
-    """`run_of(node, reuse)` gives what a node runs, None for one that the interpreter does."""
-    ready = Ready(function.inputs)
-    alias: dict[int, int] = {}  # the place of a value that another node leaves as it is
-    for node in function.nodes:
-        if node.op == "input":
-            continue
-        reuse = structure.reuse.get(node.id) if overwrite else None
-        sources = tuple(alias.get(i, i) for i in structure.sources[node.id])
-        if reuse is not None and sources[reuse] in ready.known:
+class Runs(Protocol):
+    """Where a function that is made ready gets what its nodes run."""
+
+    def structure(self, function: Function) -> Structure: ...
+
+    def run_of(
+        self, function: Function, node: Node, reuse: int | None, exact: frozenset[int]
+    ) -> Run | None:
+        """What a node runs; None for one that needs the call path."""
+
+    def inlined(self, function: Function, node: Node) -> Function | None:
+        """The body that a node means, where it runs as any function does."""
+
+    def ready(self, function: Function) -> Ready: ...
+
+
+def make_ready(function: Function, runs: Runs, sizes: Mapping[str, int], watched: bool) -> Ready:
+    """The function for these sizes; nothing is overwritten in one that is watched."""
+    lines = _Lines(runs, sizes, watched)
+    arguments = [lines.slot() for _ in function.inputs]
+    outputs = lines.enter(function, arguments)
+    return Ready(lines.function(function.name, arguments, outputs))
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One node: `run` of the values in slots `sources`; without it, it is the caller's to compute."""
+
+    node: Node
+    run: Run | None
+    sources: tuple[int, ...]
+    targets: tuple[int, ...]
+
+    def text(self, number: int) -> str:
+        operands = "".join(f"v{i}, " for i in self.sources)
+        several = (self.run is None and self.node.op in LOOPS) or len(self.targets) > 1
+        left = ", ".join(f"v{i}" for i in self.targets) + ("," if several else "")
+        called = f"f{number}({operands})" if self.run else f"call(f{number}, ({operands}))"
+        return f"{left} = {called}"
+
+
+@dataclass(slots=True)
+class _Lines:
+    """The lines so far. A slot is a value: known here, an argument, or assigned by one line.
+
+    What leaves its operand as it is has the operand's slot; a result of several, one of its node's.
+    """
+
+    runs: Runs
+    sizes: Mapping[str, int]
+    watched: bool
+    lines: list[_Line | tuple[int, int]] = field(default_factory=list)  # or (node id, slot) to see
+    known: dict[int, Any] = field(default_factory=dict)
+    exact: set[int] = field(default_factory=set)  # stored as their types say
+    slots: int = 0
+
+    def slot(self) -> int:
+        self.slots += 1
+        return self.slots
+
+    def enter(
+        self, function: Function, arguments: Sequence[int], within: bool = False
+    ) -> list[int]:
+        """The function's lines on these slots. Gives those of its outputs."""
+        structure = self.runs.structure(function)
+        scope: dict[int, tuple[int, ...]] = {
+            i: (slot,) for i, slot in zip(function.inputs, arguments, strict=True)
+        }
+        for node in function.nodes:
+            skipped = node.op in CONSTANT and not self.watched and node.id not in structure.read
+            if node.id not in scope and not skipped:
+                scope[node.id] = self.results(function, structure, node, scope)
+            if self.watched and not within:
+                self.lines.append((node.id, scope[node.id][0]))
+        return [scope[i][0] for i in function.output_ids]
+
+    def results(
+        self,
+        function: Function,
+        structure: Structure,
+        node: Node,
+        scope: Mapping[int, tuple[int, ...]],
+    ) -> tuple[int, ...]:
+        """The slots of what a node gives."""
+        if node.op == "result":
+            return (scope[node.inputs[0]][node.attrs.integer("index")],)
+        sources = () if node.op == "derived" else tuple(scope[i][0] for i in node.inputs)
+        are_known = all(i in self.known for i in sources) and self.is_small(node)
+        body = self.runs.inlined(function, node)
+        if body is not None and not are_known:
+            return tuple(self.enter(body, sources, within=True))
+        reuse = None if self.watched else structure.reuse.get(node.id)
+        if reuse is not None and sources[reuse] in self.known:
             reuse = None
-        run = run_of(node, reuse)
-        if run is same and overwrite:
-            alias[node.id] = sources[0]
-        elif run is not None and all(i in ready.known for i in sources) and _is_small(node, sizes):
-            ready.known |= results(node, run(*(ready.known[i] for i in sources)))
+        exact = frozenset(k for k, slot in enumerate(sources) if slot in self.exact)
+        run = self.runs.ready(body).one if body else self.runs.run_of(function, node, reuse, exact)
+        if run is same:
+            return sources
+        targets = tuple(self.slot() for _ in node.types)
+        if body is None and node.op not in INEXACT:
+            self.exact.update(targets)
+        if run is not None and are_known:
+            made = run(*(self.known[i] for i in sources))
+            self.known |= zip(targets, made if len(targets) > 1 else (made,), strict=True)
         else:
-            ready.steps.append(Step(node, run, sources))
-    ready.outputs = tuple(alias.get(i, i) for i in function.output_ids)
-    ready.drop_after_last_use()
-    return ready
+            self.lines.append(_Line(node, run, sources, targets))
+        return targets
+
+    def is_small(self, node: Node) -> bool:
+        return all(math.prod(t.shape(self.sizes)) <= KEPT for t in node.types)
+
+    def function(
+        self, name: str, arguments: Sequence[int], outputs: Sequence[int]
+    ) -> Callable[..., list[Any]]:
+        """All lines as one Python function, with what they run and what is known as its globals."""
+        texts = [f"def run({', '.join(['call', 'see', *_names(arguments)])}):"]
+        values: dict[str, Any] = {}
+        dying = self.dying(outputs)
+        for number, line in enumerate(self.lines):
+            if isinstance(line, tuple):
+                texts.append(f"  see({line[0]}, v{line[1]})")
+                continue
+            values[f"f{number}"] = line.run or line.node
+            texts.append(f"  {line.text(number)}")
+            if number in dying:
+                texts.append(f"  del {', '.join(_names(dying[number]))}")
+        texts.append(f"  return [{', '.join(_names(outputs))}]")
+        read = {*outputs, *(i for line in self.lines for i in _read(line))}
+        values |= {f"v{i}": self.known[i] for i in read & self.known.keys()}
+        exec(_compiled("\n".join(texts), name), values)
+        made: Callable[..., list[Any]] = values["run"]
+        return made
+
+    def dying(self, outputs: Sequence[int]) -> dict[int, list[int]]:
+        """Which slots no line after a line reads, by its number."""
+        last: dict[int, int] = {}
+        for number, line in enumerate(self.lines):
+            made = () if isinstance(line, tuple) else line.targets
+            last |= dict.fromkeys((*_read(line), *made), number)
+        found: dict[int, list[int]] = {}
+        for slot, number in last.items():
+            if slot not in self.known and slot not in outputs:
+                found.setdefault(number, []).append(slot)
+        return found
 
 
-def _is_small(node: Node, sizes: Mapping[str, int]) -> bool:
-    return all(math.prod(t.shape(sizes)) <= KEPT for t in node.types)
+def _read(line: _Line | tuple[int, int]) -> tuple[int, ...]:
+    return line.sources if isinstance(line, _Line) else line[1:]
 
 
-def results(node: Node, result: Any) -> dict[int, Any]:
-    """What a node gave, by place."""
-    if isinstance(result, tuple):
-        return {node.id: result[0], -1 - node.id: result}
-    return {node.id: result}
+def _names(slots: Iterable[int]) -> list[str]:
+    return [f"v{i}" for i in slots]
+
+
+@lru_cache(256)
+def _compiled(text: str, name: str) -> CodeType:
+    """One text for all sizes, as a rule."""
+    return compile(text, f"<{name}>", "exec")
 
 
 def ready_primitive(
@@ -194,14 +267,12 @@ def ready_primitive(
     precision: Precision,
     reuse: int | None = None,
     windows: Windows | None = None,
+    exact: frozenset[int] = frozenset(),
 ) -> Run:
     """An op with a meaning of its own. Its errors know the node's place in the text."""
     types = operand_types(node.op, [function[i] for i in node.inputs])
-    if node.op == "result":
-        index = node.attrs.integer("index")
-        return (lambda several: several[index]) if len(types) > 1 else lambda only: only
     run = prepared(
-        node.op, Call(node.attrs, types, node.types, sizes, precision, windows or {}, reuse)
+        node.op, Call(node.attrs, types, node.types, sizes, precision, windows or {}, reuse, exact)
     )
     return _located(run, node) if OPS[node.op].time == "M" else run
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from ...compiler.ir.graph import Axis, Function, Node, TensorType, operand_types
+from ...compiler.ir.walk import cone
 from ...compiler.ops import OPS, Array, Call, Precision, align
 from ...compiler.ops.attend import (
     MOVES,
@@ -36,7 +38,10 @@ QUERIES, KEYS = 128, 512
 class Attention:
     """An attend node made ready for given sizes: its operands -> its output, or all of them.
 
-    `ready` holds what nodes run, by the lengths of a tile: nothing but an index needs its place.
+    `blocks` are runs of queries with the keys that they can see. In a tile values along the keys are
+    `sliced` from whole ones, or made: those of `first` before all, since they say whether the tile is
+    hidden, then `rest` up to the contractions. They read what is `outside`. `ready` holds what nodes
+    run, by the lengths of a tile: nothing but an index needs its place, and `indices` has those.
     """
 
     node: Node
@@ -47,7 +52,60 @@ class Attention:
     structure: Structure
     tile: int | None
     query: Axis | None  # the row axis of the keys' timeline, if its entries need no others
-    ready: dict[tuple[int, tuple[int, ...]], Run] = field(default_factory=dict)
+    blocks: list[tuple[Windows, Window]] = field(default_factory=list)
+    sliced: list[Node] = field(default_factory=list)
+    first: list[Node] = field(default_factory=list)
+    rest: list[Node] = field(default_factory=list)
+    outside: set[int] = field(default_factory=set)
+    constants: dict[int, Array] = field(default_factory=dict)
+    ready: dict[tuple[int, ...], dict[int, Run]] = field(default_factory=dict)
+    indices: dict[tuple[int, Window | None], Array] = field(default_factory=dict)
+    moves: dict[int, list[Node]] = field(default_factory=dict)  # by contraction
+
+    def __post_init__(self) -> None:
+        self.order()
+        size = self.plan.keys.size.evaluate(self.sizes)
+        if self.query is None:
+            self.blocks = [({}, (0, size))]
+            return
+        rows, step = self.query.size.evaluate(self.sizes), self.tile or QUERIES
+        for start in range(0, max(rows, 1), step):
+            queries = start, min(start + step, rows)
+            self.blocks.append(({self.query: queries}, self.visible(queries, size)))
+
+    def order(self) -> None:
+        """Sorts the nodes that tiles have to do with."""
+        plan, body = self.plan, self.body
+        made = plan.tiled | {*plan.softmaxes, *plan.contractions}
+        hiding = cone(body, [m for found in plan.masks.values() for m in found])
+        for node in body.nodes:
+            if node.id in made:
+                (self.first if node.id in hiding & plan.tiled else self.rest).append(node)
+        read = {i for node in (*self.first, *self.rest) for i in node.inputs} - made
+        self.sliced = [body[i] for i in sorted(read) if plan.keys in body[i].axes]
+        outside = read - {node.id for node in self.sliced}
+        fixed = [body[i] for i in outside if body[i].op == "const"]
+        self.constants = {n.id: self.made(n, {})() for n in fixed}
+        self.outside = outside - self.constants.keys()
+        self.moves = {
+            i: self.moving(body[i]) for i, s in plan.contractions.items() if s is not None
+        }
+
+    def moving(self, contraction: Node) -> list[Node]:
+        """The nodes from the softmax to a contraction that move its rows."""
+        found: list[Node] = []
+        here = contraction
+        while True:
+            (source,) = (i for i in here.inputs if i in self.plan.rows)
+            if source in self.plan.softmaxes:
+                return found[::-1]
+            here = self.body[source]
+            if here.op in MOVES and not consumed_axes(here).isdisjoint(self.before(here)):
+                found.append(here)
+
+    def before(self, weight: Node) -> tuple[Axis, ...]:
+        (source,) = (i for i in weight.inputs if i in self.plan.rows)
+        return self.plan.rows[source]
 
     @staticmethod
     def of(
@@ -55,42 +113,33 @@ class Attention:
         body: Function,
         sizes: Mapping[str, int],
         precision: Precision,
+        structure: Structure,
         tile: int | None,
     ) -> Attention | None:
         """None when the body cannot be tiled."""
         keys, query = node.attrs.get("keys"), node.attrs.get("query")
-        try:
-            plan = plan_attend(body, keys if isinstance(keys, Axis) else None)
-        except NotTileable:
-            return None
-        rows = query if isinstance(query, Axis) and runs_by_rows(body, query) else None
-        return Attention(node, body, plan, sizes, precision, Structure(body), tile, rows)
+        if (keys, query) not in structure.tilings:
+            structure.tilings[keys, query] = tiling(body, keys, query)
+        found = structure.tilings[keys, query]
+        return found and Attention(
+            node, body, found[0], sizes, precision, structure, tile, found[1]
+        )
 
     def __call__(self, *operands: Array) -> Array | tuple[Array, ...]:
-        blocks = [self.block(queries, operands) for queries in self.blocks()]
+        blocks = [self.block(windows, visible, operands) for windows, visible in self.blocks]
         made = [self.joined(i, parts) for i, parts in enumerate(zip(*blocks, strict=True))]
         return tuple(made) if len(made) > 1 else made[0]
 
-    def blocks(self) -> list[Window | None]:
-        if self.query is None:
-            return [None]
-        size, step = self.query.size.evaluate(self.sizes), self.tile or QUERIES
-        return [(i, min(i + step, size)) for i in range(0, max(size, 1), step)]
-
-    def block(self, queries: Window | None, operands: Sequence[Array]) -> list[Array]:
+    def block(self, windows: Windows, visible: Window, operands: Sequence[Array]) -> list[Array]:
         """The outputs of a run of queries."""
-        windows = {self.query: queries} if self.query and queries else {}
         whole = {
             i: window_of(x, self.body[i].axes, windows)
             for i, x in zip(self.body.inputs, operands, strict=True)
         }
-        return TiledRun(self, windows, self.visible(queries), whole).run()
+        return TiledRun(self, windows, visible, whole).run()
 
-    def visible(self, queries: Window | None) -> Window:
+    def visible(self, queries: Window, size: int) -> Window:
         """The keys that these queries can see by the bounds proved for the mask."""
-        size = self.plan.keys.size.evaluate(self.sizes)
-        if queries is None:
-            return 0, size
         lower, upper = (
             None if self.node.attrs.get(end) is None else self.node.attrs.dim(end)
             for end in ("lower", "upper")
@@ -105,17 +154,33 @@ class Attention:
         place = self.body[self.body.output_ids[output]].type.position(self.query)
         return np.concatenate(parts, axis=place)
 
-    def run_of(self, node: Node, windows: Windows) -> Run:
-        """What a node runs on operands within `windows`, rounded to storage."""
+    def runs(self, windows: Windows) -> dict[int, Run]:
+        """What nodes run within windows of these lengths, as far as it is known."""
+        return self.ready.setdefault(tuple(b - a for a, b in windows.values()), {})
+
+    def run_of(self, node: Node, windows: Windows, ready: dict[int, Run]) -> Run:
+        """What a node runs on operands within `windows`.
+
+        It is rounded to storage, but for a contraction that is accumulated in the dtype of computation.
+        """
         if node.op == "index":
-            return ready_primitive(self.body, node, self.sizes, self.precision, None, windows)
-        key = node.id, tuple(stop - start for start, stop in windows.values())
-        if key not in self.ready:
-            reuse = self.reuse(node) if self.plan.keys in windows else None
-            self.ready[key] = ready_primitive(
-                self.body, node, self.sizes, self.precision, reuse, windows
-            )
-        return self.ready[key]
+            key = node.id, windows.get(node.attrs.axis("axis"))
+            if key not in self.indices:
+                run = ready_primitive(self.body, node, self.sizes, self.precision, None, windows)
+                self.indices[key] = run()
+            return partial(self.indices.__getitem__, key)
+        if node.id not in ready:
+            ready[node.id] = self.made(node, windows)
+        return ready[node.id]
+
+    def made(self, node: Node, windows: Windows) -> Run:
+        if node.id in self.plan.contractions:
+            types = operand_types(node.op, [self.body[i] for i in node.inputs])
+            call = Call(node.attrs, types, node.types, self.sizes, self.precision, windows)
+            return meaning(node, call)
+        reuse = self.reuse(node) if self.plan.keys in windows else None
+        exact = frozenset(k for k, i in enumerate(node.inputs) if i in self.plan.tiled)
+        return ready_primitive(self.body, node, self.sizes, self.precision, reuse, windows, exact)
 
     def reuse(self, node: Node) -> int | None:
         """The operand that may be overwritten: one made for a tile, not a slice of a whole value."""
@@ -124,14 +189,21 @@ class Attention:
             return None
         return found if node.inputs[found] in self.plan.tiled else None
 
-    def raw(self, node: Node, windows: Windows) -> Run:
-        """The same for a contraction, in the dtype of computation."""
-        key = -1 - node.id, tuple(stop - start for start, stop in windows.values())
-        if key not in self.ready:
-            types = operand_types(node.op, [self.body[i] for i in node.inputs])
-            call = Call(node.attrs, types, node.types, self.sizes, self.precision, windows)
-            self.ready[key] = meaning(node, call)
-        return self.ready[key]
+    def selects_all(self, node: Node, values: Mapping[int, Array]) -> bool:
+        """Whether a mask hides nothing here, so that the scores stay as they are."""
+        if node.op != "where" or not any(node.inputs[0] in m for m in self.plan.masks.values()):
+            return False
+        alike = self.body[node.inputs[1]].types == node.types
+        return alike and bool(values[node.inputs[0]].all())
+
+
+def tiling(body: Function, keys: object, query: object) -> tuple[AttendPlan, Axis | None] | None:
+    """The plan of a body, and the axis of queries if its entries need no others; None without one."""
+    try:
+        plan = plan_attend(body, keys if isinstance(keys, Axis) else None)
+    except NotTileable:
+        return None
+    return plan, query if isinstance(query, Axis) and runs_by_rows(body, query) else None
 
 
 def meaning(node: Node, call: Call) -> Run:
@@ -144,8 +216,8 @@ def meaning(node: Node, call: Call) -> Run:
 def window_of(x: Array, axes: Sequence[Axis], windows: Windows) -> Array:
     """The part of a value within `windows`, a view."""
     for axis, (start, stop) in windows.items():
-        if axis in axes:
-            x = x[along(axes.index(axis), slice(start, stop))]
+        if axis in axes and x.shape[place := axes.index(axis)] != stop - start:
+            x = x[along(place, slice(start, stop))]
     return x
 
 
@@ -163,6 +235,10 @@ class TiledRun:
     maxima: dict[int, Array] = field(default_factory=dict)
     sums: dict[int, Array] = field(default_factory=dict)
     accumulators: dict[int, Array] = field(default_factory=dict)
+    ready: dict[int, Run] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ready = self.attention.runs(self.rows)
 
     @property
     def body(self) -> Function:
@@ -173,10 +249,19 @@ class TiledRun:
         return self.attention.plan
 
     def run(self) -> list[Array]:
+        attention = self.attention
+        outside = attention.constants | {i: self.value(i) for i in attention.outside}
+        sliced = [(n, self.value(n.id)) for n in attention.sliced]
         for window in self.windows():
-            tile = Tile(self, window)
-            if not tile.hidden():
-                self.visit(tile)
+            keys = {self.plan.keys: window}
+            parts = {n.id: window_of(whole, n.axes, keys) for n, whole in sliced}
+            values, windows = {**outside, **parts}, {**keys, **self.rows}
+            ready = attention.runs(windows)
+            for node in attention.first:
+                operands = [values[i] for i in node.inputs]
+                values[node.id] = attention.run_of(node, windows, ready)(*operands)
+            if not self.is_hidden(values):
+                self.visit(values, windows)
         for contraction, softmax in self.plan.contractions.items():
             self.whole[contraction] = self.finished(contraction, softmax)
         return [self.value(i) for i in self.body.output_ids]
@@ -188,33 +273,57 @@ class TiledRun:
         for start in range(first - first % step, end, step):
             yield max(start, first), min(start + step, end)
 
-    def visit(self, tile: Tile) -> None:
-        factors = {s: self.enter_scores(s, tile) for s in self.plan.softmaxes}
-        for contraction, softmax in self.plan.contractions.items():
-            part = tile.contraction(self.body[contraction])
-            if contraction in self.accumulators:
-                held = self.accumulators[contraction]
-                if softmax is not None:
-                    held *= self.rows_of(contraction, softmax, factors[softmax])
-                part += held
-            self.accumulators[contraction] = part
+    def visit(self, values: dict[int, Array], windows: Windows) -> None:
+        """Adds a tile, given what it reads, to the running state."""
+        attention, plan = self.attention, self.plan
+        ready, factors = attention.runs(windows), dict[int, Array | None]()
+        for node in attention.rest:
+            if node.id in plan.softmaxes:
+                factors[node.id] = self.enter_scores(node, values)
+            elif attention.selects_all(node, values):
+                values[node.id] = values[node.inputs[1]]
+            else:
+                operands = [values[i] for i in node.inputs]
+                values[node.id] = attention.run_of(node, windows, ready)(*operands)
+            if node.id in plan.contractions:
+                self.accumulate(node.id, values[node.id], factors)
 
-    def enter_scores(self, softmax: int, tile: Tile) -> Array:
-        """Adds a tile of scores to m and l. Returns exp(m_old - m_new)."""
-        node = self.body[softmax]
+    def is_hidden(self, values: Mapping[int, Array]) -> bool:
+        """Whether some mask of every softmax holds nowhere in this tile."""
+        plan = self.plan
+        return bool(plan.softmaxes) and all(
+            any(not values[mask].any() for mask in plan.masks[softmax])
+            for softmax in plan.softmaxes
+        )
+
+    def accumulate(
+        self, contraction: int, part: Array, factors: Mapping[int, Array | None]
+    ) -> None:
+        held, softmax = self.accumulators.get(contraction), self.plan.contractions[contraction]
+        if held is not None:
+            factor = None if softmax is None else factors[softmax]
+            if softmax is not None and factor is not None:
+                held *= self.rows_of(contraction, softmax, factor)
+            part += held
+        self.accumulators[contraction] = part
+
+    def enter_scores(self, node: Node, values: dict[int, Array]) -> Array | None:
+        """Adds a tile of scores to m and l. Returns exp(m_old - m_new), None for the first tile."""
+        softmax, source = node.id, node.inputs[0]
         place = node.type.position(self.plan.keys)
         dtype = self.attention.precision.compute(node.type.dtype)
-        scores = tile.value(node.inputs[0]).astype(dtype, copy=False)
-        scores = align(scores, self.body[node.inputs[0]].axes, node.axes)
-        old = self.maxima.get(softmax, np.asarray(-np.inf, dtype))
-        new = np.maximum(old, scores.max(axis=place))
+        scores = align(values[source].astype(dtype, copy=False), self.body[source].axes, node.axes)
+        old, new = self.maxima.get(softmax), scores.max(axis=place)
+        if old is not None:
+            new = np.maximum(old, new)
         subtracted = finite(new)
-        weights = scores - np.expand_dims(subtracted, place)
-        tile.values[softmax] = np.exp(weights, out=weights)
-        factor = np.exp(old - subtracted)
+        weights = scores - subtracted[(slice(None),) * place + (None,)]
+        values[softmax] = np.exp(weights, out=weights)
+        total = weights.sum(axis=place)
+        factor = None if old is None else np.asarray(np.exp(old - subtracted))
         self.maxima[softmax] = new
-        self.sums[softmax] = self.sums.get(softmax, 0) * factor + weights.sum(axis=place)
-        return np.asarray(factor)
+        self.sums[softmax] = total if factor is None else self.sums[softmax] * factor + total
+        return factor
 
     def finished(self, contraction: int, softmax: int | None) -> Array:
         """The accumulator, divided by l, rounded to how its type is stored."""
@@ -230,79 +339,19 @@ class TiledRun:
 
     def rows_of(self, contraction: int, softmax: int, statistic: Array) -> Array:
         """A row statistic, moved as the weights are and aligned with the contraction's result."""
-        node, rows = self.body[contraction], self.plan.rows
         if statistic.ndim == 0:
             return statistic
-        moved = {softmax: statistic}
-        for weight in self.plan.weights:
-            (source,) = (i for i in self.body[weight].inputs if i in rows)
-            if source in moved:
-                moved[weight] = self.moved(self.body[weight], rows[source], moved[source])
-        (source,) = (i for i in node.inputs if i in moved)
-        return align(moved[source], rows[source], node.axes)
-
-    def moved(self, node: Node, rows: tuple[Axis, ...], statistic: Array) -> Array:
-        if node.op not in MOVES or consumed_axes(node).isdisjoint(rows):
-            return statistic
-        types = (TensorType("f64", rows),), (TensorType("f64", self.plan.rows[node.id]),)
-        call = Call(node.attrs, *types, self.attention.sizes, windows=self.rows)
-        return np.asarray(meaning(node, call)(statistic))
+        rows = self.plan.rows[softmax]
+        for node in self.attention.moves[contraction]:
+            types = (TensorType("f64", rows),), (TensorType("f64", self.plan.rows[node.id]),)
+            call = Call(node.attrs, *types, self.attention.sizes, windows=self.rows)
+            statistic, rows = np.asarray(meaning(node, call)(statistic)), self.plan.rows[node.id]
+        return align(statistic, rows, self.body[contraction].axes)
 
     def value(self, node_id: int) -> Array:
         """A value computed whole: it needs no tile, or comes after all of them."""
         if node_id not in self.whole:
             node = self.body[node_id]
             operands = [self.value(i) for i in node.inputs]
-            self.whole[node_id] = self.attention.run_of(node, self.rows)(*operands)
+            self.whole[node_id] = self.attention.run_of(node, self.rows, self.ready)(*operands)
         return self.whole[node_id]
-
-
-@dataclass(slots=True)
-class Tile:
-    """The values of one window of keys."""
-
-    run: TiledRun
-    window: Window
-    values: dict[int, Array] = field(default_factory=dict)
-
-    @property
-    def windows(self) -> Windows:
-        return {self.run.plan.keys: self.window, **self.run.rows}
-
-    def hidden(self) -> bool:
-        """Whether some mask of every softmax holds nowhere in this window."""
-        plan = self.run.plan
-        return bool(plan.softmaxes) and all(
-            any(not self.value(mask).any() for mask in plan.masks[softmax])
-            for softmax in plan.softmaxes
-        )
-
-    def value(self, node_id: int) -> Array:
-        if node_id not in self.values:
-            self.values[node_id] = self.compute(self.run.body[node_id])
-        return self.values[node_id]
-
-    def compute(self, node: Node) -> Array:
-        run, keys = self.run, self.run.plan.keys
-        if keys not in node.axes:
-            return run.value(node.id)
-        if node.id not in run.plan.tiled:
-            return window_of(run.value(node.id), node.axes, {keys: self.window})
-        if self.selects_all(node):
-            return self.value(node.inputs[1])
-        operands = [self.value(i) for i in node.inputs]
-        made: Array = run.attention.run_of(node, self.windows)(*operands)
-        return made
-
-    def selects_all(self, node: Node) -> bool:
-        """Whether a mask hides nothing here, so that the scores stay as they are."""
-        if node.op != "where" or self.run.body[node.inputs[1]].types != node.types:
-            return False
-        masks = (m for found in self.run.plan.masks.values() for m in found)
-        return node.inputs[0] in masks and bool(self.value(node.inputs[0]).all())
-
-    def contraction(self, node: Node) -> Array:
-        """A contraction over this window, in the dtype of computation."""
-        operands = [self.value(i) for i in node.inputs]
-        made: Array = self.run.attention.raw(node, self.windows)(*operands)
-        return made

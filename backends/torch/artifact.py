@@ -95,7 +95,10 @@ def compiled(
         torch.compile(function, backend=keep, fullgraph=True)(*arguments)
         (graph,) = graphs
         examples = [node.meta["example_value"] for node in _inputs(graph)]
-        program = inductor.standalone_compile(graph, examples, dynamic_shapes="from_graph")
+        with inductor.config.patch(
+            cpp_wrapper=True
+        ):  # Python between kernels costs as much as they
+            program = inductor.standalone_compile(graph, examples, dynamic_shapes="from_graph")
     names = tuple(inspect.signature(function).parameters)
     return Artifact(program, names, tuple(reads), _condition(examples))
 

@@ -231,14 +231,21 @@ def linear(x, w, bias=None):
     taken = HAS_ONEDNN if x.dtype == torch.float32 else HAS_BF16 and x.dtype == torch.bfloat16
     if taken and not trained and x.device.type == "cpu" and x.numel():
         return getattr(torch.ops, OPS).packed_linear(x, w.to(x.dtype), bias)
-    return F.linear(x, w.to(x.dtype), bias)
+    return packed_linear(x, w, bias)
 ''',
     "quantise": '''
 def quantise(w, bits, group):
     """Codes of the last dimension and, for each group of them, a scale and with 4 bits an offset.
 
     8 bits: w = scale * code. 4 bits, two to a byte, the first low: w = scale * (code - 8) + offset.
+    A block of rows at a time: what is computed on the way takes more memory than what is kept.
     """
+    blocks = w.reshape(-1, w.shape[-1]).split(max(2**20 // w.shape[-1], 1))
+    parts = zip(*(quantise_rows(block, bits, group) for block in blocks))
+    return tuple(torch.cat(part).view(*w.shape[:-1], part[0].shape[-1]) for part in parts)
+
+
+def quantise_rows(w, bits, group):
     length = w.shape[-1]
     short = w[..., -1:].expand(*w.shape[:-1], -length % group)
     entries = torch.cat([w, short], -1).float().unflatten(-1, (-1, group))
@@ -262,6 +269,11 @@ def quantise(w, bits, group):
     "dequantise": '''
 def dequantise(codes, scales, offsets=None, *, group, length):
     """What `quantise` was given, as its codes have it: `length` entries along the last dimension."""
+    taken = scales.device.type == "cpu" and scales.dtype in (torch.float32, torch.bfloat16)
+    if HAS_FEW_ROWS and taken and group == 32 and length % group == 0:
+        stored = (x for x in (codes, scales, offsets) if x is not None)
+        rows = (x.reshape(-1, x.shape[-1]).contiguous() for x in stored)
+        return torch.ops.few_rows.decoded(*rows).view(*codes.shape[:-1], length)
     if offsets is not None:
         codes = torch.stack((codes & 15, codes >> 4 & 15), -1).flatten(-2)[..., :length] - 8
     short = -length % group
@@ -279,7 +291,7 @@ def quantised_linear(x, codes, *steps, group, length):
         return rows.view(*x.shape[:-1], len(codes))
     blocks = (part.split(max(2**20 // length, 1)) for part in (codes, *steps))
     weights = (dequantise(*block, group=group, length=length) for block in zip(*blocks))
-    return torch.cat([F.linear(x, w.to(x.dtype)) for w in weights], -1)
+    return torch.cat([linear(x, w) for w in weights], -1)
 ''',
     "rows_by_index": '''
 def rows_by_index(index, entries):
@@ -315,7 +327,8 @@ BELOW = {
     "grouped_linear": ("OPS",),
     "linear": ("OPS", "few_rows", "packed_linear"),
     "packed_linear": ("OPS",),
-    "quantised_linear": ("few_rows",),
+    "dequantise": ("few_rows",),
+    "quantised_linear": ("OPS", "few_rows", "linear", "packed_linear"),
 }
 # Every name that a helper defines.
 GLOBALS = frozenset(

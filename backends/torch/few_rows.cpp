@@ -330,13 +330,50 @@ Tensor coded(const Tensor& x, const Tensor& codes, const Tensor& scales, std::op
   return in_groups<float>(call, codes, scales, offsets);
 }
 
+// All of w[n, k] as floats, in the dtype of the scales.
+template <class S>
+Tensor floats(const Tensor& codes, const Tensor& scales, const std::optional<Tensor>& offsets) {
+  const int64_t n = codes.size(0), groups = scales.size(1), k = groups * GROUP;
+  const S* s = data<S>(scales, n * groups, "scales");
+  const S* o = offsets ? data<S>(*offsets, n * groups, "offsets") : nullptr;
+  const int8_t* c = data<int8_t>(codes, offsets ? n * k / 2 : n * k, "codes");
+  Tensor w = torch::stable::new_empty(scales, {n, k});
+  S* y = static_cast<S*>(w.data_ptr());
+  torch::stable::parallel_for(0, n * groups, LEAST / GROUP, [&](int64_t begin, int64_t end) {
+    for (int64_t g = begin; g < end; g++) {
+      const float scale = wide(s[g]), offset = o ? wide(o[g]) : 0;
+      float group[GROUP];
+      if (o) {
+        const uint8_t* p = reinterpret_cast<const uint8_t*>(c) + g * (GROUP / 2);
+        for (int64_t i = 0; i < GROUP / 2; i++) {
+          group[2 * i] = scale * float((p[i] & 15) - 8) + offset;
+          group[2 * i + 1] = scale * float((p[i] >> 4) - 8) + offset;
+        }
+      } else {
+        for (int64_t i = 0; i < GROUP; i++) group[i] = scale * float(c[g * GROUP + i]);
+      }
+      for (int64_t i = 0; i < GROUP; i++) store(group[i], y + g * GROUP + i);
+    }
+  });
+  return w;
+}
+
+Tensor decoded(const Tensor& codes, const Tensor& scales, std::optional<Tensor> offsets) {
+  STD_TORCH_CHECK(!offsets || offsets->scalar_type() == scales.scalar_type(), "scales and offsets differ in dtype");
+  if (scales.scalar_type() == ScalarType::BFloat16) return floats<uint16_t>(codes, scales, offsets);
+  STD_TORCH_CHECK(scales.scalar_type() == ScalarType::Float, "scales are neither float32 nor bfloat16");
+  return floats<float>(codes, scales, offsets);
+}
+
 STABLE_TORCH_LIBRARY_FRAGMENT(few_rows, m) {
   m.def("product(Tensor x, Tensor w) -> Tensor");
   m.def("coded(Tensor x, Tensor codes, Tensor scales, Tensor? offsets=None) -> Tensor");
+  m.def("decoded(Tensor codes, Tensor scales, Tensor? offsets=None) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(few_rows, CPU, m) {
   m.impl("product", TORCH_BOX(&product));
   m.impl("coded", TORCH_BOX(&coded));
+  m.impl("decoded", TORCH_BOX(&decoded));
 }
 
 }  // namespace

@@ -2,37 +2,88 @@
 
     few_rows::product(x, w)                        F.linear(x, w), float32 or bfloat16 each
     few_rows::coded(x, codes, scales, offsets)     w in groups of 32 codes of 8 or of 4 bits
+    few_rows::decoded(codes, scales, offsets)      that w, for products of many rows
 
 The loops are in `few_rows.cpp`, which lies beside this file: the two stand alone. A C++ compiler
-builds them once for a machine and PyTorch keeps what it built. An emitted text uses the ops if they
-are there when it is imported; where there is no compiler PyTorch's own product runs.
+builds them once for a machine, into the folder of PyTorch's own compiled code. That is done without
+PyTorch's builder, which takes longer to import than a small model to load. An emitted text uses the
+ops if they are there when it is imported; where there is no compiler PyTorch's own product runs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
+import subprocess
+import warnings
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from .folder import cache_folder
+
+# Sums of products are contracted where the loops say so, and nowhere else.
+FLAGS = ("-O3", "-std=c++20", "-ffp-contract=off", "-shared", "-fPIC", "-Wno-ignored-attributes")
+# What `torch.backends.cpu.get_cpu_capability()` says of a processor, as options of the compiler.
+INSTRUCTIONS = {
+    "AVX2": ("-mavx2", "-mfma"),
+    "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),
+}
+
 
 @cache
 def built() -> bool:
     """Builds and registers the ops if there is a compiler. Takes some seconds, once for a machine."""
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
         return False
-    from torch._inductor.codecache import CppCodeCache
-
-    source = Path(__file__).with_name("few_rows.cpp").read_text(encoding="utf-8")
-    CppCodeCache.load(source, needs_vec_isa=True)
+    try:
+        torch.ops.load_library(_library(compiler))
+    except (OSError, subprocess.CalledProcessError) as problem:
+        words = getattr(problem, "stderr", "") or str(problem)
+        warnings.warn(f"few_rows.cpp is not used: {words.strip()}", stacklevel=2)
+        return False
     torch.library.register_fake("few_rows::product", _like)
     torch.library.register_fake("few_rows::coded", _like)
+    torch.library.register_fake("few_rows::decoded", _whole)
     return True
+
+
+def _library(compiler: str) -> Path:
+    """The path of the built ops, under what they are made from and for."""
+    source = Path(__file__).with_name("few_rows.cpp")
+    here = Path(torch.__file__).parent
+    capability = torch.backends.cpu.get_cpu_capability()
+    version = "".join(f"{int(part):02x}" for part in re.findall(r"\d+", torch.__version__)[:2])
+    options = [
+        *FLAGS,
+        *INSTRUCTIONS.get(capability, ()),
+        f"-DTORCH_TARGET_VERSION=0x{version}000000000000",
+        *(f"-I{here / 'include' / part}" for part in ("", "torch/csrc/api/include")),
+    ]
+    libraries = [f"-L{here / 'lib'}", "-ltorch_cpu", "-lc10"]
+    made_from = (source.read_text(encoding="utf-8"), compiler, torch.__version__, *options)
+    digest = hashlib.sha256("\n".join(made_from).encode()).hexdigest()[:32]
+    path = cache_folder() / f"few_rows-{digest}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        command = [compiler, str(source), "-o", str(part), *options, *libraries]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        part.replace(path)  # all at once: another process may be looking
+    return path
 
 
 def _like(
     x: torch.Tensor, w: torch.Tensor, scales: object = None, offsets: object = None
 ) -> torch.Tensor:
     return x.new_empty(x.shape[0], w.shape[0])
+
+
+def _whole(
+    codes: torch.Tensor, scales: torch.Tensor, offsets: torch.Tensor | None = None
+) -> torch.Tensor:
+    return scales.new_empty(codes.shape[0], scales.shape[1] * 32)

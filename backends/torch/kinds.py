@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from torch._inductor.cpu_vec_isa import pick_vec_isa
-from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from .artifact import Artifact, compiled
+from .folder import cache_folder
 
 Call = Callable[..., tuple[Any, ...]]
 KNOWN = 512  # calls that differ in sizes whose programs are remembered
@@ -65,7 +65,7 @@ class Kind:
                 return call
         digest = hashlib.sha256(f"{self.name}\n{shapes}".encode()).hexdigest()[:32]
         while True:
-            path = Path(cache_dir(), "archc", f"{digest}-{len(found)}.bin")
+            path = cache_folder() / f"{digest}-{len(found)}.bin"
             kept = path.with_suffix(".json").exists()
             artifact = Artifact.load(path) if kept else self._compile(layer, given, path)
             found.append((artifact, artifact.bind()))

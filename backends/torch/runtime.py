@@ -1,32 +1,25 @@
-"""Loading and running an emitted model: written and imported, so that tracebacks show its lines.
-
-Weights are given to the module one parameter at a time and share memory with the arrays they come
-from where dtype and layout allow, so a model is in memory once.
-"""
+"""Loading and running an emitted model: written and imported, so that tracebacks show its lines."""
 
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import itertools
 import sys
 import tempfile
-import warnings
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
-import numpy as np
 import torch
 
-from ...compiler.ir.graph import Node, Parameter, Program
+from ...compiler.ir.graph import Node, Program
 from ...compiler.ir.walk import calls, join
 from ...compiler.ops import SCANS, ModelDType, Precision
-from ...dsl.errors import IndexOutOfRange, MissingWeight, WeightShape
+from ...dsl.errors import IndexOutOfRange
 from ..base import (
     Array,
     BoundInputs,
@@ -40,9 +33,11 @@ from ..base import (
 )
 from . import few_rows
 from .emit import Emitted, emit_model, left
-from .kinds import Kind
 from .module import ChunkMethod
-from .pages import gather
+from .weights import Moved, assign, share, taken_over, to_torch
+
+if TYPE_CHECKING:
+    from .kinds import Kind
 
 DTYPES: dict[ModelDType, torch.dtype] = {
     "f64": torch.float64,
@@ -60,7 +55,8 @@ class Options:
     `source` and `preset` are for the text's first line. `pack_weights=False` leaves matrices as they
     are stored: a packed one cannot be copied, saved or exported by PyTorch. `huge_pages` moves the
     weights of a model on the CPU to memory of its own, which a token reads faster; they are then a copy
-    of what was given.
+    of what was given. By default those of a decoding are moved, but for arrays of the caller's: weights
+    of a file and those made of others.
     """
 
     train: bool = False
@@ -70,7 +66,7 @@ class Options:
     source: str = ""
     preset: str = ""
     pack_weights: bool = True
-    huge_pages: bool = False
+    huge_pages: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +102,19 @@ class TorchExecutable(Executable):
             few_rows.built()
         file = self._import(emitted, "model.py")
         self.module: torch.nn.Module = file.Model(dtype=DTYPES[dtype], device="meta")
-        shared = _taken_over(self.module, like.module) if like else set()
-        _assign(self.module, program, weights, options.train, shared)
+        shared = taken_over(self.module, like.module) if like else set()
+        assign(self.module, program, weights, train=options.train, moved=self._moved(), done=shared)
         self.module.to(options.device)
-        if options.huge_pages and like is None:
-            gather(self.module)
         if options.compile and _decodes(program):
             self.kinds = _compile_kinds(file, emitted, program)
         elif options.compile:
             _compile(file, emitted, program, self.module)
+
+    def _moved(self) -> Moved:
+        if self.options.huge_pages is None:
+            here = self.options.device == "cpu" and _decodes(self.program)
+            return "made" if here else "none"
+        return "all" if self.options.huge_pages else "none"
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         tensors = self._tensors(inputs)
@@ -172,7 +172,7 @@ class TorchExecutable(Executable):
             emitted = self._emit(taps=True)
             file = self._import(emitted, "traced.py")
             model = file.Model(dtype=DTYPES[self.precision.model], device="meta")
-            _share(self.module, model)
+            share(self.module, model)
             self._twin = Twin(file, model, emitted.takes)
         try:
             with torch.no_grad():
@@ -254,100 +254,11 @@ def _imported(path: Path) -> ModuleType:
     return module
 
 
-def to_torch(array: Array) -> torch.Tensor:
-    """A tensor that shares the array's memory where it can, also when that must not be written."""
-    array = np.ascontiguousarray(array) if any(s < 0 for s in array.strides) else array
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        if array.dtype == ml_dtypes.bfloat16:
-            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-        return torch.from_numpy(array)
-
-
 def to_numpy(tensor: torch.Tensor) -> Array:
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
         return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
-
-
-def _taken_over(model: torch.nn.Module, source: torch.nn.Module) -> set[torch.nn.Module]:
-    """Gives modules of `model` the tensors of those of `source` that prepare the same by the same text.
-
-    Returns the modules that have theirs now.
-    """
-    owners = {part.prefix: part for part in source.modules() if hasattr(part, "prefix")}
-    done = set()
-    for part in [m for m in model.modules() if getattr(m, "prefix", None) in owners]:
-        owner = owners[part.prefix]
-        if _prepared(part) == _prepared(owner):
-            _take(part, owner)
-            done.add(part)
-    return done
-
-
-def _prepared(part: torch.nn.Module) -> tuple[object, ...]:
-    """What decides the weights and derived tensors of a module."""
-    prepare = getattr(type(part), "prepare", None)
-    return part.PATHS, part.dtype, prepare and inspect.getsource(prepare)
-
-
-def _take(part: torch.nn.Module, owner: torch.nn.Module) -> None:
-    """Weights that the owner dropped are dropped; tables that only the owner reads are left."""
-    for name in part.PATHS:
-        delattr(part, name)
-        if name in owner._parameters:
-            part.register_parameter(name, owner._parameters[name])
-    written = inspect.getsource(type(part).prepare) if hasattr(part, "prepare") else ""
-    for name, tensor in owner._buffers.items():
-        if name in owner.PATHS or f'"{name}"' in written:
-            part.register_buffer(name, tensor, persistent=name in owner.PATHS)
-
-
-def _assign(
-    model: torch.nn.Module,
-    program: Program,
-    weights: Mapping[str, Array],
-    train: bool,
-    done: Collection[torch.nn.Module] = (),
-) -> None:
-    """Module by module: its weights, then what is derived from them, so that few exist twice."""
-    parameters = {p.path: p for p in program.parameters}
-    for module in (m for m in model.modules() if m not in done):
-        for attribute, relative in getattr(module, "PATHS", {}).items():
-            parameter = parameters[f"{module.prefix}{relative}"]
-            array = _checked(parameter, weights, program.sizes)
-            declared = getattr(module, attribute)
-            tensor = to_torch(array).to(declared.dtype).reshape(declared.shape)
-            if train and tensor.data_ptr() == array.ctypes.data:
-                tensor = tensor.clone()  # an optimiser will write to it
-            if parameter.trained:
-                tensor = torch.nn.Parameter(tensor, requires_grad=train)
-            setattr(module, attribute, tensor)
-        prepare = getattr(module, "prepare", None)
-        if prepare is not None:
-            prepare()
-
-
-def _checked(parameter: Parameter, weights: Mapping[str, Array], sizes: Mapping[str, int]) -> Array:
-    """The array of a parameter, read once. Raises MissingWeight, WeightShape."""
-    try:
-        array = np.asarray(weights[parameter.path])
-    except KeyError:
-        known = tuple(weights)
-        raise MissingWeight(path=parameter.path, known=known, span=parameter.span) from None
-    expected = tuple(axis.size.evaluate(sizes) for axis in parameter.axes)
-    if array.shape != expected:
-        words = [", ".join(map(str, shape)) for shape in (array.shape, expected)]
-        raise WeightShape(path=parameter.path, got=words[0], expected=words[1], span=parameter.span)
-    return array
-
-
-def _share(source: torch.nn.Module, twin: torch.nn.Module) -> None:
-    """Gives `twin` the parameters and buffers of `source`, whose class has the same attributes."""
-    for part, other in zip(source.modules(), twin.modules(), strict=True):
-        other._parameters = part._parameters
-        other._buffers = part._buffers
 
 
 def _compile(file: ModuleType, emitted: Emitted, program: Program, model: torch.nn.Module) -> None:
@@ -382,6 +293,8 @@ def _decodes(program: Program) -> bool:
 
 def _compile_kinds(file: ModuleType, emitted: Emitted, program: Program) -> dict[str, Kind]:
     """The kinds that call no layers and loop over no steps; others are run as they are written."""
+    from .kinds import Kind  # and Inductor, which what is not compiled needs none of
+
     kinds = {}
     text = Path(str(file.__file__)).read_text(encoding="utf-8")
     for function in map(program.function, emitted.classes):

@@ -168,7 +168,7 @@ def job(
         folder, kernel.name, target, tuple(signature),
         tuple((k, v) for k, v in tile.items() if k in kernel.blocks),
         tuple((k, v) for k, v in tile.items() if k not in kernel.blocks),
-        any("tl.dot(" in line for line in kernel.body) and size == 2 and not kernel.facts.exact,
+        kernel.has_dot and size == 2 and not kernel.facts.exact,
         any(_elements(lengths, tile) >= lanes for lengths in kernel.wide),
         None if out is None else str(out),
     )  # fmt: skip

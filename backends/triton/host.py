@@ -17,6 +17,7 @@ from ...compiler.ir.graph import STATE, Axis, Function, Node, Program, TensorTyp
 from ...compiler.ops import SCANS
 from ...dsl.dims import Dim
 from ..numpy.prepared import symbols
+from .beside import beside
 from .evaluate import refuse
 from .grouped import in_tiles
 from .header import header, places
@@ -50,19 +51,11 @@ class Plan:
     @property
     def symbols(self) -> list[str]:
         """The run-time sizes, in the order in which every class takes them."""
-        return sorted(symbols(self.program, self.program.main))
+        return sorted({s for n in self.program.main.nodes for s in symbols(self.program, n)})
 
-    def kernel(self, region: Region, name: str) -> Kernel:
-        """The kernel of a region: an equal one that is there already, or a new one."""
-        return self._entered(build(region, name), region)
-
-    def part_kernel(self, cut: Split, name: str) -> Kernel:
-        """A kernel that computes one of `n_split_parts` parts of a reduction."""
-        made = build_part(cut, name)
-        over = ", ".join(a.name for a in cut.contraction.attrs.axes("axes"))
-        return self._entered(made, cut.part, f"one part of {over}, where rows are few: ")
-
-    def _entered(self, made: Kernel, region: Region, what: str = "") -> Kernel:
+    def kernel(self, region: Region, made: Kernel, what: str = "") -> Kernel:
+        """The kernel made of a region: an equal one that is there already, or this one; `what` says
+        which share of the region it is."""
         if made.identity in self._known:
             known = self._known[made.identity]
             origins = places(region.origins)
@@ -234,14 +227,20 @@ class _Class:
             names[output] = self._allocated(hint, region.nodes[output].type)
         self.results[node.id] = [names[o] for o in region.outputs]
         self.values[node.id] = names[region.outputs[0]]
-        for outputs in alike(region):
-            self._launch(only(region, outputs), [names[o] for o in outputs], node)
+        groups = alike(region)
+        made = [build(only(region, g), kernel_name(self.function, node)) for g in groups]
+        together = beside(made)
+        if together is not None:
+            groups, made = [[o for group in groups for o in group]], [together]
+        for outputs, kernel in zip(groups, made, strict=True):
+            self._launch(only(region, outputs), kernel, [names[o] for o in outputs])
 
-    def _launch(self, region: Region, results: list[str], node: Node) -> None:
-        name = kernel_name(self.function, node)
-        whole = self.plan.kernel(region, name)
+    def _launch(self, region: Region, kernel: Kernel, results: list[str]) -> None:
+        whole = self.plan.kernel(region, kernel)
         call = self._call(whole, region, dict(enumerate(results)))
-        cut = split(region, whole.extents, few_rows=continues(self.plan.program))
+        cut = None
+        if not kernel.parts:
+            cut = split(region, whole.extents, few_rows=continues(self.plan.program))
         if cut is None:
             self.lines.append(call)
         else:
@@ -250,8 +249,10 @@ class _Class:
     def _launch_parts(self, cut: Split, whole: Kernel, results: list[str], call: str) -> None:
         """As one kernel or, with few rows, as parts and the kernel that joins them."""
         self.plan.cuts = True
-        part = self.plan.part_kernel(cut, f"{whole.name}_part")
-        join = self.plan.kernel(cut.join, f"{whole.name}_join")
+        over = ", ".join(a.name for a in cut.contraction.attrs.axes("axes"))
+        what = f"one part of {over}, where rows are few: "
+        part = self.plan.kernel(cut.part, build_part(cut, f"{whole.name}_part"), what)
+        join = self.plan.kernel(cut.join, build(cut.join, f"{whole.name}_join"))
         arrays = {PARTIAL: self.fresh("part"), LOG_TOTAL: self.fresh("log_total")}
         shapes = {PARTIAL: cut.contraction.axes}
         if cut.totals is not None:

@@ -8,8 +8,9 @@ model's own sizes as numbers, and its block lengths as compile-time arguments.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...compiler.ir.graph import Axis, DType, TensorType
 from ...dsl.dims import Dim, product
@@ -45,6 +46,8 @@ class Kernel:
     """`body` is the source below the signature; `extents` are rows, columns and batch.
 
     `wide` are the tile shapes of loads whose lanes are contiguous and aligned to 16 bytes.
+    `parts` are functions that the body calls, `{name}_1` and so on; a part has `leading` arguments
+    before its pointers.
     """
 
     name: str
@@ -56,10 +59,16 @@ class Kernel:
     facts: Facts
     header: tuple[str, ...] = ()
     wide: tuple[tuple[str, ...], ...] = ()
+    parts: tuple[Kernel, ...] = ()
+    leading: tuple[str, ...] = ()
 
     @property
     def arguments(self) -> list[str]:
-        return [*(p.name for p in self.pointers), *(name for _, name in self.sizes)]
+        return [*self.leading, *(p.name for p in self.pointers), *(name for _, name in self.sizes)]
+
+    @property
+    def has_dot(self) -> bool:
+        return any("tl.dot(" in line for k in (self, *self.parts) for line in k.body)
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -71,14 +80,19 @@ class Kernel:
 
         text = "\n".join([", ".join(self.arguments), *self.body])
         dtypes = tuple(p.dtype for p in self.pointers)
-        return LOCAL_NAME.sub(canonical, text), dtypes, self.blocks, self.facts
+        parts = tuple(part.identity for part in self.parts)
+        return LOCAL_NAME.sub(canonical, text), dtypes, self.blocks, self.facts, parts
 
     def source(self) -> str:
+        named = [replace(p, name=f"{self.name}_{i}") for i, p in enumerate(self.parts, 1)]
+        functions = "".join(f"{part.source()}\n\n" for part in named)
         constants = [f"{block}: tl.constexpr" for block in self.blocks]
         parameters = ",\n    ".join([*self.arguments, *constants])
         header = "\n".join(f"# {line}" for line in self.header)
-        body = "\n".join(f"    {line}" for line in self.body)
-        return f"{header}\n@triton.jit\ndef {self.name}(\n    {parameters},\n):\n{body}\n"
+        body = "\n".join(f"    {line}" for line in self.body).replace("{name}", self.name)
+        return (
+            f"{functions}{header}\n@triton.jit\ndef {self.name}(\n    {parameters},\n):\n{body}\n"
+        )
 
 
 def build(region: Region, name: str, header: tuple[str, ...] = ()) -> Kernel:
@@ -126,17 +140,13 @@ class _Builder:
             self._part()
         rows = self._rows()
         places = self._batch() | rows | self._columns()
-        coordinates = [
-            [
-                {axis: c.substitute(piece).substitute(places) for axis, c in at.items()}
-                for piece in self.space.pieces
-            ]
-            for at in self.space.outputs
+        roots = [
+            (output, {axis: c.substitute(places) for axis, c in at.items()})
+            for output, at in self.space.outputs
         ]
         if self.space.product is not None:
-            roots = [(i, at) for i, (at,) in zip(self.region.outputs, coordinates, strict=True)]
             self.evaluator.reducer.together = shared_loops(self.indices, self.region, roots)
-        results = self._stores(coordinates)
+        results = self._stores(roots)
         if self.header:
             self.columns.close(self.header)
         return self._kernel(name, header, results)
@@ -204,19 +214,20 @@ class _Builder:
 
     # ----------------------------------------------------------------------------------- results
 
-    def _stores(self, coordinates: list[list[Operand]]) -> list[Pointer]:
+    def _stores(self, roots: list[tuple[int, Operand]]) -> list[Pointer]:
         """Row results first: they stand before a loop over columns."""
-        results: list[Pointer] = []
-        order = sorted(range(len(coordinates)), key=lambda i: len(coordinates[i][0]))
-        for position in order:
-            node = self.region.nodes[self.region.outputs[position]]
-            results.append(self._result(position, node.type))
-            for at in coordinates[position]:
-                self._store(results[-1], self.evaluator.value(node.id, at), node.axes, at)
+        results: dict[int, Pointer] = {}
+        for output, at in sorted(roots, key=lambda root: len(root[1])):
+            node = self.region.nodes[output]
+            if output not in results:
+                position = self.region.outputs.index(output)
+                results[output] = self._result(position, node.type)
+            self._store(results[output], self.evaluator.value(output, at), node.axes, at)
         if self.cut is not None and self.cut.totals is not None:
-            results.append(self._result(1, TensorType("f32", self.cut.totals)))
-            self._store(results[1], self._log_total(), self.cut.totals, coordinates[0][0])
-        return sorted(results, key=lambda p: p.value)
+            total = self._result(1, TensorType("f32", self.cut.totals))
+            self._store(total, self._log_total(), self.cut.totals, roots[0][1])
+            return [*results.values(), total]
+        return sorted(results.values(), key=lambda p: p.value)
 
     def _result(self, position: int, kind: TensorType) -> Pointer:
         dtype = kind.dtype if self.cut is None else "f32"
@@ -265,7 +276,7 @@ class _Builder:
         cols = _extent(self.space.cols).constant if self.space.cols else 1
         angles = any("tl.sin(" in line or "tl.cos(" in line for line in self.body.lines)
         running = self.kind == "flat" and "BLOCK_K" in reducer.blocks
-        pieces = len(self.space.pieces)
+        pieces = max(Counter(output for output, _ in self.space.outputs).values())
         return Facts(self.kind, width, products, cols, angles, reducer.exact, pieces, running)
 
 

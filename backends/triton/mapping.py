@@ -77,18 +77,25 @@ def reads(
     indices: Indices, region: Region, node: Node, at: Coordinates
 ) -> Iterator[tuple[int, Operand]]:
     """Operands and where they are read, for ops that compute no index from data; the joined axis
-    of a `concat` is taken relative to each part."""
+    of a `concat` is taken relative to each part, or to the one that certainly holds it."""
     if node.op in VIEWS:
         yield node.inputs[0], view(indices, region, node, at)
     elif node.op == "concat":
-        start = Dim()
-        for source, part in zip(node.inputs, node.attrs.axes("parts"), strict=True):
-            inside = {**at, part: at[node.attrs.axis("axis")] - start}
-            yield source, restrict(inside, region.nodes[source].axes)
-            start = start + region.size(part)
+        parts = list(_parts(region, node, at))
+        certain = [p for p in parts if indices.within(p[2], region.size(p[1]))]
+        for source, part, inside in certain or parts:
+            yield source, restrict({**at, part: inside}, region.nodes[source].axes)
     elif OPS[node.op].pointwise if node.op in OPS else False:
         for source in node.inputs:
             yield source, restrict(at, region.nodes[source].axes)
+
+
+def _parts(region: Region, node: Node, at: Coordinates) -> Iterator[tuple[int, Axis, Dim]]:
+    """Each part of a join with the coordinate in it."""
+    inside = at[node.attrs.axis("axis")]
+    for source, part in zip(node.inputs, node.attrs.axes("parts"), strict=True):
+        yield source, part, inside
+        inside = inside - region.size(part)
 
 
 def reached(

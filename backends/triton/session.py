@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...compiler import knobs
 from ...compiler.ops import Array
 from ...dsl.diagnostics import InternalError
 
@@ -134,7 +135,7 @@ class DeviceSession(Session):
     """On this process's GPU."""
 
     def __init__(self, sources: Mapping[str, str], weights: Mapping[str, Array], dtype: str):
-        self.folder = _written(sources)
+        self.folder = written(sources)
         tensors = {name: tensor(value) for name, value in weights.items()}
         self.model = GeneratedModel(self.folder.name, tensors, dtype, "cuda", None)
 
@@ -155,7 +156,7 @@ class InterpreterSession(Session):
     def __init__(self, sources: Mapping[str, str], weights: Mapping[str, Array], dtype: str):
         from safetensors.torch import save_file
 
-        self.folder, self.worker = _written(sources), Worker.shared()
+        self.folder, self.worker = written(sources), Worker.shared()
         path = f"{self.folder.name}/weights.safetensors"
         save_file({name: tensor(value) for name, value in weights.items()}, path)
         self.key = self.worker.load(self.folder.name, path, dtype)
@@ -173,7 +174,10 @@ class InterpreterSession(Session):
         given, results = (f"{self.folder.name}/{n}.safetensors" for n in ("inputs", "outputs"))
         arrays = named_with("input", {name: tensor(value) for name, value in inputs.items()})
         save_file(arrays | apart(named_with("state", states)), given)
-        self.worker.ask(do="run", model=self.key, inputs=given, sizes=[*sizes], outputs=results)
+        self.worker.ask(
+            do="run", model=self.key, inputs=given, sizes=[*sizes], outputs=results,
+            races=knobs.RACES.value,
+        )  # fmt: skip
         found = load_file(results)
         for path in grown:
             rows = found[f"state {path}"]
@@ -181,7 +185,8 @@ class InterpreterSession(Session):
         return found
 
 
-def _written(sources: Mapping[str, str]) -> tempfile.TemporaryDirectory[str]:
+def written(sources: Mapping[str, str]) -> tempfile.TemporaryDirectory[str]:
+    """A folder with files of these texts, as long as it is referred to."""
     folder = tempfile.TemporaryDirectory(prefix="archc-triton-")
     for name, text in sources.items():
         Path(folder.name, name).write_text(text)
@@ -219,8 +224,8 @@ class Worker:
         if self.process.poll() is None and not self.process.stdin.closed:  # type: ignore[union-attr]
             self.ask(do="drop", model=key)
 
-    def ask(self, **request: Any) -> None:
-        """Sends a request and waits. Raises InternalError with what went wrong in the worker."""
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """The answer to a request. Raises InternalError with what went wrong in the worker."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with self.lock:
@@ -232,9 +237,10 @@ class Worker:
                 line = ""
         if not line:
             raise InternalError("Triton's interpreter process ended")
-        answer = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise InternalError(f"in Triton's interpreter: {answer['error']}")
+        return answer
 
     def close(self) -> None:
         if self.process.stdin is not None:

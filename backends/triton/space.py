@@ -3,12 +3,14 @@
 The iteration space is found by walking from the result down to its reductions with one symbol per
 axis. A product decides by itself: symbols that reach only its row operand are rows, those that
 reach only its column operand are columns, the others a batch. A row reduction leaves as columns
-what its rows lack. Merged axes of a result are taken apart where a product needs their parts.
+what its rows lack. Merged axes of a result are taken apart where a product needs their parts, and
+a joined axis runs along one of its pieces: a program computes and stores the others beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...compiler.ir.graph import Node
@@ -17,11 +19,8 @@ from .indexing import Indices, Var, join
 from .mapping import REDUCTIONS, Operand, reached, restrict
 from .regions import Region
 
+MOST_PIECES = 4  # of a result that a pointwise kernel stores one by one
 WIDE = 128  # columns of a pointwise kernel, if the trailing axes have that many
-
-
-MOST_PIECES = 4
-WHOLE: tuple[Mapping[str, Dim], ...] = ({},)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +34,18 @@ class Step:
 
 @dataclass(slots=True)
 class Space:
-    """Row, column and batch axes, and the coordinates of each output over their symbols.
+    """Row, column and batch axes, and each output with its coordinates over their symbols.
 
-    A program computes each of `pieces` of its outputs: there the symbols are what the piece says.
+    An output that is stored in pieces is there once for each.
     """
 
     rows: list[Step]
     cols: list[Step]
     batch: list[Step]
-    outputs: list[Operand]
+    outputs: list[tuple[int, Operand]]
     product: Node | None = None
     reductions: list[Node] = field(default_factory=list)
     columns_shared: bool = False  # all columns read the same reductions
-    pieces: Sequence[Mapping[str, Dim]] = WHOLE
 
 
 def plan_space(region: Region) -> Space:
@@ -57,12 +55,14 @@ def plan_space(region: Region) -> Space:
     main = next(((n, at) for n, at in tops if _is_matrix_product(region, n)), None)
     if main is not None:
         walk.take_apart()
+        walk.run_along_pieces()
         tops = walk.tops()
         main = next((n, at) for n, at in tops if n.id == main[0].id)
         rows, cols = _by_operand(region, *main)
     else:
         rows, cols = _by_reductions(region, walk, tops)
-    pieces = walk.pieces() if not tops else WHOLE
+        if not tops:
+            rows, cols = _in_pieces(walk, rows, cols)
     batch = [] if main is None else [s for s in walk.steps if s.symbol not in rows ^ cols]
     return Space(
         [s for s in walk.steps if s.symbol in rows - cols or (main is None and s.symbol in rows)],
@@ -72,8 +72,16 @@ def plan_space(region: Region) -> Space:
         None if main is None else main[0],
         [node for node, _ in tops],
         main is None and bool(tops) and not cols & _kept_symbols(tops),
-        pieces,
     )
+
+
+def _in_pieces(walk: _Walk, rows: set[str], cols: set[str]) -> tuple[set[str], set[str]]:
+    """Rows and columns where a joined axis runs along a few pieces: no lane then computes what another
+    piece has, and drops it."""
+    before = [step.symbol for step in walk.steps]
+    walk.run_along_pieces(MOST_PIECES)
+    now = dict(zip(before, (step.symbol for step in walk.steps), strict=True))
+    return {now[symbol] for symbol in rows}, {now[symbol] for symbol in cols}
 
 
 @dataclass(slots=True)
@@ -83,13 +91,14 @@ class _Walk:
     region: Region
     indices: Indices = field(default_factory=Indices)
     steps: list[Step] = field(default_factory=list)
-    outputs: list[Operand] = field(default_factory=list)
+    outputs: list[tuple[int, Operand]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         first, *rest = (self.region.nodes[i] for i in self.region.outputs)
         self.steps = [self.step(axis.name, self.region.size(axis)) for axis in first.axes]
         at = {a: Dim.symbol(s.symbol) for a, s in zip(first.axes, self.steps, strict=True)}
-        self.outputs = [at, *(restrict(at, node.axes) for node in rest)]
+        values = [at, *(restrict(at, node.axes) for node in rest)]
+        self.outputs = list(zip(self.region.outputs, values, strict=True))
 
     def step(self, name: str, size: Dim) -> Step:
         var = Var(f"{name}.{len(self.indices.table)}", size)
@@ -97,8 +106,7 @@ class _Walk:
         return Step(var.symbol, name, size)
 
     def reached(self) -> list[tuple[Node, Operand]]:
-        roots = list(zip(self.region.outputs, self.outputs, strict=True))
-        return reached(self.indices, self.region, roots)
+        return reached(self.indices, self.region, self.outputs)
 
     def tops(self) -> list[tuple[Node, Operand]]:
         return [(n, at) for n, at in self.reached() if n.op in REDUCTIONS]
@@ -114,26 +122,40 @@ class _Walk:
             place = self.steps.index(step)
             self.steps[place : place + 1] = parts
             whole = join([Dim.symbol(p.symbol) for p in parts], [p.size for p in parts])
-            self.outputs = [
-                {a: c.substitute({step.symbol: whole}) for a, c in at.items()}
-                for at in self.outputs
-            ]
+            self._substitute(step, [whole])
 
-    def pieces(self) -> Sequence[Mapping[str, Dim]]:
-        """Where all outputs run along an axis that joins parts of one length, that length is the
-        step, and each part a piece: no program chooses between them by `where`."""
+    def run_along_pieces(self, most: int | None = None) -> None:
+        """Replaces the symbol of a joined axis by one along pieces of which all its parts consist."""
+        while True:
+            found = next(self._joined(most), None)
+            if found is None:
+                return
+            step, length = found
+            piece = self.step(step.name, Dim.of(length))
+            self.steps[self.steps.index(step)] = piece
+            count, inside = (step.size.constant or 0) // length, Dim.symbol(piece.symbol)
+            self._substitute(step, [inside + i * length for i in range(count)])
+
+    def _substitute(self, step: Step, values: list[Dim]) -> None:
+        """Each output at each of these values of a symbol."""
+        self.outputs = [
+            (output, {a: c.substitute({step.symbol: value}) for a, c in at.items()})
+            for output, at in self.outputs
+            for value in values
+        ]
+
+    def _joined(self, most: int | None) -> Iterator[tuple[Step, int]]:
         symbols = {Dim.symbol(s.symbol): s for s in self.steps}
         for node, at in self.reached():
             if node.op == "concat":
                 step = symbols.get(at[node.attrs.axis("axis")])
-                sizes = [self.region.size(a) for a in node.attrs.axes("parts")]
-                if step is None or len({*sizes}) > 1 or not 1 < len(sizes) <= MOST_PIECES:
-                    continue
-                if all(step.symbol in symbols_of(o.values()) for o in self.outputs):
-                    self.steps[self.steps.index(step)] = replace(step, size=sizes[0])
-                    place = Dim.symbol(step.symbol)
-                    return [{step.symbol: place + i * size} for i, size in enumerate(sizes)]
-        return WHOLE
+                length = math.gcd(
+                    *(self.region.size(a).constant or 0 for a in node.attrs.axes("parts"))
+                )
+                whole = 0 if step is None else step.size.constant or 0
+                few = most is None or whole <= most * length
+                if step is not None and length and whole > length and few:
+                    yield step, length
 
     def _merged(self) -> Iterator[tuple[Step, Node]]:
         symbols = {Dim.symbol(s.symbol): s for s in self.steps}
@@ -166,7 +188,6 @@ def rows_first(region: Region, node: Node) -> bool:
 
 
 def leads_to(region: Region, start: int, wanted: int) -> bool:
-    """Whether a node is computed from another."""
     return start == wanted or any(leads_to(region, i, wanted) for i in region.nodes[start].inputs)
 
 
@@ -238,8 +259,11 @@ def only(region: Region, outputs: Sequence[int]) -> Region:
 def alike(region: Region) -> list[list[int]]:
     """Outputs by kernel: those over the same axes, and row values beside the rows they come from.
 
-    Any other output gets a kernel of its own: no two programs may write one element.
+    Any other output gets a kernel of its own: no two programs may write one element. So does each
+    result of a product, which computes with columns of its own.
     """
+    if region.node.op == "linear":
+        return [[output] for output in region.outputs]
     groups: dict[frozenset[str], list[int]] = {}
     for output in region.outputs:
         axes = frozenset(a.name for a in region.nodes[output].axes)

@@ -84,8 +84,7 @@ def _product(
     facts: Facts, table: dict[int, tuple[int, int, int, int, int]], element_bytes: int
 ) -> Tile:
     m, n, k, warps, stages = table[min(4, element_bytes)]
-    if facts.products > 1:
-        n //= 2
+    n //= _power_of_two(facts.products)
     if facts.angles and m > 16:
         m, n = m // 2, n // 2
     return {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "num_warps": warps, "num_stages": stages}

@@ -1,7 +1,7 @@
 """The worker process: `python -m archc.backends.triton.worker` with TRITON_INTERPRET=1.
 
-It loads generated models and runs them in Triton's interpreter. Requests are JSON lines on stdin,
-answers JSON lines on stdout; arrays travel in safetensors files.
+It loads generated models, runs them in Triton's interpreter and counts what they move. Requests are
+JSON lines on stdin, answers JSON lines on stdout; arrays travel in safetensors files.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import json
 import os
 import sys
 import traceback
+from contextlib import nullcontext
 from typing import Any, TextIO
 
 import numpy as np
 
 from .session import GeneratedModel, apart, named_as
+from .traffic import TRAFFIC
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
@@ -32,6 +34,12 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 def _answer(models: dict[int, GeneratedModel], request: dict[str, Any]) -> dict[str, Any]:
     from safetensors.torch import load_file, save_file
 
+    if request["do"] == "count":
+        return {"launches": TRAFFIC.switch(request["on"])}
+    if request["do"] == "blank":
+        from .blank import blank_run
+
+        return blank_run(request)
     key = request["model"]
     if request["do"] == "load":
         weights = load_file(request["weights"])
@@ -43,7 +51,8 @@ def _answer(models: dict[int, GeneratedModel], request: dict[str, Any]) -> dict[
     else:
         model, given = models[key], load_file(request["inputs"])
         inputs, states = named_as("input", given), named_as("state", given)
-        results = model.run(inputs, states, request["sizes"])
+        with TRAFFIC.without_races() if request["races"] else nullcontext():
+            results = model.run(inputs, states, request["sizes"])
         save_file(apart(results), request["outputs"])
     return {}
 

@@ -1,4 +1,8 @@
-"""What every kind of checkpoint is: a config, and tensors that stay in a mapped file until read."""
+"""What every kind of checkpoint is: a config, and tensors that stay in a mapped file until read.
+
+Pages that were read count as memory of the process as long as the file is mapped. Who has copied an
+array lets go of them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ...dsl.errors import DamagedCheckpoint, NotACheckpoint, PickledCheckpoint
 from .arrangement import Array, Shape
@@ -79,6 +85,36 @@ def map_file(path: Path) -> mmap.mmap:
         reason = "it is a Git LFS pointer, which `git lfs pull` replaces by the file"
         raise NotACheckpoint(path=str(path), reason=reason)
     return data
+
+
+def is_mapped(array: Array) -> bool:
+    """Whether the array is a view of a file that `map_file` mapped."""
+    return _file_of(array) is not None
+
+
+def let_go(array: Array) -> None:
+    """Gives back the memory of a file's pages that the array shows; they are read again when needed.
+
+    Arrays that are no views of a mapped file stay as they are.
+    """
+    file = _file_of(array)
+    if file is None or not array.size or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    begin = int(np.frombuffer(file, np.uint8).ctypes.data)
+    low, high = np.lib.array_utils.byte_bounds(array)
+    first = (low - begin) // mmap.PAGESIZE * mmap.PAGESIZE
+    file.madvise(mmap.MADV_DONTNEED, first, high - begin - first)
+
+
+def _file_of(array: Array) -> mmap.mmap | None:
+    """What could be written to is not a file's: its pages would be lost."""
+    root: Any = array
+    while isinstance(root, np.ndarray):
+        root = root.base
+    if isinstance(root, memoryview) and root.readonly:
+        root = root.obj
+        return root if isinstance(root, mmap.mmap) else None
+    return None
 
 
 def unreadable(path: Path, problem: OSError) -> NotACheckpoint:

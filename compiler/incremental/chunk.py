@@ -13,8 +13,9 @@ from ...dsl.dims import Dim
 from ...dsl.errors import NeedsWholeSequence
 from ..ir.graph import STATE, AttrValue, Axis, Builder, Function, Node, TensorType
 from ..passes.properties import VIEWS, is_elementwise, reduced_axes
-from ..state import ONE, ZERO, Kind, Plan, Reach, wider
-from .derivation import Call, Derivation, Kept, Part
+from ..state import Kind, Plan
+from ..values import ONE, ZERO, Reach, wider
+from .derivation import Call, Derivation, Kept, Part, end_of
 
 # Ops of a scan's body for which rows of the sequence are not alike.
 MEETING = frozenset({"index", "rename", "take", "cumsum", "scan", "size", "repeat"})
@@ -323,8 +324,7 @@ class _Chunk:
 
     def end_of(self, whole: int, axis: Axis, into: Axis) -> int:
         """The last entries of a value along an axis, as many as `into` has."""
-        start = axis.size - into.size
-        return self.add("slice", (whole,), {"axis": axis, "into": into, "start": start, "step": 1})
+        return self.add("slice", (whole,), end_of(axis, into))
 
     def rows(self, node: Node, key: Axis) -> int:
         """The new rows of a value along `key`: as the slots they are queries for."""

@@ -8,9 +8,10 @@ from typing import TypeAlias
 
 from ...dsl.dims import Dim, minimum
 from ...dsl.span import Span
-from ..ir.graph import Axis, Function, Node, Program, TensorType
+from ..ir.graph import Attrs, Axis, Function, Node, Program, TensorType
 from ..rewrite import Session
-from ..state import Histories, Kind, LoopPlan, Plan, Reach, wider
+from ..state import Histories, Kind, LoopPlan, Plan
+from ..values import Reach, wider
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,11 @@ class Derivation:
         """One name has one size."""
         name = stem if reach is None else f"{stem}.{_word(reach)}"
         return Axis(name, size, self.program.decode)
+
+
+def end_of(axis: Axis, into: Axis) -> Attrs:
+    """What a slice has that takes the last entries of an axis, as many as `into` has."""
+    return Attrs({"axis": axis, "into": into, "start": axis.size - into.size, "step": 1})
 
 
 def _word(reach: Dim) -> str:

@@ -14,6 +14,7 @@ from ...dsl.dims import Dim
 from ..ir.graph import STATE, AttrValue, Axis, Builder, Function, Node, Program, TensorType
 from ..ops import OPS
 from ..passes.properties import VIEWS
+from .derivation import end_of
 
 ROWWISE = VIEWS | {"dot", "sum", "amax", "softmax", "topk", "concat", "take", "broadcast"}
 
@@ -55,13 +56,7 @@ class _Cut:
     def _last(self, node: Node, axis: Axis, row: Axis) -> int:
         alike = OPS[node.op].pointwise or node.op in ROWWISE
         if not alike or any(_names(value, axis) for value in node.attrs.values()):
-            attrs: dict[str, AttrValue] = {
-                "axis": axis,
-                "into": row,
-                "start": axis.size - 1,
-                "step": 1,
-            }
-            return self.builder.add("slice", (node.id,), attrs, origins=node.origins)
+            return self.builder.add("slice", (node.id,), end_of(axis, row), origins=node.origins)
         operands = tuple(self.last(self.program.main[i]) for i in node.inputs)
         made = self.builder.add(node.op, operands, node.attrs, origins=node.origins, hint=node.hint)
         wanted = tuple(row if a == axis else a for a in node.axes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..ir.graph import STATE, Attrs, AttrValue, Builder, Function, Node, Program
-from .derivation import Derivation, Kept, Part
+from .derivation import Derivation, Kept, Part, end_of
 
 
 def prefilled(derivation: Derivation) -> Program:
@@ -43,7 +43,5 @@ def _left(derivation: Derivation, builder: Builder, kept: Kept) -> int:
     if kept.reach is None:
         return node.id
     (time,) = (a for a in node.axes if derivation.is_time(a))
-    into = derivation.last(kept.reach)
-    start = derivation.decoded.size - into.size
-    attrs = {"axis": time, "into": into, "start": start, "step": 1}
-    return builder.add("slice", (node.id,), attrs, origins=node.origins)
+    last = end_of(time, derivation.last(kept.reach))
+    return builder.add("slice", (node.id,), last, origins=node.origins)

@@ -8,7 +8,7 @@ and name the same axes. Nothing here is ever mutated: a rewrite builds a new fun
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -321,6 +321,11 @@ class Program:
         """The elements of all trained weights, each shared one counted once."""
         sizes = self.sizes
         return sum(p.size(sizes) for p in self.parameters if p.trained)
+
+    def returning(self, names: Collection[str]) -> Program:
+        """The same program with only these of its outputs. What nothing reads then is left to passes."""
+        outputs = tuple((name, i) for name, i in self.main.outputs if name in names)
+        return self.with_functions([replace(self.main, outputs=outputs)])
 
     def with_functions(self, functions: Iterable[Function]) -> Program:
         """The same program with some functions replaced or added (by name); unreachable ones dropped."""

@@ -99,7 +99,7 @@ def pointwise(
     def _(call: Call) -> Evaluate:
         kinds = operands(tuple(t.dtype for t in call.inputs))
         to = call.outputs[0].axes
-        fits = [_fitting(call, k, t, to) for k, t in zip(kinds, call.inputs, strict=True)]
+        fits = [_fitting(call, i, kind, to) for i, kind in enumerate(kinds)]
         run: Function = getattr(function, "load", lambda: function)()
         if _may_overwrite(call, kinds) and isinstance(run, np.ufunc):
             return _overwriting(run, fits, call.reuse or 0)
@@ -108,9 +108,15 @@ def pointwise(
     return made
 
 
-def _fitting(call: Call, kind: DType, x: TensorType, to: tuple[Axis, ...]) -> Function:
-    """What brings an operand to the dtype of computation and the layout of the result."""
+def _fitting(call: Call, index: int, kind: DType, to: tuple[Axis, ...]) -> Function | None:
+    """What brings an operand to the dtype of computation and the layout of the result.
+
+    None for one that is known to have them.
+    """
+    x = call.inputs[index]
     dtype, aligned = call.precision.compute(kind), aligning(x.axes, to)
+    if index in call.exact and call.precision.storage(x.dtype) == dtype:
+        return aligned
 
     def converted(x: Array) -> Array:
         return x if x.dtype is dtype else x.astype(dtype)
@@ -127,20 +133,32 @@ def _may_overwrite(call: Call, kinds: DTypes) -> bool:
     return set(reused.axes) == set(result.axes) and {precision.storage(reused.dtype)} == {*found}
 
 
-def _fitted(run: Function, fits: Sequence[Function]) -> Evaluate:
+def _fitted(run: Function, fits: Sequence[Function | None]) -> Evaluate:
     """`run` on fitted operands; written out for one and two, of which there are many."""
+    if not any(fits):
+        return run
     if len(fits) == 1:
-        (one,) = fits
+        (one,) = (fit or same for fit in fits)
         return lambda x: run(one(x))
     if len(fits) == 2:
         left, right = fits
+        if left is None:
+            right = right or same
+            return lambda a, b: run(a, right(b))
+        if right is None:
+            return lambda a, b: run(left(a), b)
         return lambda a, b: run(left(a), right(b))
-    return lambda *arrays: run(*[fit(x) for fit, x in zip(fits, arrays, strict=True)])
+    given = [fit or same for fit in fits]
+    return lambda *arrays: run(*[fit(x) for fit, x in zip(given, arrays, strict=True)])
 
 
-def _overwriting(run: Function, fits: Sequence[Function], reused: int) -> Evaluate:
+def _overwriting(run: Function, fits: Sequence[Function | None], reused: int) -> Evaluate:
+    if not any(fits) and len(fits) == 2:
+        return (lambda a, b: run(a, b, out=b)) if reused else lambda a, b: run(a, b, out=a)
+    given = [fit or same for fit in fits]
+
     def overwrite(*arrays: Array) -> Array:
-        fitted = [fit(x) for fit, x in zip(fits, arrays, strict=True)]
+        fitted = [fit(x) for fit, x in zip(given, arrays, strict=True)]
         return run(*fitted, out=fitted[reused])
 
     return overwrite
@@ -162,13 +180,12 @@ def pairs(*dtypes: DType, domain: tuple[float, float] = (-2.0, 2.0)) -> tuple[Sa
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)) as exp(min(x, 0)) / (1 + exp(-abs(x))): no exponential overflows."""
-    small = np.asarray(np.abs(x))
-    np.exp(np.negative(small, out=small), out=small)
-    small += 1
-    top = np.asarray(np.exp(np.minimum(x, 0)))
-    top /= small
-    return top
+    """1 / (1 + exp(-x)). Where the exponential overflows, the result is below what is representable."""
+    made = np.asarray(np.negative(x))
+    with np.errstate(over="ignore"):
+        np.exp(made, out=made)
+    made += 1
+    return np.asarray(np.reciprocal(made, out=made))
 
 
 TRITON_TANH = (

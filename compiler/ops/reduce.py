@@ -146,13 +146,16 @@ def _(call: Call, x: Array) -> Array:
 
 
 def finite(maximum: Array) -> Array:
-    """The maximum to subtract: zero for an empty row, whose exponentials then vanish."""
-    return np.where(np.isneginf(maximum), 0, maximum).astype(maximum.dtype, copy=False)
+    """The maximum to subtract: a finite one for an empty row, whose exponentials then vanish."""
+    return np.asarray(np.maximum(maximum, np.finfo(maximum.dtype).min))
 
 
 def divide_rows(numerator: Array, total: Array) -> Array:
-    """numerator / total, and zeros where the total is zero."""
-    return np.asarray(numerator / np.where(total == 0, 1, total).astype(total.dtype, copy=False))
+    """numerator / total, and zeros where the total is zero.
+
+    A total is of exponentials below that of a maximum which is subtracted: at least 1, if not zero.
+    """
+    return np.asarray(numerator / np.maximum(total, 1))
 
 
 TOPK = op(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 from ...dsl.diagnostics import InternalError
@@ -27,6 +27,13 @@ TimeClass = Literal[
 DTYPES: tuple[DType, ...] = ("bool", "i8", "int", "float", "f32", "f64")
 
 
+@cache
+def _format(name: str) -> np.dtype[Any]:
+    import ml_dtypes  # noqa: F401 (registers its types by name)
+
+    return np.dtype(name)
+
+
 class _Formats(Mapping[str, "np.dtype[Any]"]):
     """Floating-point formats as NumPy types; ml_dtypes brings those that NumPy lacks."""
 
@@ -40,9 +47,7 @@ class _Formats(Mapping[str, "np.dtype[Any]"]):
     }
 
     def __getitem__(self, name: str) -> np.dtype[Any]:
-        import ml_dtypes  # noqa: F401 (registers its types by name)
-
-        return np.dtype(self.NAMES[name])
+        return _format(self.NAMES[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.NAMES)
@@ -89,7 +94,8 @@ class Precision:
 class Call:
     """One evaluation: attributes, types, sizes. `windows` restricts an axis to [start, stop).
 
-    `reuse` is the operand that nothing else reads, whose array the result may overwrite.
+    `reuse` is the operand that nothing else reads, whose array the result may overwrite; operands in
+    `exact` are known to be stored as their types say, which constants and states need not be.
     """
 
     attrs: Attrs
@@ -99,6 +105,7 @@ class Call:
     precision: Precision = Precision()
     windows: Mapping[Axis, tuple[int, int]] = field(default_factory=dict)
     reuse: int | None = None
+    exact: frozenset[int] = frozenset()
 
     def window(self, axis: Axis) -> tuple[int, int]:
         return self.windows.get(axis) or (0, axis.size.evaluate(self.sizes))
@@ -117,6 +124,8 @@ class Call:
 
 def align(x: Array, axes: Sequence[Axis], to: Sequence[Axis]) -> Array:
     """A view of `x[axes]` that broadcasts against an array laid out as `to`."""
+    if tuple(axes) == tuple(to):
+        return x
     order = [axes.index(axis) for axis in to if axis in axes]
     lengths = iter([x.shape[i] for i in order])
     return x.transpose(order).reshape([next(lengths) if a in axes else 1 for a in to])
@@ -285,6 +294,8 @@ def prepared(name: str, call: Call) -> Evaluate:
     stored = [call.precision.storage(t.dtype) for t in call.inputs]
     if run is same and stored == kinds and call.inputs[0].axes:
         return same
+    if isinstance(run, np.ufunc) and run.resolve_dtypes((*stored, None))[-1] == kinds[0]:
+        return run  # its operands are exact
     return _rounded(run, kinds[0]) if len(kinds) == 1 else _all_rounded(run, kinds)
 
 

@@ -308,18 +308,26 @@ def _(attrs: Attrs, inputs: Types) -> Types:
     return CONCAT.infer(attrs, inputs)
 
 
-@APPEND.meaning
-def _(call: Call, kept: Array, rows: Array) -> Array:
-    """`kept` may be an array with room: what is beyond the state's size is not of the state."""
+@APPEND.prepared_meaning
+def _(call: Call) -> Evaluate:
+    """The state may be an array with room: what is beyond the state's size is not of the state."""
     state, new = call.inputs
-    part, dim = call.attrs.axes("parts")[0], state.position(call.attrs.axes("parts")[0])
-    past = call.extent(part)
-    aligned = align(rows, replaced(new.axes, call.attrs.axes("parts")[1], (part,)), state.axes)
-    end = past + aligned.shape[dim]
-    if kept.shape[dim] < end:
-        return np.concatenate([kept[along(dim, slice(0, past))], aligned], axis=dim)
-    kept[along(dim, slice(past, end))] = aligned
-    return kept[along(dim, slice(0, end))]
+    part, added = call.attrs.axes("parts")
+    dim, past = state.position(part), call.extent(part)
+    laid = replaced(new.axes, added, (part,))
+    order = [laid.index(axis) for axis in state.axes]
+    as_laid = order == sorted(order)
+    before = along(dim, slice(0, past))
+
+    def run(kept: Array, rows: Array) -> Array:
+        rows = rows if as_laid else rows.transpose(order)
+        end = past + rows.shape[dim]
+        if kept.shape[dim] < end:
+            return np.concatenate([kept[before], rows], axis=dim)
+        kept[along(dim, slice(past, end))] = rows
+        return kept[along(dim, slice(0, end))]
+
+    return run
 
 
 SLICE = op(

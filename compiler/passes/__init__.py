@@ -23,6 +23,7 @@ from .drop_unread import DROP_UNREAD
 from .explain import explain_text
 from .fft_convolution import FFT_CONVOLUTION
 from .fuse_linear import FUSE_LINEAR
+from .fuse_loss import FUSE_LOSS
 from .fuse_norm_linear import FUSE_NORM_LINEAR
 from .fuse_pointwise import FUSE_POINTWISE
 from .group_experts import GROUP_EXPERTS
@@ -47,6 +48,7 @@ PIPELINE: tuple[Pass, ...] = (
     TILE_ATTENTION,
     PACK_PROJECTIONS,
     FUSE_NORM_LINEAR,
+    FUSE_LOSS,
     PACK_WEIGHTS,
     DERIVE_PARAMETERS,
     FUSE_LINEAR,

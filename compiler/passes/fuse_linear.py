@@ -1,11 +1,11 @@
 """f(dot(a(x), b(W)), ...) -> linear: operands are prepared, and the result finished, in
 registers.
 
-The epilogue f is any elementwise expression of the product with one result (bias, activation,
-residual, a row scale); the prologues are casts and row or column corrections of an operand. Legal
-when nothing else reads what lies between. A row statistic over the contracted axes that the
-epilogue reads joins the loop over them (strategy `in-loop`) where that is cheaper than a kernel
-of its own:
+The epilogue f (`epilogue.py`) is any elementwise expression of the product or of pieces of it
+(bias, activation, residual, a row scale, a gate, a rotation); the prologues are casts and row or
+column corrections of an operand. Legal when nothing else reads what lies between. A row statistic
+over the contracted axes that the epilogue reads joins the loop over them (strategy `in-loop`)
+where that is cheaper than a kernel of its own:
 
     in-loop:        3 flops for each element of x, once per 128 columns
     row-statistic:  one launch, and reading x once more
@@ -15,11 +15,14 @@ with the figures of a large accelerator; a run-time size counts as `ROWS` rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from ...dsl.dims import product as sizes_of
 from ..ir.graph import Axis, Node
-from ..rewrite import Edit, Fuse, Outcome, Pass, Rule, close, is_free
+from ..rewrite import Edit, Fuse, Guard, Pass, Region, Rule, close, is_free
+from .epilogue import JOINS, epilogue, results
 from .properties import (
     ELEMENT_BYTES,
     SOURCES,
@@ -39,24 +42,56 @@ FLOPS, BANDWIDTH, LAUNCH = 67e12, 3.35e12, 3e-6  # float32 flop/s, bytes/s, s
 PROLOGUE = frozenset({"add", "sub", "mul", "div"})
 
 
-def fuse_linear(edit: Edit, node: Node) -> Outcome:
-    """Starts at a product without batch axes: a matrix product."""
-    a, b = edit.operands(node)
-    summed = frozenset(node.attrs.axes("axes"))
-    if set(a.axes) & set(b.axes) != summed or not summed:
-        return None
-    after = _epilogue(edit, node)
-    end = _results(edit, after)
-    members = after | _prologue(edit, node, a) | _prologue(edit, node, b)
-    statistic = _loop_statistic(edit, node, members, after - {node.id})
-    members |= statistic
-    region = close(edit, members, end)
-    strategy = "in-loop" if statistic else _strategy(edit, region.leaves, summed)
-    if region.nodes == (node.id,):
-        return None
+@dataclass(frozen=True)
+class Product:
+    """A product; what one kernel computes with it is found when it is asked for."""
+
+    edit: Edit
+    node: Node
+    joins: tuple[Guard, ...] = ()
+
+    @property
+    def summed(self) -> frozenset[Axis]:
+        return frozenset(self.node.attrs.axes("axes"))
+
+    @cached_property
+    def kernel(self) -> tuple[Region, str]:
+        """The region of the product, what prepares its operands and finishes it, and the strategy."""
+        edit, node = self.edit, self.node
+        after = epilogue(edit, node, self.joins)
+        members = set(after)
+        for operand in edit.operands(node):
+            members |= _prologue(edit, node, operand)
+        statistic = _loop_statistic(edit, node, members, after - {node.id})
+        region = close(edit, members | statistic, results(edit, after))
+        strategy = "in-loop" if statistic else _strategy(edit, region.leaves, self.summed)
+        return region, strategy
+
+
+def products(edit: Edit, node: Node) -> Iterator[Product]:
+    if node.attrs["axes"]:
+        yield Product(edit, node)
+
+
+def grow(edit: Edit, found: Product, joins: tuple[Guard, ...]) -> Product:
+    return replace(found, joins=joins)
+
+
+def fuse_linear(edit: Edit, found: Product) -> Fuse:
+    region, strategy = found.kernel
     unfused = unfused_traffic(edit, region.nodes)
     fused = traffic(edit, region.leaves, region.outputs)
     return Fuse("linear", region, {"strategy": strategy}, strategy, unfused, fused)
+
+
+def _has_batches(edit: Edit, found: Product) -> bool:
+    a, b = edit.operands(found.node)
+    return set(a.axes) & set(b.axes) != found.summed
+
+
+def _is_bare(edit: Edit, found: Product) -> bool:
+    region, _ = found.kernel
+    return region.nodes == (found.node.id,)
 
 
 def _strategy(edit: Edit, leaves: tuple[int, ...], summed: frozenset[Axis]) -> str:
@@ -101,39 +136,6 @@ def _is_stored_by_none(edit: Edit, node: Node, reader: int) -> bool:
 
 def _full(edit: Edit, node: Node) -> list[Node]:
     return [o for o in edit.operands(node) if set(o.axes) == set(node.axes)]
-
-
-def _epilogue(edit: Edit, product: Node) -> set[int]:
-    """The largest elementwise region below the product that ends in one value, stored narrow."""
-    region, best = {product.id}, {product.id}
-    grown = True
-    while grown:
-        grown = False
-        for user in [u for i in sorted(region) for u in edit.users(i)]:
-            if user.id not in region and _may_follow(edit, user, product, region):
-                region.add(user.id)
-                grown = True
-                ends = _results(edit, region)
-                if len(ends) == 1 and not is_free(edit, edit[ends[0]]):
-                    best = set(region)
-    return best
-
-
-def _may_follow(edit: Edit, user: Node, product: Node, region: set[int]) -> bool:
-    if not is_elementwise(user) or set(user.axes) != set(product.axes):
-        return False
-    outside = [i for i in user.inputs if i not in region]
-    return not edit.reaches([product.id], outside)
-
-
-def _results(edit: Edit, region: set[int]) -> list[int]:
-    """The values of the region that someone outside reads."""
-
-    def escapes(node_id: int) -> bool:
-        readers = edit.users(node_id)
-        return edit.is_output(node_id) or any(u.id not in region for u in readers)
-
-    return [i for i in sorted(region) if escapes(i)]
 
 
 def _loop_statistic(edit: Edit, product: Node, members: set[int], after: set[int]) -> set[int]:
@@ -199,8 +201,24 @@ def _count(edit: Edit, axes: Sequence[Axis]) -> int:
     return rows * sizes_of([a.size for a in known]).evaluate(edit.program.sizes)
 
 
+GUARDS = (
+    Guard("matrix", "a and b share the summed axes alone", _has_batches),
+    Guard("finished", "something prepares an operand or finishes the result", _is_bare),
+)
+
 FUSE_LINEAR = Pass(
     "fuse-linear",
     "f(a(x) b(W), ...) in one kernel",
-    (Rule("linear", fuse_linear, ("dot",)),),
+    (
+        Rule(
+            "linear",
+            fuse_linear,
+            ("dot",),
+            products,
+            GUARDS,
+            "f(a(x) b(W), ...) in one kernel",
+            grow,
+            JOINS,
+        ),
+    ),
 )

@@ -3,9 +3,10 @@
 A region is elementwise ops, views, joins, gathers from stored values, and reductions of one kind:
 over the same axes of the same rows. It grows from a seed: a producer joins when only the region
 reads it, a consumer joins when the region's results then still have one set of axes (a row
-statistic may be a result beside full rows) and no path leaves the region and comes back. Views
-and raised values are never results: they are had again wherever they are read. Views alone are no
-kernel.
+statistic may be a result beside full rows) and no path leaves the region and comes back; readers
+of a result join together where one of them alone leaves another shape (the halves of a normalised
+row that turn). Views and raised values are never results: they are had again wherever they are
+read. Views alone are no kernel.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ MOVERS = frozenset({"concat", "take"})
 
 # Views that finish a result, so that it is stored as its readers want it.
 FINISHING = frozenset({"merge", "split", "transpose"})
+
+DEPTH = 8  # ops below a result that join only together
 
 Reduction = tuple[frozenset[Axis], frozenset[Axis]]  # rows, reduced axes
 NO_REDUCTION: Reduction = (frozenset(), frozenset())
@@ -63,9 +66,13 @@ def is_transparent(edit: Edit, node: Node) -> bool:
     return node.op in VIEWS or is_free(edit, node)
 
 
+def may_join(node: Node) -> bool:
+    """Whether an op is one that regions consist of."""
+    return node.op in ROW_OPS | MOVERS | VIEWS or is_elementwise(node)
+
+
 def _is_candidate(edit: Edit, node: Node) -> bool:
-    known = node.op in ROW_OPS | MOVERS | VIEWS or is_elementwise(node)
-    return known and parameter_expression(edit, node.id) is None
+    return may_join(node) and parameter_expression(edit, node.id) is None
 
 
 @dataclass(slots=True)
@@ -111,6 +118,22 @@ class Growth:
     def _consumers(self) -> Iterator[Neighbour]:
         for member in sorted(self.members - self.finished):
             yield from (Neighbour(self, "consumer", path) for path in self._ways_out(member))
+        for result in self.results(self.members):
+            yield from (Neighbour(self, "consumer", path) for path in self._together(result))
+
+    def _together(self, result: int) -> Iterator[tuple[Node, ...]]:
+        """All readers of a result, then theirs too: pieces of a row that one op joins again."""
+        found: dict[int, Node] = {}
+        last = [result]
+        for _ in range(DEPTH):
+            readers = {u.id: u for i in last for u in self.edit.users(i)}
+            outside = [u for u in readers.values() if u.id not in self.members]
+            if any(not _is_candidate(self.edit, u) or u.op in ROW_OPS for u in outside):
+                return
+            found |= {u.id: u for u in outside}
+            if found:
+                yield tuple(found.values())
+            last = list(readers)
 
     def _ways_out(self, member: int) -> Iterator[tuple[Node, ...]]:
         """Each reader that computes, with the views and raising casts on the way to it."""

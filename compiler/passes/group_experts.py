@@ -32,7 +32,8 @@ def picked(edit: Edit, node: Node) -> Iterator[Picked]:
     """A product with entries that an index picks."""
     for x, take in (edit.operands(node), edit.operands(node)[::-1]):
         if take.op == "take" and x.id != take.id:
-            plan = plan_product(x, take, *edit.operands(take), node)
+            matrices, index = edit.operands(take)
+            plan = plan_product(x, take, matrices, index, node)
             yield Picked(plan, frozenset(node.attrs.axes("axes")))
 
 

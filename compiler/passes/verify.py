@@ -55,9 +55,9 @@ class Verifier:
                 expected = self.evaluate(first, inputs, weights)
             try:
                 got = self.evaluate(case.applied(after), inputs, weights)
-            except Exception as error:  # a wrong graph fails in whatever way the evaluator has
-                said = f"{type(error).__name__}: {error}"
-                raise InternalError(f"after {name} {before.name} does not run: {said}") from error
+            except Exception as failed:  # a wrong graph fails in whatever way the evaluator has
+                said = f"{type(failed).__name__}: {failed}"
+                raise InternalError(f"after {name} {before.name} does not run: {said}") from failed
             for output, value in expected.items():
                 error = relative_error(got[output], value)
                 if not error <= TOLERANCE:

@@ -167,6 +167,7 @@ from .running import (
     OnlyInModel,
     SizeRelation,
     UnknownInput,
+    UnknownOutput,
     WeightShape,
 )
 from .scans import (
@@ -423,6 +424,7 @@ __all__ = [
     "UnknownInput",
     "UnknownModel",
     "UnknownName",
+    "UnknownOutput",
     "UnknownPack",
     "UnknownPass",
     "UnknownPreset",

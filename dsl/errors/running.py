@@ -33,6 +33,15 @@ class UnknownInput(ArchError, id="unknown-input"):
         return did_you_mean(self.name, self.known) or f"its inputs are {', '.join(self.known)}"
 
 
+class UnknownOutput(ArchError, id="unknown-output"):
+    name: str
+    known: tuple[str, ...]
+    title = "the model has no output `{name}`"
+
+    def help_text(self) -> str:
+        return did_you_mean(self.name, self.known) or f"its outputs are {', '.join(self.known)}"
+
+
 class InputDtype(ArchError, id="input-dtype"):
     name: str
     got: str

@@ -3,10 +3,13 @@
 from .base import Caught, named
 from .canonicalize import CANCEL, CANONICALIZE, SINK
 from .chunk_scan import LOOPS, PRODUCTS
+from .epilogue import EPILOGUE
 from .fft_convolution import CONVOLVE
+from .fuse_loss import LOSS
+from .fuse_loss import PICK as PICKED
 from .fuse_pointwise import REGION
 from .group_experts import GROUP
-from .products import FOLD
+from .products import FOLD, LINEAR
 from .products import PACK as PROJECT
 from .tile_attention import ATTEND
 from .weights import DERIVE, PACK, QUANTISE, READ_CODES
@@ -23,8 +26,11 @@ CAUGHT: dict[str, Caught] = {
     **named("tile-attention/attend", ATTEND),
     **named("pack-projections/pack", PROJECT),
     **named("fuse-norm-linear/fold-norm", FOLD),
+    **named("fuse-loss/pick-first", PICKED),
+    **named("fuse-loss/loss", LOSS),
     **named("pack-weights/pack-weight", PACK),
     **named("derive-parameters/derive", DERIVE),
+    **named("fuse-linear/linear", LINEAR | EPILOGUE),
     **named("fuse-pointwise/region", REGION),
     **named("quantise/quantise", QUANTISE),
     **named("read-codes/read-codes", READ_CODES),

@@ -13,6 +13,7 @@ from archc.compiler.ir.graph import Axis, Program
 from archc.dsl.dims import Dim
 
 from .fft_convolution import causal, entries
+from .fuse_loss import LONG, picked, unlikely
 from .weights import LARGE
 
 Build = Callable[[Model, Value], Value]
@@ -34,6 +35,11 @@ def of(build: Build, *after: str) -> Fires:
 def large(build: Build, *after: str) -> Fires:
     found = model_of(build)
     return Fires(replace(found, bindings=tuple({**found.sizes, **LARGE}.items())), after)
+
+
+def long(build: Build, *after: str) -> Fires:
+    found = model_of(build)
+    return Fires(replace(found, bindings=tuple({**found.sizes, **LONG}.items())), after)
 
 
 def scan(body: str, *after: str) -> Fires:
@@ -98,6 +104,8 @@ FIRES: dict[str, Fires] = {
     "attend": of(attended),
     "pack": of(two),
     "fold-norm": of(lambda m, x: projected(m, rmsnorm(x, m.weight("gain", d)))),
+    "pick-first": of(picked),
+    "loss": long(unlikely),
     "pack-weight": large(projected),
     "quantise": large(projected),
     "read-codes": large(looked_up, "quantise"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from graphs import Model, Value, b, d, hidden, rmsnorm, s, vocab
+from graphs import Model, Value, b, d, e, hidden, r, rmsnorm, s, vocab
 
 from archc.compiler.passes import Optimised
 
-from .base import Caught, computes_no_more, leaves_nothing_of_weights, of
+from .base import Caught, computes_no_more, leaves_nothing_of_weights, main_nodes, of
 
 
 def normalised(m: Model, x: Value) -> Value:
@@ -71,6 +71,26 @@ def scaled(build: Callable[[Model, Value, Value], Value], *found: Any) -> Caught
     return of(product, *found)
 
 
+def multiplies_matrices(done: Optimised) -> str:
+    """A fused product is one of matrices, and has more to do than multiply."""
+    for body in map(done.program.body, main_nodes(done, "linear")):
+        (product,) = (n for n in body.nodes if n.op == "dot")
+        a, b = (set(body[i].axes) for i in product.inputs)
+        if a & b != set(product.attrs.axes("axes")):
+            return "a kernel of matrices runs over batches"
+        if all(n.op in ("dot", "input") for n in body.nodes):
+            return "a kernel is a plain product"
+    return ""
+
+
+def per_group(m: Model, x: Value) -> Value:
+    return x.split(d, (r, e)).dot(m.weight("w", r, hidden, e), e).op("tanh")
+
+
+LINEAR = {
+    "matrix": of(per_group, "runs over batches", multiplies_matrices),
+    "finished": of(projected, "is a plain product", multiplies_matrices),
+}
 PACK = {
     "several": of(projected, "come to rest"),
     "first": of(two_tied, "declines twice", declines_once),
