@@ -6,6 +6,7 @@ sequence, with padding on both sides.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,10 +16,11 @@ import pytest
 from bundled import FOLDER
 
 import archc
-from archc.backends.triton import TritonBackend
+from archc.backends.triton import TritonBackend, split
 from archc.compiler.incremental import derive
 from archc.compiler.ir.graph import Program
 from archc.compiler.ops import Array
+from archc.compiler.passes import optimise
 from archc.decoder import Decoder
 from archc.diff.inputs import random_cases
 
@@ -117,6 +119,18 @@ def test_chunks_give_what_the_sequence_gives(name: str) -> None:
         outputs, state = decoder(state, **whole.rows(start, stop))
         assert whole.error(outputs, start) <= LAW
     assert state.length == rows
+
+
+def test_chunks_in_parts_give_what_the_sequence_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reductions so short are cut only here: some parts have entries, some none."""
+    monkeypatch.setattr(split, "LEAST", {True: 2, False: 16})
+    whole = sequence("mistral")
+    source = TritonBackend().emit(optimise(derive(whole.program).chunk).program)["model.py"]
+    assert {"attend", "linear"} <= set(re.findall(r"kernels\.\w+_(attend|linear)_\w+_part", source))
+    decoder, state = whole.decoder(), None
+    for start, stop in ((0, 3), (3, 4), (4, whole.output.shape[1])):
+        outputs, state = decoder(state, **whole.rows(start, stop))
+        assert whole.error(outputs, start) <= LAW
 
 
 def test_an_older_state_goes_on_after_a_newer_one_was_made_of_it() -> None:

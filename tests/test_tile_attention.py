@@ -187,6 +187,20 @@ def test_attention_declines(case: str) -> None:
     assert ops(done.program)["attend"] == 0
 
 
+def test_a_sink_is_declined() -> None:
+    """A learned logit takes a share of the weights that no value gets."""
+    sink, shown = Axis("sink", Dim.of(1)), Axis("shown", Dim.symbol("s") + 1)
+
+    def sunk(m: Model, a: Value) -> Value:
+        logit = m.input("logit", b, heads, s, sink)
+        joined = a.op("concat", logit, axis=shown, parts=(t, sink)).op("softmax", axis=shown)
+        return joined.op("slice", axis=shown, into=t, start=Dim.of(0), step=1)
+
+    done = optimise(declining(sunk), disable=only("tile-attention"))
+    assert reason(done, "tile-attention") == "`slice` at LINE moves keys"
+    assert ops(done.program)["attend"] == 0
+
+
 def test_weights_that_are_an_output_stay() -> None:
     m = Model()
     q, k, v = heads_of(m, m.input("x", b, s, d))

@@ -84,8 +84,8 @@ def test_the_table_has_a_line_for_each_result(compiled):
 
 
 def usage(**changes: int) -> Usage:
-    given = {"registers": 9, "spills": 0, "shared": 0, "tensor_ops": 1} | changes
-    return Usage(vector_loads=1, vector_stores=1, **given)
+    given = {"registers": 9, "spills": 0, "shared": 0, "tensor_ops": 1, "vector_loads": 1}
+    return Usage(vector_stores=1, **given | changes)
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,26 @@ def usage(**changes: int) -> Usage:
         ({"spills": 4}, ("4 spills",)),
         ({"shared": 232449}, ("232449 B of shared memory",)),
         ({"tensor_ops": 0}, ("no tensor-core instruction",)),
+        ({"vector_loads": 0}, ("no vector load",)),
     ],
 )
 def test_gates(changes, reason):
-    result = aot.Compiled("k", "sm_90", 0.1, True, usage(**changes))
+    result = aot.Compiled("k", "sm_90", 0.1, True, True, usage(**changes))
     assert result.failures == reason
     assert "; ".join(reason) in aot.table([result])
+
+
+@pytest.mark.parametrize(
+    ("width", "step", "is_wide"), [(4096, 1, True), (4104, 1, False), (4096, 2, False)]
+)
+def test_wide_loads_are_expected_of_aligned_contiguous_rows(width, step, is_wide):
+    """Of 16 bytes at once: not where rows begin between, nor of every other entry."""
+    m, s, d = Model(), Axis("s", Dim.symbol("s")), Axis("d", Dim.of(width))
+    part = Axis("part", Dim.of(width // step))
+    x = m.input("x", s, d).op("slice", axis=d, into=part, start=Dim.of(0), step=step)
+    _, made = sources(m.program(y=x.op("sigmoid")))
+    (kernel,) = made.kernels.values()
+    assert aot.job("", kernel, "sm_90", "bf16").has_wide == is_wide
 
 
 def test_a_kernel_that_does_not_compile_is_reported(tmp_path):
@@ -132,6 +146,11 @@ def test_every_target_has_tiles_for_every_kernel():
 @pytest.mark.parametrize("target", [*TARGETS, INTERPRETER])
 @pytest.mark.parametrize("kind", ["flat", "row", "product", "attend"])
 def test_blocks_end_where_an_axis_without_a_mask_ends(kind: Kind, target: str) -> None:
+    if kind in ("flat", "row"):
+        for columns in (1, 2, 16, 64, 4096):
+            for running in (False, True):
+                block = tile(Facts(kind, columns=columns, running=running), target, 2)["BLOCK_N"]
+                assert columns % block == 0, (columns, block)
     for columns in range(UNMASKED, 20 * UNMASKED, UNMASKED):
         for element_bytes in (2, 4):
             block = tile(Facts(kind, columns=columns), target, element_bytes)["BLOCK_N"]

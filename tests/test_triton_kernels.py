@@ -31,6 +31,7 @@ from graphs import (
     t,
     vocab,
 )
+from kernel_checks import check, inputs_of, weights_of
 
 from archc.backends.numpy import NumpyBackend
 from archc.backends.triton import TritonBackend
@@ -49,52 +50,6 @@ from archc.dsl.dims import Dim
 from archc.dsl.errors import MissingPackage, NoLowering
 
 pytest.importorskip("triton")
-
-
-def weights_of(program: Program, seed: int = 0) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
-    return {
-        p.path: (random.normal(size=[a.size.evaluate(program.sizes) for a in p.axes]) / 3).astype(
-            np.float32
-        )
-        for p in program.parameters
-    }
-
-
-def inputs_of(program: Program, batch: int, length: int, seed: int = 1) -> dict[str, np.ndarray]:
-    random, sizes = np.random.default_rng(seed), {**program.sizes, "b": batch, "s": length}
-    made = {}
-    for node in (program.main[i] for i in program.main.inputs):
-        shape = node.type.shape(sizes)
-        made[str(node.attrs["name"])] = {
-            "bool": lambda shape=shape: random.random(shape) < 0.7,
-            "int": lambda shape=shape: random.integers(0, SIZES["vocab"], shape),
-            "float": lambda shape=shape: random.normal(size=shape).astype(np.float32),
-        }[node.type.dtype]()
-    return made
-
-
-def distance(x: np.ndarray, y: np.ndarray) -> float:
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    return float(np.linalg.norm(x - y) / max(np.linalg.norm(y), 1e-30))
-
-
-def check(program: Program, *, levels=(0, 1), shapes=((1, 1), (2, 5), (1, 17)), dtype="f32"):
-    """Compares the program as it is and optimised; half floats are held to NumPy's own rounding."""
-    weights = weights_of(program)
-    gold = NumpyBackend().load(program, weights, dtype="f64")
-    base = NumpyBackend().load(program, weights, dtype=dtype)
-    for level in levels:
-        executable = TritonBackend().load(
-            optimise(program, level=level).program, weights, dtype=dtype
-        )
-        for shape in shapes:
-            inputs = inputs_of(program, *shape)
-            results, exact = executable.run(inputs), gold.run(inputs)
-            for name, rounded in base.run(inputs).items():
-                allowed = 1e-5 if dtype == "f32" else 3 * distance(rounded, exact[name]) + 1e-6
-                assert results[name].dtype == rounded.dtype
-                assert distance(results[name], exact[name]) <= allowed, (level, shape, name)
 
 
 def model_with_x() -> tuple[Model, Value]:
@@ -318,6 +273,26 @@ def test_kernels_say_where_they_come_from():
     assert "hand.arch:2" in source
     assert "block.act" in source
     assert "def block_act_sigmoid_bsd(" in source
+
+
+def bound_of(program: Program) -> str:
+    source = TritonBackend().emit(program)["kernels.py"]
+    (line,) = re.findall(r"# bytes in bf16, at least: (.*)", source)
+    return line
+
+
+def test_kernels_say_what_they_move_at_least():
+    m, c, wide = Model(), sized("c", 64), sized("wide", 96)
+    x, w = m.input("x", b, s, c), m.weight("w", wide, c)
+    product = bound_of(m.program(y=x.dot(w, c)))
+    assert product == f"{2 * 64 + 2 * 96}*b*s + {2 * 64 * 96}"
+    m, half = Model(), sized("half", 32)
+    x = m.input("x", b, s, c).op("slice", axis=c, into=half, start=Dim.of(32), step=1)
+    assert bound_of(m.program(y=x.op("sigmoid"))) == f"{2 * 32 + 2 * 32}*b*s"
+    m = Model()
+    ids, table = m.input("ids", b, s, dtype="int"), m.weight("table", wide, c)
+    found = table.op("take", ids, axis=wide, fill=None)
+    assert bound_of(m.program(y=found)) == f"{8 + 2 * 64}*b*s"
 
 
 def test_packages_that_are_not_installed_are_named(monkeypatch):

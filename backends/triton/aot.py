@@ -8,6 +8,7 @@ against the device. Run-time sizes are taken to be multiples of 16, as those of 
 from __future__ import annotations
 
 import importlib.util
+import math
 import multiprocessing
 import os
 import sys
@@ -23,9 +24,10 @@ from ...compiler.ir.graph import Program
 from ...compiler.ops import ModelDType
 from ...dsl.errors import NoLowering
 from . import require_packages
+from .host import plan
 from .kernel import Kernel
 from .metrics import Usage, amd_usage, nvidia_usage
-from .source import sources, tile_of
+from .source import module, tile_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Job:
     constants: tuple[tuple[str, int | str], ...]
     options: tuple[tuple[str, int | str], ...]
     has_dot: bool
+    has_wide: bool = False
     out: str | None = None
 
 
@@ -80,6 +83,7 @@ class Compiled:
     target: str
     seconds: float
     has_dot: bool
+    has_wide: bool = False
     usage: Usage | None = None
     error: str = ""
 
@@ -96,6 +100,7 @@ class Compiled:
                 (usage.tmem > limits.tmem, f"{usage.tmem} columns of tensor memory"),
                 (usage.spills > 0, f"{usage.spills} spills"),
                 (self.has_dot and not usage.tensor_ops, "no tensor-core instruction"),
+                (self.has_wide and not usage.vector_loads, "no vector load"),
             )
             if failed
         )
@@ -116,36 +121,61 @@ def compile_program(
     `out` receives TARGET/KERNEL.ptx, .cubin, .hsaco and so on; `cache` is Triton's cache directory;
     `on_done` is told how many of how many are compiled. Raises NoLowering, MissingPackage.
     """
-    require_packages("compiling kernels")
     if dtype not in POINTERS:
         raise NoLowering(op=f"dtype {dtype}", backend="triton")
-    files, made = sources(program)
+    kernels = [*plan(program).kernels.values()]
+    return compile_kernels(
+        kernels, targets, dtype=dtype, out=out, cache=cache, processes=processes, on_done=on_done
+    )
+
+
+def compile_kernels(
+    kernels: Sequence[Kernel],
+    targets: Sequence[str],
+    *,
+    dtype: ModelDType = "bf16",
+    few: bool = False,
+    out: str | Path | None = None,
+    cache: str | Path | None = None,
+    processes: int = 2,
+    on_done: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Compiled]:
+    """As `compile_program`, of kernels with different names; with the tiles for `few` rows."""
+    require_packages("compiling kernels")
     with tempfile.TemporaryDirectory(prefix="archc-aot-") as folder:
-        Path(folder, "kernels.py").write_text(files["kernels.py"])
-        jobs = [
-            job(folder, kernel, target, dtype, out)
-            for kernel in made.kernels.values()
-            for target in targets
-        ]
+        Path(folder, "kernels.py").write_text(module(kernels))
+        jobs = [job(folder, k, target, dtype, out, few=few) for k in kernels for target in targets]
         return compile_jobs(jobs, processes, cache, on_done)
 
 
 def job(
-    folder: str, kernel: Kernel, target: str, dtype: ModelDType, out: str | Path | None = None
+    folder: str,
+    kernel: Kernel,
+    target: str,
+    dtype: ModelDType,
+    out: str | Path | None = None,
+    *,
+    few: bool = False,
 ) -> Job:
     pointer, size = POINTERS[dtype]
-    tile = tile_of(kernel, target, size)
+    tile = tile_of(kernel, target, size, few=few)
     kinds = KINDS | {"float": pointer}
     signature = [(p.name, kinds[p.dtype]) for p in kernel.pointers]
     signature += [(name, "i32") for _, name in kernel.sizes]
     signature += [(block, "constexpr") for block in kernel.blocks]
+    lanes = 16 // size * TARGETS[target].warp * tile["num_warps"]
     return Job(
         folder, kernel.name, target, tuple(signature),
         tuple((k, v) for k, v in tile.items() if k in kernel.blocks),
         tuple((k, v) for k, v in tile.items() if k not in kernel.blocks),
-        kernel.has_dot and size == 2,
+        kernel.has_dot and size == 2 and not kernel.facts.exact,
+        any(_elements(lengths, tile) >= lanes for lengths in kernel.wide),
         None if out is None else str(out),
     )  # fmt: skip
+
+
+def _elements(lengths: tuple[str, ...], tile: Mapping[str, int]) -> int:
+    return math.prod(int(n) if n.isdigit() else tile[n] for n in lengths)
 
 
 def compile_jobs(
@@ -177,7 +207,8 @@ def compile_job(job: Job) -> Compiled:
         usage = _compile(job)
     except Exception as failure:  # whatever the compiler raises is this kernel's result
         error = f"{type(failure).__name__}: {str(failure).strip().splitlines()[-1:] or ''}"
-    return Compiled(job.kernel, job.target, time.perf_counter() - start, job.has_dot, usage, error)
+    seconds = time.perf_counter() - start
+    return Compiled(job.kernel, job.target, seconds, job.has_dot, job.has_wide, usage, error)
 
 
 def _compile(job: Job) -> Usage:

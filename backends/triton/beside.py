@@ -45,7 +45,7 @@ def beside(kernels: Sequence[Kernel]) -> Kernel | None:
     parts = tuple(_part(k) for k in kernels)
     return Kernel(
         first.name, pointers, tuple(sorted(sizes.items())), first.blocks, tuple(body), extents,
-        _facts(kernels), parts=parts,
+        _facts(kernels), wide=tuple(sorted({w for k in kernels for w in k.wide})), parts=parts,
     )  # fmt: skip
 
 
@@ -94,4 +94,6 @@ def _facts(kernels: Sequence[Kernel]) -> Facts:
         width=max(f.width for f in facts),
         products=max(f.products for f in facts),
         angles=any(f.angles for f in facts),
+        exact=any(f.exact for f in facts),
+        pieces=max(f.pieces for f in facts),
     )

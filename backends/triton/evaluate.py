@@ -97,6 +97,7 @@ class Evaluator:
     conditions: dict[str, Value] = field(default_factory=dict)  # masks by name
     multiplied: set[int] = field(default_factory=set)  # leaves that are operands of products as is
     carried: dict[int, tuple[Coordinates, Value]] = field(default_factory=dict)  # states of a scan
+    wide: set[tuple[str, ...]] = field(default_factory=set)  # shapes of aligned contiguous loads
 
     def __post_init__(self) -> None:
         for node in self.region.nodes.values():
@@ -265,7 +266,17 @@ class Evaluator:
         if stored and leaf not in self.multiplied:
             text, stored = f"{text}.to(tl.float32)", False
         made = self.assign(text, dtype, self.indices.tiles(address), scope, base)
+        if dtype in ("float", "f32") and self._is_wide(address, masks):
+            self.wide.add(tuple(length for _, length in sorted(made.tiles)))
         return replace(made, stored=stored)
+
+    def _is_wide(self, address: Dim, masks: Sequence[str]) -> bool:
+        """Whether 16 bytes at a time are surely addressed along one dimension, under one mask."""
+        lane = self.indices.lane(address)
+        if lane is None:
+            return False
+        along = {m for m in masks if lane.tiles <= self.conditions[m].tiles}
+        return along <= lane.masks and self.indices.is_aligned(lane.extent or Dim.of(1))
 
     def _leaf(self, node: Node, at: Coordinates) -> Value:
         if node.id not in self.pointers:

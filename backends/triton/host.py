@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import keyword
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
-from ...compiler.ir.graph import STATE, Axis, Function, Node, Origin, Program, TensorType, callees
+from ...compiler.ir.graph import STATE, Axis, Function, Node, Program, TensorType, callees
 from ...compiler.ops import SCANS
 from ...dsl.dims import Dim
 from ...dsl.errors import NoLowering
@@ -20,26 +21,29 @@ from ..numpy.prepared import symbols
 from .beside import beside
 from .evaluate import refuse
 from .grouped import in_tiles
+from .header import header, places, scan_header
 from .indexing import identifier
-from .kernel import Kernel, build
+from .kernel import Kernel, build, build_part
 from .lifetimes import released
 from .regions import FREE, HOST, Region, region_of, value_name, view_region, with_room
 from .scan_kernel import build_scan
 from .space import alike, only
-from .steps import Scan, scan_of
+from .split import LOG_TOTAL, PARTIAL, PARTS, Split, reduced_length, split
+from .steps import scan_of
 
 ALIASES = frozenset({"rename", "stop_gradient"})  # the same array under other axes
 
 
 @dataclass(slots=True)
 class Plan:
-    """Kernels by name and class sources, in order of definition."""
+    """Kernels by name and class sources, in order of definition; whether reductions are cut."""
 
     program: Program
     traced: bool = False
     kernels: dict[str, Kernel] = field(default_factory=dict)
     classes: dict[str, list[str]] = field(default_factory=dict)
     _scans: dict[tuple[str, int], tuple[Region, Kernel] | str] = field(default_factory=dict)
+    cuts: bool = False
     _known: dict[tuple[object, ...], str] = field(default_factory=dict)
     _names: Counter[str] = field(default_factory=Counter)
 
@@ -63,24 +67,23 @@ class Plan:
             except NoLowering as refused:
                 self._scans[key] = str(refused.facts["op"])
             else:
-                kernel = self.kernel(scan.region, made, equation_of_scan(scan))
+                kernel = self.kernel(scan.region, made, scan_header(scan))
                 self._scans[key] = scan.region, kernel
         return self._scans[key]
 
-    def kernel(self, region: Region, made: Kernel, about: str = "") -> Kernel:
-        """The kernel made of a region: an equal one that is there already, or this one."""
-        name = made.name
-        origins = tuple(places(region.origins))
+    def kernel(self, region: Region, made: Kernel, about: tuple[str, ...] | None = None) -> Kernel:
+        """The kernel made of a region: an equal one that is there already, or this one; `about` are
+        the lines above it where they are not those of the region."""
         if made.identity in self._known:
             known = self._known[made.identity]
+            origins = places(region.origins)
             merged = tuple(dict.fromkeys((*self.kernels[known].header, *origins)))
             self.kernels[known] = replace(self.kernels[known], header=merged)
             return replace(made, name=known)
-        self._names[name] += 1
-        count = self._names[name]
-        unique = name if count == 1 else f"{name}_{count}"
-        header = (about or equation(region), *origins)
-        self.kernels[unique] = replace(made, name=unique, header=header)
+        self._names[made.name] += 1
+        count = self._names[made.name]
+        unique = made.name if count == 1 else f"{made.name}_{count}"
+        self.kernels[unique] = replace(made, name=unique, header=about or header(region))
         self._known[made.identity] = unique
         return self.kernels[unique]
 
@@ -101,6 +104,11 @@ def plan(program: Program, *, traced: bool = False) -> Plan:
     for function in _callees_first(made, program.main, seen):
         made.classes[function.name] = _Class(made, function).source()
     return made
+
+
+def continues(program: Program) -> bool:
+    """Whether a run is given the states that another one left."""
+    return any(function.states for function in program.functions)
 
 
 def _is_step(program: Program, function: Function) -> bool:
@@ -247,16 +255,65 @@ class _Class:
             self._launch(only(region, outputs), kernel, [names[o] for o in outputs])
 
     def _launch(self, region: Region, kernel: Kernel, results: list[str]) -> None:
-        kernel = self.plan.kernel(region, kernel)
+        whole = self.plan.kernel(region, kernel)
+        call = self._call(whole, region, dict(enumerate(results)))
+        cut = None
+        if not kernel.parts:
+            cut = split(region, whole.extents, few_rows=continues(self.plan.program))
+        if cut is None:
+            self.lines.append(call)
+        else:
+            self._launch_parts(cut, whole, results, call)
+
+    def _launch_parts(self, cut: Split, whole: Kernel, results: list[str], call: str) -> None:
+        """As one kernel or, with few rows, as parts and the kernel that joins them."""
+        self.plan.cuts = True
+        over = ", ".join(a.name for a in cut.contraction.attrs.axes("axes"))
+        what = f"one part of {over}, where rows are few: "
+        part = self.plan.kernel(
+            cut.part, build_part(cut, f"{whole.name}_part"), header(cut.part, what)
+        )
+        join = self.plan.kernel(cut.join, build(cut.join, f"{whole.name}_join"))
+        arrays = {PARTIAL: self.fresh("part"), LOG_TOTAL: self.fresh("log_total")}
+        shapes = {PARTIAL: cut.contraction.axes}
+        if cut.totals is not None:
+            shapes[LOG_TOTAL] = cut.totals
+        length = self.plan.size(reduced_length(cut.part, cut.contraction))
+        extents = ", ".join(self.plan.size(e) for e in whole.extents)
+        count = size_name(str(PARTS.size))
+        made = {0: arrays[PARTIAL], 1: arrays[LOG_TOTAL]}
+        self.lines += [
+            f'{count} = run.parts("{whole.name}", ({extents}), {length}, {cut.least})',
+            f"if {count} > 1:",
+            *(
+                f"    {arrays[leaf]} = {self._empty(TensorType('f32', (PARTS, *axes)))}"
+                for leaf, axes in shapes.items()
+            ),
+            f"    {self._call(part, cut.part, made)}",
+            f"    {self._call(join, cut.join, dict(enumerate(results)), arrays)}",
+            f"    del {', '.join(arrays[leaf] for leaf in shapes)}",
+            "else:",
+            f"    {call}",
+        ]
+
+    def _call(
+        self,
+        kernel: Kernel,
+        region: Region,
+        results: Mapping[int, str],
+        parts: Mapping[int, str] = MappingProxyType({}),
+    ) -> str:
+        """The launch of a kernel; `parts` are arrays that are no values of the function."""
         arguments = [
-            results[p.value] if p.is_result else self.array(p.value) for p in kernel.pointers
+            results[p.value] if p.is_result else parts.get(p.value) or self.array(p.value)
+            for p in kernel.pointers
         ]
         rooms = {
             str(room): self._room(region.leaves[i], a) for (i, a), room in region.rooms.items()
         }
         arguments += [rooms.get(symbol) or size_name(symbol) for symbol, _ in kernel.sizes]
         extents = ", ".join(self.plan.size(e) for e in kernel.extents)
-        self.lines.append(f"run.launch(kernels.{kernel.name}, ({extents}), {', '.join(arguments)})")
+        return f"run.launch(kernels.{kernel.name}, ({extents}), {', '.join(arguments)})"
 
     def _room(self, node_id: int, axis: Axis) -> str:
         dim = self.function[node_id].type.position(axis)
@@ -415,9 +472,12 @@ class _Class:
     def _allocated(self, wanted: str, kind: TensorType) -> str:
         """The name of a new array."""
         name = self.fresh(wanted)
-        shape = "".join(f", {self.plan.size(a.size)}" for a in kind.axes)
-        self.lines.append(f'{name} = run.empty("{kind.dtype}"{shape})')
+        self.lines.append(f"{name} = {self._empty(kind)}")
         return name
+
+    def _empty(self, kind: TensorType) -> str:
+        shape = "".join(f", {self.plan.size(a.size)}" for a in kind.axes)
+        return f'run.empty("{kind.dtype}"{shape})'
 
     def _layers(self, node: Node) -> Iterator[str]:
         """Lines that make each iteration's object and scalars."""
@@ -483,59 +543,3 @@ def kernel_name(function: Function, node: Node) -> str:
     place = next((o.region for o in node.origins if o.region), node.hint or function.name)
     axes = "".join(identifier(a.name)[0] for a in node.axes)
     return "_".join(filter(None, [identifier(place.replace(".", "_")), node.op, axes])).lower()
-
-
-def places(origins: tuple[Origin, ...]) -> Iterator[str]:
-    """The model's lines that a kernel comes from, each with the regions that it makes."""
-    found: dict[str, dict[str, None]] = {}
-    for origin in origins:
-        outer = origin.spans[-1] if origin.spans else None
-        line = f"{outer.source.name}:{outer.line}" if outer else ""
-        found.setdefault(line, {})[origin.region] = None
-    for line, regions in found.items():
-        named = ", ".join(filter(None, regions))
-        yield " ".join(filter(None, [line, f"({named})" if named and line else named]))
-
-
-# ------------------------------------------------------------------------------------- equations
-
-INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "le": "<=", "lt": "<", "eq": "=="}
-LONGEST_EQUATION = 92
-
-
-def equation(region: Region) -> str:
-    """What the kernel computes, on one line."""
-    output = region.nodes[region.outputs[0]]
-    left = f"{value_name(region.node)}[{_axes(output.axes)}]"
-    right = _term(region, output.id)
-    text = f"{left} = {right}"
-    return text if len(text) <= LONGEST_EQUATION else text[: LONGEST_EQUATION - 3] + "..."
-
-
-def equation_of_scan(scan: Scan) -> str:
-    """What the kernel carries from step to step, and what it stores at each."""
-    nodes, by = scan.region.nodes, f"{scan.length} at a time" if scan.chunk else "one at a time"
-    carried = ", ".join(f"{nodes[i].hint or 'state'}[{_axes(nodes[i].axes)}]" for i in scan.carried)
-    order = "from the last, " if scan.reverse else ""
-    return f"for steps along {scan.axis}, {order}{by}: {carried}"
-
-
-def _axes(axes: tuple[Axis, ...]) -> str:
-    return ", ".join(a.name for a in axes)
-
-
-def _term(region: Region, node_id: int) -> str:
-    node = region.nodes[node_id]
-    if node.op == "leaf":
-        return region.names[node_id]
-    if node.op == "const":
-        return str(node.attrs["value"])
-    terms = [_term(region, i) for i in node.inputs]
-    if node.op in FREE | {"cast"} and terms:
-        return terms[0]
-    if node.op in INFIX:
-        return f"({f' {INFIX[node.op]} '.join(terms)})"
-    named = node.attrs.get("axes") or node.attrs.get("axis") or ()
-    axes = named if isinstance(named, tuple) else (named,)
-    over = f"; {', '.join(map(str, axes))}" if axes and node.op not in FREE else ""
-    return f"{node.op}({', '.join(terms)}{over})"

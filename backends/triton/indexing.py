@@ -19,6 +19,7 @@ from ...dsl.dims import Atom, Dim, Monomial, product
 from .scopes import ROOT, Scope, deepest
 
 ROWS, COLS = 0, 1  # the two dimensions of a tile
+ALIGNED = 16
 Tiles = frozenset[tuple[int, str]]
 
 
@@ -141,6 +142,21 @@ class Indices:
 
     def masks(self, a: Dim) -> frozenset[str]:
         return frozenset().union(*(v.masks for v in self.variables(a)))
+
+    def lane(self, a: Dim) -> Var | None:
+        """The index vector along which `a` is contiguous, if every other term is aligned."""
+        lanes = [m for m, c in a.terms if c == 1 and len(m) == 1 and m[0].name in self.table]
+        lanes = [m for m in lanes if self.table[m[0].name].tiles]
+        if len(lanes) != 1 or not self.is_aligned(a - Dim(((lanes[0], 1),))):
+            return None
+        return self.table[lanes[0][0].name]
+
+    def is_aligned(self, a: Dim) -> bool:
+        """Whether `a` is a multiple of 16 where run-time sizes are: that of 16 bytes at least."""
+        return all(
+            coefficient % ALIGNED == 0 or any(atom.name in self.size_names for atom in monomial)
+            for monomial, coefficient in a.terms
+        )
 
     def scope(self, a: Dim) -> Scope:
         return deepest(v.scope for v in self.variables(a))

@@ -8,17 +8,20 @@ model's own sizes as numbers, and its block lengths as compile-time arguments.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ...compiler.ir.graph import DType, Node
+from ...compiler.ir.graph import Axis, DType, TensorType
 from ...dsl.dims import Dim, product
-from .evaluate import Evaluator
+from .evaluate import Evaluator, Value
 from .indexing import COLS, ROWS, Indices, Var, join
 from .mapping import Operand
-from .reduce import Limits, Reducer, shared_loops
+from .reduce import Limits, Part, Reducer, shared_loops
 from .regions import Region
 from .scopes import ROOT, Scope
 from .space import Space, Step, plan_space
+from .split import PARTS, Split
 from .tiles import Facts, Kind
 
 LONGEST_ROW = 16384  # elements that a program holds at once
@@ -44,6 +47,7 @@ class Pointer:
 class Kernel:
     """`body` is the source below the signature; `extents` are rows, columns and batch.
 
+    `wide` are the tile shapes of loads whose lanes are contiguous and aligned to 16 bytes.
     `parts` are functions that the body calls, `{name}_1` and so on; a part has `leading` arguments
     before its pointers.
     """
@@ -56,6 +60,7 @@ class Kernel:
     extents: tuple[Dim, Dim, Dim]
     facts: Facts
     header: tuple[str, ...] = ()
+    wide: tuple[tuple[str, ...], ...] = ()
     parts: tuple[Kernel, ...] = ()
     leading: tuple[str, ...] = ()
 
@@ -97,10 +102,16 @@ def build(region: Region, name: str, header: tuple[str, ...] = ()) -> Kernel:
     return _Builder(region, plan_space(region)).build(name, header)
 
 
+def build_part(cut: Split, name: str) -> Kernel:
+    """The kernel that computes the contraction of `cut` part by part, as float32[parts, ..]."""
+    return _Builder(cut.part, plan_space(cut.part), cut).build(name, ())
+
+
 @dataclass(slots=True)
 class _Builder:
     region: Region
     space: Space
+    cut: Split | None = None
     indices: Indices = field(default_factory=Indices)
     body: Scope = field(default_factory=lambda: Scope(ROOT))
     evaluator: Evaluator = field(init=False)
@@ -127,6 +138,8 @@ class _Builder:
         return Limits(whole, "BLOCK_N" if self.kind == "attend" else "BLOCK_K")
 
     def build(self, name: str, header: tuple[str, ...]) -> Kernel:
+        if self.cut is not None:
+            self._part()
         rows = self._rows()
         places = self._batch() | rows | self._columns()
         roots = [
@@ -156,10 +169,20 @@ class _Builder:
         self.row = Dim.symbol(var.symbol)
         return self._bind(self.space.rows, var) if self.space.rows else {}
 
+    def _part(self) -> None:
+        """Parts and batch share an axis of the grid."""
+        count = self.evaluator.integer(PARTS.size).text
+        text = f"tl.program_id(2) % {count}"
+        made = self.evaluator.assign(text, "int", frozenset(), self.body, "part")
+        self.indices.add(Var(made.text, PARTS.size, scope=self.body))
+        self.evaluator.reducer.part = Part(made.text, count)
+
     def _batch(self) -> dict[str, int | Dim]:
         if not self.space.batch:
             return {}
-        made = self.evaluator.assign("tl.program_id(2)", "int", frozenset(), self.body, "batch")
+        part = self.evaluator.reducer.part
+        text = "tl.program_id(2)" + (f" // {part.count}" if part is not None else "")
+        made = self.evaluator.assign(text, "int", frozenset(), self.body, "batch")
         var = Var(made.text, _extent(self.space.batch), scope=self.body)
         self.indices.add(var)
         return self._bind(self.space.batch, var)
@@ -187,7 +210,8 @@ class _Builder:
             self.header = (
                 f"for {start} in range(0, {self.evaluator.integer(extent).text}, BLOCK_N):"
             )
-        var = reducer.index_var("cols", COLS, extent, "BLOCK_N", self.columns, start)
+        full = self.kind in ("flat", "row") and _is_power_of_two(extent)
+        var = reducer.index_var("cols", COLS, extent, "BLOCK_N", self.columns, start, full=full)
         return self._bind(self.space.cols, var)
 
     # ----------------------------------------------------------------------------------- results
@@ -196,26 +220,40 @@ class _Builder:
         """Row results first: they stand before a loop over columns."""
         results: dict[int, Pointer] = {}
         for output, at in sorted(roots, key=lambda root: len(root[1])):
+            node = self.region.nodes[output]
             if output not in results:
-                position, dtype = (
-                    self.region.outputs.index(output),
-                    self.region.nodes[output].type.dtype,
-                )
-                name = self.evaluator.fresh("out_ptr")
-                results[output] = Pointer(name, dtype, position, is_result=True)
-            self._store(results[output].name, self.region.nodes[output], at)
+                position = self.region.outputs.index(output)
+                results[output] = self._result(position, node.type)
+            self._store(results[output], self.evaluator.value(output, at), node.axes, at)
+        if self.cut is not None and self.cut.totals is not None:
+            total = self._result(1, TensorType("f32", self.cut.totals))
+            self._store(total, self._log_total(), self.cut.totals, roots[0][1])
+            return [*results.values(), total]
         return sorted(results.values(), key=lambda p: p.value)
 
-    def _store(self, pointer: str, node: Node, at: Operand) -> None:
-        value = self.evaluator.value(node.id, at)
-        address = join([at[a] for a in node.axes], [self.region.size(a) for a in node.axes])
+    def _result(self, position: int, kind: TensorType) -> Pointer:
+        dtype = kind.dtype if self.cut is None else "f32"
+        return Pointer(self.evaluator.fresh("out_ptr"), dtype, position, is_result=True)
+
+    def _log_total(self) -> Value:
+        part = self.evaluator.reducer.part
+        assert part is not None
+        assert part.log_total is not None
+        return part.log_total
+
+    def _store(self, to: Pointer, value: Value, axes: Sequence[Axis], at: Operand) -> None:
+        part = self.evaluator.reducer.part
+        places = [at[a] for a in axes]
+        if part is not None:
+            axes, places = (PARTS, *axes), [Dim.symbol(f"%{part.index}"), *places]
+        address = join(places, [self.region.size(a) for a in axes])
         address = self.indices.expand(address)
         if not self.indices.tiles(address):
             address = address + self.row  # of length 1 then
         masks = sorted(self.indices.masks(address))
         mask = f", mask={' & '.join(masks)}" if masks else ""
         scope = self.columns if COLS in {s for s, _ in self.indices.tiles(address)} else self.body
-        scope.add(f"tl.store({pointer} + {self.indices.text(address)}, {value.text}{mask})")
+        scope.add(f"tl.store({to.name} + {self.indices.text(address)}, {value.text}{mask})")
 
     def _kernel(self, name: str, header: tuple[str, ...], results: list[Pointer]) -> Kernel:
         region, reducer = self.region, self.evaluator.reducer
@@ -225,11 +263,12 @@ class _Builder:
         ]
         blocks = tuple(b for b in BLOCKS if b in reducer.blocks)
         cols = _extent(self.space.cols) if self.column_mode == "grid" else Dim.of(1)
-        extents = _extent(self.space.rows), cols, _extent(self.space.batch)
+        batch = _extent(self.space.batch) * (Dim.of(1) if self.cut is None else PARTS.size)
+        extents = _extent(self.space.rows), cols, batch
         sizes = tuple(sorted(self.indices.size_names.items()))
         return Kernel(
             name, (*leaves, *results), sizes, blocks, tuple(self.body.lines), extents,
-            self._facts(), header,
+            self._facts(), header, tuple(sorted(self.evaluator.wide)),
         )  # fmt: skip
 
     def _facts(self) -> Facts:
@@ -238,11 +277,19 @@ class _Builder:
         products = sum(n.op == "dot" for n in self.space.reductions)
         cols = _extent(self.space.cols).constant if self.space.cols else 1
         angles = any("tl.sin(" in line or "tl.cos(" in line for line in self.body.lines)
-        return Facts(self.kind, width, products, cols, angles)
+        running = self.kind == "flat" and "BLOCK_K" in reducer.blocks
+        pieces = max(Counter(output for output, _ in self.space.outputs).values())
+        return Facts(self.kind, width, products, cols, angles, reducer.exact, pieces, running)
 
 
 def _extent(steps: list[Step]) -> Dim:
     return product([s.size for s in steps])
+
+
+def _is_power_of_two(extent: Dim) -> bool:
+    """Then every block of columns of `tiles.py` divides it."""
+    length = extent.constant
+    return length is not None and length & (length - 1) == 0 < length
 
 
 def _block(extent: Dim) -> int:

@@ -29,10 +29,10 @@ def released(lines: Sequence[str]) -> list[str]:
 
 
 def _statements(lines: Sequence[str]) -> Iterator[list[str]]:
-    """Each line with the indented ones behind it, and what closes its brackets."""
+    """Each line with the indented ones behind it, what closes its brackets, and its `else`."""
     statement: list[str] = []
     for line in lines:
-        if statement and not line.startswith((" ", ")", "]")):
+        if statement and not line.startswith((" ", ")", "]", "else:")):
             yield statement
             statement = []
         statement.append(line)

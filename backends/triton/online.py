@@ -41,7 +41,9 @@ def online_loop(reducer: Reducer, group: Group) -> list[Value]:
             span.masks[COLS] = frozenset()  # the weights vanish there already
         part.step(loop, span, decay)
     loop.add(f"{high} = {high}_new")
-    loop.close(f"for {start} in range({bounds[0]}, {bounds[1]}, {reducer.limits.block}):")
+    loop.close(f"for {start} in {reducer.steps(*bounds, reducer.limits.block, parent)}:")
+    if reducer.part is not None:
+        reducer.part.log_total = _log_total(reducer, parts[0], parent, high, total)
     parent.add(f"{total} = tl.where({total} == 0, 1.0, {total})")
     return [_normalised(reducer, part, parent, total) for part in parts]
 
@@ -85,6 +87,14 @@ def _weights(
     found = Value(weight, "float", score.tiles, loop)
     evaluator.known[(softmax.id, *(at[axis] for axis in softmax.axes))] = found
     return decay
+
+
+def _log_total(
+    reducer: Reducer, part: Accumulator | Product, parent: Scope, high: str, total: str
+) -> Value:
+    """log sum_j exp(s), -inf where no key is seen."""
+    text = f'tl.where({total} == 0, float("-inf"), {high} + tl.log({total}))'
+    return reducer.evaluator.assign(text, "f32", frozenset(_rows(part)), parent, "log_total")
 
 
 def _normalised(reducer: Reducer, part: Accumulator | Product, parent: Scope, total: str) -> Value:

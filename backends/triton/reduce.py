@@ -168,6 +168,27 @@ class Product:
 
 
 @dataclass(slots=True)
+class Part:
+    """The part of the one loop that a program runs: number `index` of `count` (texts).
+
+    An attention leaves the logarithm of its weights' sum in `log_total`.
+    """
+
+    index: str
+    count: str
+    log_total: Value | None = None
+
+    def range(self, evaluator: Evaluator, scope: Scope, low: str, high: str, block: str) -> str:
+        """Whole blocks from `low`, the same number for each part."""
+        length = high if low == "0" else f"({high} - {low})"
+        share, first = evaluator.fresh("share"), evaluator.fresh("from_")
+        blocks = f"({length} + {block} * {self.count} - 1) // ({block} * {self.count})"
+        scope.add(f"{share} = {blocks} * {block}")
+        scope.add(f"{first} = {'' if low == '0' else f'{low} + '}{self.index} * {share}")
+        return f"range({first}, tl.minimum({first} + {share}, {high}), {block})"
+
+
+@dataclass(slots=True)
 class Reducer:
     """The reductions of one kernel."""
 
@@ -177,6 +198,8 @@ class Reducer:
     full: dict[tuple[int, Dim], Var] = field(default_factory=dict)
     blocks: set[str] = field(default_factory=set)
     loop_vars: dict[tuple[int, int], Var] = field(default_factory=dict)
+    part: Part | None = None
+    exact: bool = False  # some product has float32 operands: no tensor core multiplies those
 
     # -------------------------------------------------------------------------------- reductions
 
@@ -374,9 +397,17 @@ class Reducer:
         return place.substitute(new)
 
     def index_var(
-        self, base: str, slot: int, extent: Dim, block: str, scope: Scope, start: str = ""
+        self,
+        base: str,
+        slot: int,
+        extent: Dim,
+        block: str,
+        scope: Scope,
+        start: str = "",
+        *,
+        full: bool = False,
     ) -> Var:
-        """`start + arange(block)` along `slot`, masked unless every block is full."""
+        """`start + arange(block)` along `slot`, masked unless every block is `full`."""
         evaluator = self.evaluator
         tiles: Tiles = frozenset({(slot, block)})
         shape = "[None, :]" if slot == COLS else "[:, None]"
@@ -384,7 +415,7 @@ class Reducer:
         text = f"{plus}tl.arange(0, {block}){shape}"
         made = evaluator.assign(text, "int", tiles, scope, base)
         masks: frozenset[str] = frozenset()
-        if not _always_full(extent, block):
+        if not full and not _always_full(extent, block):
             bound = evaluator.integer(extent).text
             condition = f"{made.text} < {bound}"
             mask = evaluator.condition(condition, tiles, scope, f"{base}_in")
@@ -421,8 +452,15 @@ class Reducer:
         for part, span in zip(parts, spans, strict=True):
             part.step(loop, span)
         step = "1" if scalar else self.limits.block
-        loop.close(f"for {start} in range(0, {evaluator.integer(extent).text}, {step}):")
+        steps = self.steps("0", evaluator.integer(extent).text, step, parent)
+        loop.close(f"for {start} in {steps}:")
         return [part.finish(parent) for part in parts]
+
+    def steps(self, low: str, high: str, block: str, scope: Scope) -> str:
+        """The range of a loop, or of a part of it."""
+        if self.part is None:
+            return f"range({low}, {high}, {block})"
+        return self.part.range(self.evaluator, scope, low, high, block)
 
     def loop_span(
         self, node: Node, loop: Scope, start: str, scalar: bool, part: Accumulator | Product
@@ -469,6 +507,7 @@ class Reducer:
             dot.as_stored = side
             return evaluator.named(value)
         wanted = self.model_type() if half else "tl.float32"
+        self.exact |= wanted == "tl.float32"
         if wanted == "tl.float32" and not value.stored:
             return evaluator.convert(value, "f32")
         return replace(value, text=f"{evaluator.named(value).text}.to({wanted})")

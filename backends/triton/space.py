@@ -19,6 +19,7 @@ from .indexing import Indices, Var, join
 from .mapping import REDUCTIONS, Operand, reached, restrict
 from .regions import Region
 
+MOST_PIECES = 4  # of a result that a pointwise kernel stores one by one
 WIDE = 128  # columns of a pointwise kernel, if the trailing axes have that many
 
 
@@ -60,6 +61,8 @@ def plan_space(region: Region) -> Space:
         rows, cols = _by_operand(region, *main)
     else:
         rows, cols = _by_reductions(region, walk, tops)
+        if not tops:
+            rows, cols = _in_pieces(walk, rows, cols)
     batch = [] if main is None else [s for s in walk.steps if s.symbol not in rows ^ cols]
     return Space(
         [s for s in walk.steps if s.symbol in rows - cols or (main is None and s.symbol in rows)],
@@ -70,6 +73,15 @@ def plan_space(region: Region) -> Space:
         [node for node, _ in tops],
         main is None and bool(tops) and not cols & _kept_symbols(tops),
     )
+
+
+def _in_pieces(walk: _Walk, rows: set[str], cols: set[str]) -> tuple[set[str], set[str]]:
+    """Rows and columns where a joined axis runs along a few pieces: no lane then computes what another
+    piece has, and drops it."""
+    before = [step.symbol for step in walk.steps]
+    walk.run_along_pieces(MOST_PIECES)
+    now = dict(zip(before, (step.symbol for step in walk.steps), strict=True))
+    return {now[symbol] for symbol in rows}, {now[symbol] for symbol in cols}
 
 
 @dataclass(slots=True)
@@ -112,10 +124,10 @@ class _Walk:
             whole = join([Dim.symbol(p.symbol) for p in parts], [p.size for p in parts])
             self._substitute(step, [whole])
 
-    def run_along_pieces(self) -> None:
+    def run_along_pieces(self, most: int | None = None) -> None:
         """Replaces the symbol of a joined axis by one along pieces of which all its parts consist."""
         while True:
-            found = next(self._joined(), None)
+            found = next(self._joined(most), None)
             if found is None:
                 return
             step, length = found
@@ -132,7 +144,7 @@ class _Walk:
             for value in values
         ]
 
-    def _joined(self) -> Iterator[tuple[Step, int]]:
+    def _joined(self, most: int | None) -> Iterator[tuple[Step, int]]:
         symbols = {Dim.symbol(s.symbol): s for s in self.steps}
         for node, at in self.reached():
             if node.op == "concat":
@@ -140,7 +152,9 @@ class _Walk:
                 length = math.gcd(
                     *(self.region.size(a).constant or 0 for a in node.attrs.axes("parts"))
                 )
-                if step is not None and length and (step.size.constant or 0) > length:
+                whole = 0 if step is None else step.size.constant or 0
+                few = most is None or whole <= most * length
+                if step is not None and length and whole > length and few:
                     yield step, length
 
     def _merged(self) -> Iterator[tuple[Step, Node]]:
@@ -169,12 +183,12 @@ def rows_first(region: Region, node: Node) -> bool:
     do the values that a softmax weighs."""
     a, b = node.inputs
     if region.attend is not None and node.id in region.attend.softmaxes:
-        return _leads_to(region, a, region.attend.softmaxes[node.id])
+        return leads_to(region, a, region.attend.softmaxes[node.id])
     return not (_only_parameters(region, a) and not _only_parameters(region, b))
 
 
-def _leads_to(region: Region, start: int, wanted: int) -> bool:
-    return start == wanted or any(_leads_to(region, i, wanted) for i in region.nodes[start].inputs)
+def leads_to(region: Region, start: int, wanted: int) -> bool:
+    return start == wanted or any(leads_to(region, i, wanted) for i in region.nodes[start].inputs)
 
 
 def _only_parameters(region: Region, start: int) -> bool:

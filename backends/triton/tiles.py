@@ -26,6 +26,9 @@ class Facts:
     products: int = 1  # accumulators of the main loop
     columns: int | None = None  # of the whole iteration space, if that is constant
     angles: bool = False  # sine or cosine: their range reduction takes many registers
+    exact: bool = False  # a product of float32 values, whatever the model's type
+    pieces: int = 1  # of the result that a program computes at once
+    running: bool = False  # a loop in a pointwise kernel: its columns meet a tile of what is summed
 
 
 # (rows, columns, reduced), warps, stages; by bytes of an element
@@ -46,20 +49,34 @@ ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
     INTERPRETER: {64: (64, 64, 4, 1), 128: (64, 64, 4, 1), 256: (64, 64, 4, 1)},
 }
 
+# The same for 16 rows and fewer: a product waits for its weights, so many small tiles are on the way.
+FEW_PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
+    "sm_80": {2: (16, 64, 64, 4, 5), 4: (16, 64, 32, 4, 3)},
+    "sm_90": {2: (16, 64, 64, 4, 5), 4: (16, 64, 32, 4, 3)},
+    "sm_100": {2: (16, 64, 64, 4, 5), 4: (16, 64, 32, 4, 3)},
+    "gfx942": {2: (16, 64, 64, 4, 2), 4: (16, 64, 32, 4, 2)},
+    INTERPRETER: {2: (16, 64, 64, 4, 1), 4: (16, 64, 64, 4, 1)},
+}
+
 # Elements of a tile: by kind on NVIDIA, twice that on AMD, whose warps are twice as wide.
 ELEMENTS: dict[Kind, int] = {"flat": 1024, "row": 2048}
 INTERPRETED_ELEMENTS = 1 << 16
+MOST_HELD = 16  # elements of a row's tile that a thread holds
+RUNNING = 32  # columns, and summed entries, of a running sum's tile
 
 # An axis whose length is a multiple of this has no mask: every block along it ends where it ends.
 UNMASKED = 128
 
 
-def tile(facts: Facts, target: str, element_bytes: int) -> Tile:
-    """Block lengths and launch options of a kernel."""
+def tile(facts: Facts, target: str, element_bytes: int, *, few: bool = False) -> Tile:
+    """Block lengths and launch options of a kernel, or those for `few` rows."""
+    if facts.exact:
+        element_bytes = 4
     if facts.kind == "product":
-        return _product(facts, target, element_bytes)
+        return _product(facts, (FEW_PRODUCTS if few else PRODUCTS)[target], element_bytes)
     if facts.kind == "attend":
-        return _attend(facts, target, element_bytes)
+        whole = _attend(facts, target, element_bytes)
+        return whole | {"BLOCK_M": 16, "num_warps": 4} if few else whole
     if facts.kind == "chunks":
         return _chunks(target)
     if facts.kind == "steps":
@@ -67,9 +84,13 @@ def tile(facts: Facts, target: str, element_bytes: int) -> Tile:
     return _rows(facts, target)
 
 
-def _product(facts: Facts, target: str, element_bytes: int) -> Tile:
-    m, n, k, warps, stages = PRODUCTS[target][min(4, element_bytes)]
+def _product(
+    facts: Facts, table: dict[int, tuple[int, int, int, int, int]], element_bytes: int
+) -> Tile:
+    m, n, k, warps, stages = table[min(4, element_bytes)]
     n //= _power_of_two(facts.products)
+    if facts.angles and m > 16:
+        m, n = m // 2, n // 2
     return {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "num_warps": warps, "num_stages": stages}
 
 
@@ -86,16 +107,19 @@ def _attend(facts: Facts, target: str, element_bytes: int) -> Tile:
 def _rows(facts: Facts, target: str) -> Tile:
     """As many rows as the tile's elements allow for the widest index along columns."""
     elements = ELEMENTS[facts.kind] * (2 if target == "gfx942" else 1) // (4 if facts.angles else 1)
+    elements //= facts.pieces
     if target == INTERPRETER:
         elements = INTERPRETED_ELEMENTS
-    columns = _column_block(facts.columns, 1024 if facts.kind == "flat" else 256)
+    most = RUNNING if facts.running else 1024 if facts.kind == "flat" else 256
+    columns = _column_block(facts.columns, most)
     width = max(facts.width, columns if facts.width == 1 else 1, 1 if facts.kind == "flat" else 128)
     rows = max(1, min(64, elements // width))
-    warps = 4 if rows * width <= 4096 else 8 if rows * width <= 8192 else 16
+    lanes = 64 if target == "gfx942" else 32
+    warps = min(16, max(4, rows * width // (lanes * MOST_HELD)))
     return {
         "BLOCK_M": rows,
         "BLOCK_N": columns,
-        "BLOCK_K": 128,
+        "BLOCK_K": RUNNING if facts.running else 128,
         "num_warps": warps,
         "num_stages": 2,
     }

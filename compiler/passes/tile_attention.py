@@ -60,7 +60,8 @@ def attentions(edit: Edit, node: Node) -> Iterator[Attention]:
 
 
 def _softmax_above(edit: Edit, node: Node, weights: Node, values: Node) -> Node | None:
-    """The softmax over the summed axis that `weights` comes from through any one-operand path."""
+    """The softmax over the summed axis that `weights` comes from through any path; or one over an
+    axis of which the summed one is a slice: that of keys and a sink."""
     axes = node.attrs.axes("axes")
     if len(axes) != 1 or axes[0] not in values.axes or set(weights.axes) <= set(values.axes):
         return None
@@ -72,6 +73,10 @@ def _softmax_above(edit: Edit, node: Node, weights: Node, values: Node) -> Node 
         if current.id not in seen and axes[0] in current.axes and current.op != "dot":
             seen.add(current.id)
             todo += current.inputs
+            if current.op == "slice" and current.attrs["into"] == axes[0]:
+                (whole,) = edit.operands(current)
+                if whole.op == "softmax" and whole.attrs["axis"] == current.attrs["axis"]:
+                    return whole
     return None
 
 
