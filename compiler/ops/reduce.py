@@ -116,6 +116,7 @@ def _(call: Call, x: Array) -> Array:
     return np.cumsum(x, axis=positions(call, [call.attrs.axis("axis")])[0], dtype=kind)
 
 
+CUMPROD_SAMPLES: tuple[tuple[DType, bool], ...] = (("float", False), ("f32", True), ("f64", True))
 CUMPROD = op(
     "cumprod",
     "the running product along `axis`, from its end if `reverse`",
@@ -123,7 +124,7 @@ CUMPROD = op(
     elementwise=per_operand,
     samples=tuple(
         Sample((tensor(d, A, N, B),), {"axis": N, "reverse": reverse})
-        for d, reverse in (("float", False), ("f32", True), ("f64", True))
+        for d, reverse in CUMPROD_SAMPLES
     ),
 )
 
