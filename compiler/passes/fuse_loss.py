@@ -25,11 +25,11 @@ COLUMNS = 2048  # of a tile: enough for a matrix product, few enough to stay in 
 
 
 def picked_sources(edit: Edit, take: Node) -> Iterator[_Pick]:
-    """An elementwise source of a take, one of whose operands alone has the axis."""
+    """An elementwise source of a take, one of whose operands alone has the columns."""
     source, axis = edit[take.inputs[0]], take.attrs.axis("axis")
     if is_elementwise(source) and take.attrs["fill"] is None:
         wide = [o for o in edit.operands(source) if axis in o.axes]
-        if len(wide) == 1 and parameter_expression(edit, wide[0].id) is None:
+        if len(wide) == 1 and _from_product(edit, wide[0], axis):
             yield _Pick(take, source, wide[0])
 
 

@@ -128,12 +128,16 @@ class Growth:
         for _ in range(DEPTH):
             readers = {u.id: u for i in last for u in self.edit.users(i)}
             outside = [u for u in readers.values() if u.id not in self.members]
-            if any(not _is_candidate(self.edit, u) or u.op in ROW_OPS for u in outside):
+            if not all(self._may_meet(u, last) for u in outside):
                 return
             found |= {u.id: u for u in outside}
             if found:
                 yield tuple(found.values())
             last = list(readers)
+
+    def _may_meet(self, reader: Node, values: list[int]) -> bool:
+        inlined = {*values} & {*reader.inputs} <= {*inlined_operands(reader)}
+        return _is_candidate(self.edit, reader) and reader.op not in ROW_OPS and inlined
 
     def _ways_out(self, member: int) -> Iterator[tuple[Node, ...]]:
         """Each reader that computes, with the views and raising casts on the way to it."""

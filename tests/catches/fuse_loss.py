@@ -62,7 +62,7 @@ def case(*, scale: float | None = None, output: bool = False) -> Caught:
 
 def read_twice() -> Caught:
     m = Model()
-    z = m.input("x", b, s, vocab).op("exp")
+    z = logits(m, m.input("x", b, s, d)) * 0.5
     picked = z.op("take", targets(m), axis=vocab, fill=None)
     return Caught(m.program(y=picked, z=z), "more is computed", computes_no_more)
 
