@@ -406,7 +406,8 @@ class _Class:
             self._allocated(identifier(name), kind) if i in read else ""
             for i, ((name, _), kind) in named
         ]
-        self._launch(*found, self.results[node.id])
+        region, kernel = found
+        self.lines.append(self._call(kernel, region, dict(enumerate(self.results[node.id]))))
 
     def _loop(self, node: Node) -> None:
         """A loop over steps or chunks: entries of arrays in, new states and entries out."""
