@@ -46,9 +46,13 @@ class Ready:
     run: Callable[..., list[Any]]
 
     def one(self, *arguments: Array) -> Any:
-        """As what a node runs: the only output as it is."""
-        made = self.run(None, None, *arguments)
+        """As what a node runs: the only output as it is; what is inside is not shown."""
+        made = self.run(None, _unseen, *arguments)
         return tuple(made) if len(made) > 1 else made[0]
+
+
+def _unseen(node_id: int, value: Array) -> None:
+    """Looks at nothing."""
 
 
 class Structure:
