@@ -96,7 +96,7 @@ def both_ways() -> list[tuple[Launch, Launch]]:
     """Launches of a layer counted whole and from samples, with sm_90's tiles, ragged here."""
     m = Model()
     program = optimise(m.program(y=layer(m, m.input("x", b, s, d)))).program
-    whole, sampled = (count(program, {"b": 1, "s": 400}, whole=w)[0] for w in (True, False))
+    whole, sampled = (count(program, {"b": 1, "s": 1100}, whole=w)[0] for w in (True, False))
     return list(zip(whole, sampled, strict=True))
 
 
@@ -104,8 +104,10 @@ def test_samples_sum_to_what_whole_launches_issue(both_ways):
     for whole, sampled in both_ways:
         assert sampled.exact
         assert (sampled.reads, sampled.writes) == (whole.reads, whole.writes)
-        for name in ("sectors", "dot", "float_ops", "special"):
+        for name in ("dot", "float_ops", "special"):
             assert getattr(sampled, name) == getattr(whole, name), (whole.kernel, name)
+        # Where rows do not start on sectors, a program without a probe may touch some more.
+        assert sampled.sectors == pytest.approx(whole.sectors, rel=1e-3), whole.kernel
         assert whole.races == ()
     assert sum(sampled.ran for _, sampled in both_ways) < sum(w.ran for w, _ in both_ways)
 
