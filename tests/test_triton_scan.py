@@ -200,7 +200,9 @@ WIDE = {
 }
 
 
-@pytest.mark.parametrize(("kind", "target"), [("steps", "sm_90"), ("chunks", "gfx942")])
+@pytest.mark.parametrize(
+    ("kind", "target"), [("steps", "sm_90"), *(("chunks", target) for target in aot.TARGETS)]
+)
 def test_states_stay_in_registers(kind: str, target: str, tmp_path) -> None:
     files, made = sources(lowered(program(model(WIDE[kind]))))
     (kernel,) = (k for k in made.kernels.values() if k.facts.kind == kind)
