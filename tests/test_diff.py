@@ -123,7 +123,7 @@ def test_report_of_divergence(llama: api.Model, monkeypatch: pytest.MonkeyPatch)
     assert "fn silu(x[...]) = x * sigmoid(x)" in text
     assert "error introduced: 1.0e-02, where " in text
     rows = {row.region: row.cells for row in report.rows}
-    assert rows["layers[0].ffn"]["torch"].status == "introduced"
+    assert rows["layers[0].norm2+ffn"]["torch"].status == "introduced"
     assert rows["layers[0].ffn"]["numpy"].status == "agrees"
     assert rows["output logits"]["torch"].status == "differs"
     later = [cells["torch"].status for region, cells in rows.items() if "layers[1]" in region]
