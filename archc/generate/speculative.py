@@ -130,8 +130,8 @@ def check_vocabulary(languages: tuple[Language, Language], faces: tuple[Face, Fa
         reason = f"it has {other} tokens, not {size}"
     elif first is not None and second is not None:
         ids = second.model.get_vocab()
-        differ = [token for token, i in first.model.get_vocab().items() if ids.get(token) != i]
-        reason = f"{differ[0]!r} has another id in it" if differ else ""
+        differ = {i: token for token, i in first.model.get_vocab().items() if ids.get(token) != i}
+        reason = f"{differ[min(differ)]!r} has another id in it" if differ else ""
     if reason:
         model, draft = languages
         raise OtherVocabulary(model=model.path, draft=draft.path, reason=reason)
