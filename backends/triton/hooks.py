@@ -1,7 +1,7 @@
 """Hooks on Triton's interpreter: every load, store, product and launch tells `traffic.py`.
 
-They stand on the class that runs a kernel's statements, and work for Triton 3.7 to 3.9: arguments
-that differ between versions are passed on unread.
+They stand on the class that runs a kernel's statements. Arguments that differ between Triton 3.7 and
+3.9 are passed on unread; tests run with the version that is installed.
 """
 
 from __future__ import annotations
