@@ -104,10 +104,8 @@ def test_samples_sum_to_what_whole_launches_issue(both_ways):
     for whole, sampled in both_ways:
         assert sampled.exact
         assert (sampled.reads, sampled.writes) == (whole.reads, whole.writes)
-        for name in ("dot", "float_ops", "special"):
+        for name in ("sectors", "dot", "float_ops", "special"):
             assert getattr(sampled, name) == getattr(whole, name), (whole.kernel, name)
-        # Where rows do not start on sectors, a program without a probe may touch some more.
-        assert sampled.sectors == pytest.approx(whole.sectors, rel=1e-3), whole.kernel
         assert whole.races == ()
     assert sum(sampled.ran for _, sampled in both_ways) < sum(w.ran for w, _ in both_ways)
 

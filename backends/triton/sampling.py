@@ -88,8 +88,7 @@ class Sampled:
         return next((p for p in PERIODS if 4 * p <= len(box[axis]) and repeats(p)), None)
 
     def _is_affine(self, box: Box) -> bool:
-        for share in (Fraction(1, 2), OFF_CENTRE):
-            probe = tuple(math.floor((len(places) - 1) * share) for places in box)
+        for probe in _probes(box):
             found = self.at(tuple(r[i] for r, i in zip(box, probe, strict=True)))
             expected = self._between(box, probe)
             if any(found.get(n, 0) != expected.get(n, 0) for n in found.keys() | expected.keys()):
@@ -107,6 +106,20 @@ class Sampled:
                     weight *= share if end == places[-1] else 1 - share
             found.append({name: weight * value for name, value in self.at(corner).items()})
         return _added(found)
+
+
+def _probes(box: Box) -> Iterator[Index]:
+    """The centre, and a program off it."""
+    lasts = [len(places) - 1 for places in box]
+    yield tuple(last // 2 for last in lasts)
+    yield tuple(map(_off_centre, lasts))
+
+
+def _off_centre(last: int) -> int:
+    """With 0, the centre and `last` not at one phase of anything that repeats after some programs."""
+    start = math.floor(last * OFF_CENTRE)
+    apart = (i for i in range(start, last) if math.gcd(i, last // 2, last) == 1)
+    return next(apart, start)
 
 
 def _parts(grid: Index) -> Iterator[Box]:
