@@ -57,12 +57,17 @@ def product(x, axis: tl.constexpr, keep_dims: tl.constexpr):
 """
 # Three bfloat16 have the 24 bits of a float32.
 MIXED = """@triton.jit
+def thirds(x):
+    high = x.to(tl.bfloat16)
+    rest = x - high.to(tl.float32)
+    middle = rest.to(tl.bfloat16)
+    return high, middle, (rest - middle.to(tl.float32)).to(tl.bfloat16)
+
+
+@triton.jit
 def stored_wide_dot(a, b, PRECISION: tl.constexpr):
     if a.dtype == tl.bfloat16:
-        high = b.to(tl.bfloat16)
-        rest = b - high.to(tl.float32)
-        middle = rest.to(tl.bfloat16)
-        low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+        high, middle, low = thirds(b)
         return tl.dot(a, high, tl.dot(a, middle, tl.dot(a, low)))
     else:
         return tl.dot(a.to(tl.float32), b, input_precision=PRECISION)
@@ -71,10 +76,7 @@ def stored_wide_dot(a, b, PRECISION: tl.constexpr):
 @triton.jit
 def wide_stored_dot(a, b, PRECISION: tl.constexpr):
     if b.dtype == tl.bfloat16:
-        high = a.to(tl.bfloat16)
-        rest = a - high.to(tl.float32)
-        middle = rest.to(tl.bfloat16)
-        low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+        high, middle, low = thirds(a)
         return tl.dot(high, b, tl.dot(middle, b, tl.dot(low, b)))
     else:
         return tl.dot(a, b.to(tl.float32), input_precision=PRECISION)
