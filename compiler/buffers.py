@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..dsl.dims import product
 from .ir.graph import Function, Node, Program, callees
-from .passes.properties import ELEMENT_BYTES
+from .ops import LOOPS
+from .passes import properties
+from .passes.properties import bytes_of
 
-VIEWS = frozenset({"rename", "split", "merge", "slice", "pick", "transpose", "broadcast", "result"})
+VIEWS = properties.VIEWS | {"result"}
 AT_LOAD = frozenset({"weight", "table", "derived", "const"})
-LOOPS = frozenset({"repeat", "scan", "chunked_scan"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,7 @@ class Memory:
         if node.op in VIEWS | AT_LOAD | {"index", "size"}:
             return 0
         sizes = {**self.program.sizes, **self.at}
-        counts = (product([a.size for a in t.axes]).evaluate(sizes) for t in node.types)
-        return sum(n * ELEMENT_BYTES[t.dtype] for n, t in zip(counts, node.types, strict=True))
+        return sum(bytes_of(kind).evaluate(sizes) for kind in node.types)
 
     def _inside(self, loop: Node, measure: Measure) -> int:
         """A loop needs, beside its operands, what its hungriest function needs."""

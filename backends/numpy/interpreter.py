@@ -15,10 +15,10 @@ import numpy as np
 
 from ...compiler.ir.graph import STATE, Function, Node, Program, TensorType
 from ...compiler.ir.walk import iterations, join
-from ...compiler.ops import FUSED, Array, Precision
+from ...compiler.ops import FUSED, LOOPS, Array, Precision
 from ...compiler.ops.structure import along
 from ..base import ValueKey
-from .prepared import CONSTANT, LOOPS, Ready, Run, Structure, make_ready, ready_primitive
+from .prepared import CONSTANT, Ready, Run, Structure, make_ready, ready_primitive
 
 Values = tuple[Array, ...]
 Observer = Callable[[ValueKey, Array], None]

@@ -17,7 +17,7 @@ from types import CodeType
 from typing import Any, Protocol
 
 from ...compiler.ir.graph import Axis, Function, Node, Program, callees, operand_types
-from ...compiler.ops import OPS, SCANS, Array, Call, Precision, prepared, same
+from ...compiler.ops import LOOPS, OPS, Array, Call, Precision, prepared, same
 from ...compiler.ops.attend import AttendPlan
 from ...dsl.diagnostics import ArchError
 from ...dsl.dims import Dim
@@ -30,7 +30,6 @@ KEPT = 1 << 20  # elements of a value that is computed once for all layers, at m
 OVERLAYS = frozenset({"cast", "stop_gradient", "to_float", "round_to"})
 FRESH = frozenset({"dot", "sum", "amax", "concat", "softmax"})  # and pointwise: arrays of their own
 CONSTANT = frozenset({"weight", "derived"})  # computed when the program is loaded
-LOOPS = frozenset({"repeat", *SCANS})  # they give a tuple, also of one result
 # What may be stored otherwise than its type says, or lead to what is.
 INEXACT = frozenset({"const", "state", "derived", *LOOPS})
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from textwrap import wrap
 
-from ...compiler.ir.graph import Axis, DType, Node, Origin
+from ...compiler.ir.graph import Axis, Node, Origin
+from ...compiler.passes.properties import ELEMENT_BYTES
 from ...dsl.dims import Dim, product
 from .regions import FREE, Region, value_name
 from .steps import Scan
 
 LONGEST_LINE, MOST_LINES = 92, 4
 CUTS = ("slice", "pick", "rename", "split", "merge", "transpose")  # views that repeat no entry
-# Bytes of an element where floats of the model's type have two.
-BYTES: dict[DType, int] = {"float": 2, "f32": 4, "f64": 8, "int": 8, "i8": 1, "bool": 1}
 
 
 def header(region: Region, what: str = "") -> tuple[str, ...]:
@@ -41,7 +40,9 @@ def bound(region: Region) -> str:
             users.setdefault(operand, []).append(node)
     read = ((region.nodes[i], _entries(region, region.nodes[i], users)) for i in region.leaves)
     written = ((region.nodes[i], _size(region, region.nodes[i])) for i in region.outputs)
-    total = sum((count * BYTES[node.type.dtype] for node, count in (*read, *written)), Dim())
+    total = sum(
+        (count * ELEMENT_BYTES[node.type.dtype] for node, count in (*read, *written)), Dim()
+    )
     return f"bytes in bf16, at least: {total}"
 
 

@@ -2,7 +2,7 @@
 
 from . import convolve, elementwise, program, quantise, reduce, structure
 from .numeric import Array
-from .program import FUSED, SCANS
+from .program import FUSED, LOOPS, SCANS
 from .registry import (
     DTYPES,
     FORMATS,
@@ -24,6 +24,7 @@ __all__ = [
     "DTYPES",
     "FORMATS",
     "FUSED",
+    "LOOPS",
     "OPS",
     "SCANS",
     "Array",

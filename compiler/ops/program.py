@@ -38,6 +38,7 @@ op(
 )
 # What runs `body` again and again along `axis`, with states passed on.
 SCANS = frozenset({"scan", "chunked_scan"})
+LOOPS = SCANS | {"repeat"}
 
 RESULT = op(
     "result",

@@ -16,11 +16,10 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ..ir.graph import Attrs, AttrValue, Function, Node, Program, callees
-from ..ops import SCANS
+from ..ops import LOOPS, SCANS
 from ..rewrite import Moved, Moves, Pass, Session, Site, code
 
 RULE = "drop-unread"
-LOOPS = SCANS | {"repeat"}
 T = TypeVar("T")
 
 
