@@ -27,6 +27,7 @@ from ...compiler.ir.graph import (
 )
 from ...compiler.ir.walk import calls, join
 from ...dsl.diagnostics import InternalError
+from ..numpy.prepared import symbols
 from . import contraction, layers, lowering, quantised, scans
 from .layout import Group, Layout, Value, flat, single
 from .module import ChunkMethod, Module
@@ -339,6 +340,10 @@ The model is given the first rows of a sequence. Beside its outputs it returns w
 the chunk, goes on from: a dictionary in which a module's `prefix` leads to the list of its states.
 The states of each class, in their order:
 """
+STATELESS = """
+The model goes on from the first `past` rows of a sequence and is given the rows that follow, then
+`past`. It keeps nothing of earlier rows.
+"""
 CHUNK = """
 The model goes on from the first `past` rows of a sequence and is given the rows that follow. It takes
 its own states and, as `layer_states`, those of each layer: a dictionary in which a module's `prefix`
@@ -450,8 +455,8 @@ class File:
 
     @property
     def continues(self) -> bool:
-        """Whether the program goes on from states."""
-        return any(function.states for function in self.program.functions)
+        """Whether the program is given `past`."""
+        return continues(self.program)
 
     # ---- what modules ask for
 
@@ -585,6 +590,8 @@ class File:
             return ["", *PREFILL.strip().split("\n"), *left_by] if left_by else []
         given = self._listed(lambda f: [(n.attrs.string("path"), n.axes) for n in f.states])
         past = self.program.past
+        if not given:
+            return ["", *STATELESS.strip().split("\n")]
         lines = ["", *CHUNK.format(past=past).strip().split("\n"), *given]
         return [*lines, "Those returned, in their order:", *left_by] if left_by else lines
 
@@ -607,6 +614,13 @@ class File:
         main = self.program.main
         origins = [o for i in main.output_ids for o in main[i].origins if o.spans]
         return PurePath(origins[0].spans[-1].source.name).name if origins else ""
+
+
+def continues(program: Program) -> bool:
+    """Whether a program goes on from states, or counts its slots from where another stopped."""
+    if any(function.states for function in program.functions):
+        return True
+    return any(program.past in symbols(program, node) for node in program.main.nodes)
 
 
 def left(function: Function) -> list[tuple[str, int]]:
