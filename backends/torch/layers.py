@@ -94,6 +94,7 @@ class _Loop:
         found: list[ast.expr] = []
         if file.continues:
             found.append(self.scope.dim(Dim.symbol(file.program.past)))
+        if file.continues and self.leaves:
             found.append(expression("*layer_states[{0}.prefix]", self.layer))
         return found
 
