@@ -6,17 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import inputs as given
-from small_models import model as small
 from splits import Example
 
 import archc
-from archc.api import Model
 from archc.backends.torch import pages
-from archc.compiler.elaborate import module_of, the_model
 from archc.compiler.incremental import derive
 from archc.compiler.passes import optimise
-from archc.dsl import Source, parse
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "llama.arch"
 
@@ -93,28 +88,3 @@ def test_programs_do_not_grow_with_layers_or_lengths(
     outputs, _ = found.go_on(again, case, [12, *[1] * 7])
     assert found.error(outputs, found.whole(case)) <= 1e-5
     assert [kind.compilations for kind in kinds(again)] == [0, 0]  # read from the folder
-
-
-STATELESS = {
-    "nothing": "output y[b, s, d] = 2 * x",
-    "several outputs": "output y[b, s, d] = 2 * x; output z[b, s, d] = x * x",
-    "slots": "weight w[rows: 9, d] = normal; output y[b, s, d] = x + w[rows: slot(s)]",
-    "slots in a layer": (
-        "y = x; repeat layers[i: 2] { y += float(slot(s)) * y }; output z[b, s, d] = y"
-    ),
-}
-
-
-@pytest.mark.parametrize("level", [0, 1])
-@pytest.mark.parametrize("name", STATELESS)
-def test_what_keeps_nothing_of_earlier_rows(name: str, level: int) -> None:
-    source = Source("model.arch", small(f"decode s; {STATELESS[name]}"))
-    module = module_of(parse(source))
-    model = Model(module, the_model(module), {}).with_random_weights(0)
-    decoder, x = model.decoder("torch", level=level), given()["x"].astype(np.float32)
-    first, state = decoder(None, x=x[:, :3])
-    second, _ = decoder(state, x=x[:, 3:])
-    whole = model.compile("numpy", dtype="f64", level=0)(x=x)
-    for output, wanted in whole.items():
-        joined = np.concatenate([first[output], second[output]], 1)
-        np.testing.assert_allclose(joined, wanted, rtol=1e-6, atol=1e-6)

@@ -18,7 +18,9 @@ COUNT = 100  # programs where neither a number nor a time is given
 
 
 @click.command("fuzz")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first program.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="The first program."
+)
 @click.option("--count", type=click.IntRange(1), help=f"How many programs (default: {COUNT}).")
 @click.option("--minutes", type=click.FloatRange(0), help="Stop after so long.")
 @click.option(
@@ -44,7 +46,9 @@ COUNT = 100  # programs where neither a number nor a time is given
     metavar="DIR",
     help="A folder for each find: the program made small, and how to see it fail.",
 )
-@click.option("--print", "printing", is_flag=True, help="Write the programs to stdout; run nothing.")
+@click.option(
+    "--print", "printing", is_flag=True, help="Write the programs to stdout; run nothing."
+)
 @click.option("--json", "as_json", is_flag=True, help="The finds as JSON.")
 @click.pass_context
 def command(
@@ -71,7 +75,9 @@ def command(
         count = COUNT
     if printing:
         samples = Plan((), candidate, seed, count, minutes).samples()
-        click.echo("\n".join(f"# seed {sample.seed}\n{sample.text}" for sample in samples), nl=False)
+        click.echo(
+            "\n".join(f"# seed {sample.seed}\n{sample.text}" for sample in samples), nl=False
+        )
         return
     names = installed()
     specs = backends.split(",") if backends else [s for name in names for s in LEVELLED[name]]

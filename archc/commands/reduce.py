@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "--backends",
     metavar="A,B,...",
-    help="What to run, as for diff (default: all that are installed). The first that fails is kept failing.",
+    help="What to run, as for diff (default: all that are installed). The first to fail is kept failing.",
 )
 @click.option(
     "--check",
@@ -35,10 +35,14 @@ if TYPE_CHECKING:
     help="A command to ask instead: run with the path of a smaller file behind it, it exits with 0 where"
     " that file still fails.",
 )
-@click.option("--random", "seed", type=int, default=0, metavar="SEED", help="Of weights and inputs.")
+@click.option(
+    "--random", "seed", type=int, default=0, metavar="SEED", help="Of weights and inputs."
+)
 @click.option("--size", "lengths", multiple=True, metavar="S=N", help="A size of random inputs.")
 @DTYPE
-@click.option("--limit", type=click.IntRange(1), default=2000, show_default=True, help="Smaller files to try.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=2000, show_default=True, help="Smaller files to try."
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),

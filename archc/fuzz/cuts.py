@@ -115,9 +115,7 @@ def _lists(node: syn.Node) -> Iterator[Cut]:
     members: tuple[Span, ...] = ()
     if isinstance(node, syn.Call):
         members = tuple(a.span for a in node.arguments)
-    elif isinstance(node, syn.ListExpr):
-        members = tuple(i.span for i in node.items)
-    elif isinstance(node, syn.Index):
+    elif isinstance(node, syn.ListExpr | syn.Index):
         members = tuple(i.span for i in node.items)
     elif isinstance(node, syn.ScanStmt):
         members = tuple(t.span.to(e.span) for t, e in node.states)

@@ -8,7 +8,7 @@ which reads earlier values, and gives what is left over as outputs. The same see
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -41,7 +41,7 @@ WEIGHTS = {
     "steps": 1.0,
     "rows": 1.5,
     "layers": 3.0,
-    "ahead": 1.5,
+    "ahead": 2.5,
     "shapes": 3.0,
     "instances": 1.5,
     "choices": 0.7,
@@ -91,7 +91,7 @@ class Draft:
     lines: list[str] = field(default_factory=list)
     blocks: dict[str, str] = field(default_factory=dict)
     used: list[str] = field(default_factory=list)
-    inside: bool = False
+    depth: int = 0
     names: int = 0
 
     # ---- lines
@@ -113,7 +113,7 @@ class Draft:
             (made.ahead and self.causal)
             or (made.jumps and self.smooth)
             or (made.untimed and self.timed)
-            or (made.top and self.inside)
+            or (made.top and self.depth > ("{body}" in made.text))
         )
 
     def add(self, made: Production) -> None:
@@ -129,12 +129,14 @@ class Draft:
 
     def body(self, carried: str) -> tuple[str, str]:
         """Lines of a body that carries a value, and the text of a value they end in."""
-        outside, lines, inside = list(self.values), self.lines, self.inside
+        outside, lines = list(self.values), self.lines
         self.values.append(Value(carried, STREAM))
-        self.lines, self.inside = [], True
+        self.lines = []
+        self.depth += 1
         self.write(self.random.randint(1, 2))
         text, value = "; ".join(self.lines), self.stream(recent=True)
-        self.values, self.lines, self.inside = outside, lines, inside
+        self.values, self.lines = outside, lines
+        self.depth -= 1
         return text, value
 
     # ---- values
@@ -196,7 +198,7 @@ class _Words:
     draft: Draft
     own: str
     drawn: dict[str, str] = field(default_factory=dict)
-    _inner: str = ""
+    last: str = ""  # the value that the body before ends in
 
     def filled(self, text: str) -> str:
         """A word may stand for text that has words itself."""
@@ -231,11 +233,8 @@ class _Words:
         return self.drawn[wanted]
 
     def body(self) -> str:
-        text, self._inner = self.draft.body(f"{self.own}x")
+        text, self.last = self.draft.body(f"{self.own}x")
         return text
-
-    def inner(self) -> str:
-        return self._inner
 
     def score(self) -> str:
         return f"({self.one_of(SCORES)})".replace("{a}", f"{self.own}a")
@@ -269,7 +268,7 @@ _WORDS: dict[str, Callable[[_Words], str]] = {
     "route": lambda w: w.one_of(ROUTES),
     "block": lambda w: w.draft.block(),
     "body": lambda w: w.body(),
-    "inner": lambda w: w.inner(),
+    "inner": lambda w: w.last,
 }
 
 
@@ -326,13 +325,13 @@ def _last(draft: Draft) -> Sequence[Value]:
     text = "\n".join(draft.lines)
     made = [v for v in draft.values if v.name not in INPUTS]
     unread = [v for v in made if len(re.findall(rf"\b{v.name}\b", text)) == 1]
-    return (*unread[-3:], *([] if unread else made[-1:]))
+    return unread[-3:] or made[-1:]
 
 
-def _lines(statements: object) -> list[str]:
+def _lines(statements: Iterable[str]) -> list[str]:
     """Statements on lines of their own, those in braces with them."""
     found, depth, line = [], 0, ""
-    for character in "\n".join(statements):  # type: ignore[arg-type]
+    for character in "\n".join(statements):
         depth += (character == "{") - (character == "}")
         if character in ";\n" and depth == 0:
             found.append(line.strip())

@@ -37,7 +37,9 @@ class Find:
     def commands(self) -> list[str]:
         """What shows it: the program again from its seed, and the small one."""
         sizes = " ".join(f"--size {name}={size}" for name, size in self.smallest.sizes.items())
-        candidate = self.failure.candidate if self.failure.candidate[:1] not in ("", "-") else "numpy"
+        candidate = (
+            self.failure.candidate if self.failure.candidate[:1] not in ("", "-") else "numpy"
+        )
         seed = self.smallest.seed
         return [
             f"archc fuzz --seed {self.sample.seed} --count 1",
@@ -95,9 +97,7 @@ class Plan:
         """Those that run a sample: triton has no float64, and its interpreter is slow."""
         found = [self.read(spec, sample.dtype) for spec in self.specs]
         slow = max(sample.sizes.values()) > TINY
-        return tuple(
-            c for c in found if c.backend != "triton" or not (slow or c.dtype == "f64")
-        )
+        return tuple(c for c in found if c.backend != "triton" or not (slow or c.dtype == "f64"))
 
 
 def hunt(plan: Plan) -> Iterator[tuple[Sample, Find | None]]:

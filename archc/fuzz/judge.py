@@ -126,7 +126,9 @@ def _difference(kind: str, report: Report) -> Failure | None:
     first = report.divergences[0]
     mismatch = first.comparison.mismatch
     if mismatch:
-        kind = f"fails: {mismatch.partition(':')[0]}" if "Error: " in mismatch else f"{kind} exactly"
+        kind = (
+            f"fails: {mismatch.partition(':')[0]}" if "Error: " in mismatch else f"{kind} exactly"
+        )
     elif first.candidate.startswith("-O"):
         kind = "passes differ"
     return Failure(kind, first.candidate, " ".join((*first.lines()[0].split(), mismatch)).strip())

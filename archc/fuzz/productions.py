@@ -1,8 +1,8 @@
 """What the generator can write: a table of productions, each a few statements of `.arch` text.
 
 In a text `@` begins a fresh name, and the value that the production gives is the last `@..[axes] =`.
-Words in braces are filled in by `draft.py`: `{x}` `{y}` `{z}` are values `[b, s, d]`, `{a}` and `{e}` values
-of any axes (`{axes}` and `{both}` say which), `{raw}` an input, `{k}` a small number, `{c}` a fraction.
+Words in braces are filled in by `draft.py`: `{x}` `{y}` `{z}` are values `[b, s, d]`, `{a}` and `{e}`
+values of any axes (`{axes}` and `{both}` say which), `{raw}` an input, `{k}` `{c}` numbers.
 
 What looks `ahead` is left out where a model decodes. What `jumps` has a step in it, a choice or an exit,
 so that a rounding before it can change all behind it: half formats, which round by much, leave it out.
@@ -280,7 +280,8 @@ GROUPS: dict[str, list[Production]] = {
     "steps": _giving("b, s, d", STEPS),
     "rows": _giving("b, s, d", ROWS),
     "layers": _giving("b, s, d", LAYERS),
-    "ahead": _giving("b, s, d", AHEAD, ahead=True) + _named(SHAPES_AHEAD, ahead=True)
+    "ahead": _giving("b, s, d", AHEAD, ahead=True)
+    + _named(SHAPES_AHEAD, ahead=True)
     + _named(LONGER, ahead=True, untimed=True),
     "shapes": _named(SHAPES),
     "instances": _named(INSTANCES, top=True),

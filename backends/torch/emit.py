@@ -450,8 +450,16 @@ class File:
     def keeps(self, name: str) -> bool:
         """Whether a function leaves states, or one that it calls."""
         function = self.program.function(name)
-        called = (kind for n in function.nodes if n.op == "repeat" for kind in callees(n))
-        return bool(function.left) or any(self.keeps(kind) for kind in called)
+        return bool(function.left) or any(map(self.keeps, inside(function)))
+
+    def returns_states(self, name: str) -> bool:
+        """Whether a layer's results end in its states: also where only others of its loop have some."""
+        return any(map(self.keeps, beside(self.program, name)))
+
+    def passes_on(self, name: str) -> bool:
+        """Whether a layer is given all states, for layers inside it or inside others of its loop."""
+        functions = map(self.program.function, beside(self.program, name))
+        return any(map(self.keeps, (kind for f in functions for kind in inside(f))))
 
     @property
     def continues(self) -> bool:
@@ -551,7 +559,7 @@ class File:
             module.finish(results)
             return module.render(f"The model. Returns {names}.")
         values += states
-        alone = len(values) == 1 and not self.keeps(function.name)
+        alone = len(values) == 1 and not self.returns_states(function.name)
         module.finish(values[0] if alone else ast.Tuple(values))
         return module.render(f"Layers `{plain(re.sub(r'[0-9]+]$', 'i]', path))}`.")
 
@@ -614,6 +622,18 @@ class File:
         main = self.program.main
         origins = [o for i in main.output_ids for o in main[i].origins if o.spans]
         return PurePath(origins[0].spans[-1].source.name).name if origins else ""
+
+
+def inside(function: Function) -> list[str]:
+    """The kinds of the layers that a function calls."""
+    return [kind for node in function.nodes if node.op == "repeat" for kind in callees(node)]
+
+
+def beside(program: Program, name: str) -> set[str]:
+    """The kinds that share a loop with a layer, its own among them."""
+    nodes = (node for function in program.functions for node in function.nodes)
+    loops = (set(callees(node)) for node in nodes if node.op == "repeat")
+    return set().union(*(kinds for kinds in loops if name in kinds))
 
 
 def continues(program: Program) -> bool:

@@ -32,7 +32,7 @@ from ..base import (
     span_of,
 )
 from . import few_rows
-from .emit import Emitted, continues, emit_model, left
+from .emit import Emitted, beside, continues, emit_model, inside, left
 from .module import ChunkMethod
 from .weights import Moved, assign, share, taken_over, to_torch
 
@@ -302,8 +302,9 @@ def _compile_kinds(file: ModuleType, emitted: Emitted, program: Program) -> dict
     kinds = {}
     text = Path(str(file.__file__)).read_text(encoding="utf-8")
     for function in map(program.function, emitted.classes):
-        ops = {node.op for node in function.nodes}
-        if function is program.main or ops & {"repeat", *SCANS}:
+        kinds_beside = map(program.function, beside(program, function.name))
+        layered = any(inside(f) for f in kinds_beside)
+        if function is program.main or layered or any(n.op in SCANS for n in function.nodes):
             continue
         cls = getattr(file, emitted.classes[function.name])
         dims = _run_time_dims(program, function.name)

@@ -35,7 +35,9 @@ class NothingFails(ArchError, id="nothing-fails"):
     path: str
     asked: str
     title = "{path} does not fail: there is nothing to keep while it is made smaller"
-    help = "asked was {asked}; `archc reduce` takes --backends, --check, --random, --size and --dtype"
+    help = (
+        "asked was {asked}; `archc reduce` takes --backends, --check, --random, --size and --dtype"
+    )
 
 
 class NoWeights(ArchError, id="no-weights"):
