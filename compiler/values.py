@@ -255,8 +255,7 @@ class Values:
             users = [self.function[i] for i in self.users[node.id]]
             if any(self.meets(node, user) for user in users):
                 key = self.key(node)
-                alone = key is None or key not in self.reaches
-                want(found, node.id, self.window(node) if alone else self.reaches[key])
+                want(found, node.id, None if key is None else self.reaches.get(key))
         return found
 
     @cached_property
