@@ -85,9 +85,16 @@ def together(construct: Construct, backend: str) -> tuple[Construct, ...]:
 
 
 @cache
+def model_of(group: tuple[Construct, ...]) -> archc.api.Model:
+    """The model of a group, whose graph is made once for every backend."""
+    made = support.alone(*group) if len(group) == 1 else support.model_of(group)
+    return made.with_random_weights(1)
+
+
+@cache
 def results(group: tuple[Construct, ...], backend: str, dtype: str) -> Arrays:
     """Outputs on a backend; by the reference where none is named."""
-    model = support.model_of(group).with_random_weights(1)
+    model = model_of(group)
     level = 1 if backend else 0
     compiled = model.compile(backend or "numpy", dtype=dtype, level=level, quant=group[0].quant)
     example = any(construct.example for construct in group)
