@@ -18,6 +18,7 @@ ROOT_PAGES = {  # page of the site: file at the root
     "contributing.md": "CONTRIBUTING.md",
     "security.md": "SECURITY.md",
     "changelog.md": "CHANGELOG.md",
+    "editors.md": "editors/README.md",
 }
 SECTION = re.compile(r"^-- (.+)\n", re.MULTILINE)
 FENCE = re.compile(r"^(`{3,}\w+) ([^\n]+)$", re.MULTILINE)

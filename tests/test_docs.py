@@ -31,7 +31,7 @@ from archc.compiler.ops import FUSED, OPS
 from archc.compiler.ops.registry import Op
 from archc.compiler.rewrite import Rule
 from archc.compiler.weights import random_weights
-from archc.dsl.syntax import CallableDef
+from archc.dsl.describe import signature, summary
 
 ROOT = Path(__file__).parent.parent
 LANGUAGE = ROOT / "docs" / "language.md"
@@ -108,28 +108,11 @@ def between(page: str, name: str) -> str:
     return page.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- end of {name} -->")[0]
 
 
-def signature(definition: CallableDef) -> str:
-    """The text up to the body, on one line."""
-    text, depth = definition.span.text, 0
-    for at, character in enumerate(text):
-        depth += (character in "([") - (character in ")]")
-        if depth == 0 and (character == "{" or text[at : at + 3] == " = "):
-            return re.sub(r"\s+", " ", text[:at]).strip()
-    raise AssertionError(text)
-
-
-def meaning(definition: CallableDef) -> str:
-    """The first sentence of the docstring, else the expression of a one-line `fn`."""
-    if definition.doc:
-        return definition.doc.split("\n")[0]
-    return f"`{definition.span.text.rpartition(' = ')[2].strip()}`"
-
-
 def std_table() -> str:
     rows = ["| definition | meaning |", "|---|---|"]
     for definition in standard_library().values():
         cell = signature(definition).replace("|", "\\|")
-        rows.append(f"| `{cell}` | {meaning(definition).replace('|', chr(92) + '|')} |")
+        rows.append(f"| `{cell}` | {summary(definition).replace('|', chr(92) + '|')} |")
     return "\n".join(rows) + "\n"
 
 
