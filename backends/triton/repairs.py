@@ -53,6 +53,7 @@ def apply() -> None:
     shared = interpreter.interpreter_builder
     shared.options = replace(shared.options, sanitize_overflow=False)
     interpreter._patch_lang = _patched_once(interpreter._patch_lang)
+    interpreter._get_np_dtype = _remembered(interpreter._get_np_dtype)
 
 
 class _Lasting:
@@ -78,6 +79,20 @@ def _patched_once(original: Callable[..., Any]) -> Callable[..., _Lasting]:
         return _Lasting()
 
     return patch
+
+
+def _remembered(original: Callable[[Any], np.dtype[Any]]) -> Callable[[Any], np.dtype[Any]]:
+    """NumPy's name for a Triton type: a table of all types is made to look up each."""
+    known: dict[str, np.dtype[Any]] = {}
+
+    @wraps(original)
+    def look_up(kind: Any) -> np.dtype[Any]:
+        name = str(kind)
+        if name not in known:
+            known[name] = original(kind)
+        return known[name]
+
+    return look_up
 
 
 def _format(kind: Any) -> str:
