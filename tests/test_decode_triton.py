@@ -56,8 +56,8 @@ def ops(found: Example) -> set[str]:
 
 def test_chunks_in_parts_give_what_the_sequence_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reductions so short are cut only here: some parts have entries, some none."""
-    monkeypatch.setattr(split, "LEAST", {True: 2, False: 16})
-    found = Example("mistral", layers=1, window=3)
+    monkeypatch.setattr(split, "LEAST", {True: 2, False: 8})
+    found = smallest("mistral")
     source = TritonBackend().emit(optimise(derive(found.program).chunk).program)["model.py"]
     assert {"attend", "linear"} <= set(re.findall(r"kernels\.\w+_(attend|linear)_\w+_part", source))
     case = found.case("prompt", 2, 7, seed=0)
@@ -76,7 +76,8 @@ def test_a_cache_is_stored_in_the_dtype_asked_for() -> None:
 
 
 def test_only_programs_with_states_speak_of_them() -> None:
-    program, runner = smallest("llama").program, TritonBackend()
+    program = smallest("llama").model.program_for(["input_ids", "attention_mask"])
+    runner = TritonBackend()
     texts = [runner.emit(p)["model.py"] for p in (program, derive(program).chunk)]
     assert ["def append" in text for text in texts] == [False, True]
     assert "outputs = model.forward(input_ids, attention_mask)" in texts[0]
