@@ -32,6 +32,7 @@ COMMANDS = {
     "bench": "bench",
     "import": "import_",
     "export": "export",
+    "lsp": "lsp",
 }
 MISTAKE, BUG, INTERRUPTED = 1, 70, 130
 

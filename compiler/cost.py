@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..dsl.dims import Dim, minimum, product
 from .buffers import AT_LOAD, VIEWS, Memory
@@ -226,6 +226,29 @@ def _work(program: Program, function: Function, node: Node) -> Work:
     op = OPS[node.op]
     counts = (count(node.attrs, types, node.types) for count in (op.flops, op.elementwise))
     return Work(*(c.substitute(program.sizes) for c in counts))
+
+
+def work_of(program: Program, wanted: Callable[[Node], bool]) -> Work:
+    """The operations of some nodes in one forward pass, as often as they run."""
+    parts = (
+        _work(program, function, node).times(count)
+        for _, function, count in kinds(program)
+        for node in function.nodes
+        if wanted(node)
+    )
+    return sum(parts, Work())
+
+
+def weights_of(program: Program, wanted: Callable[[Node], bool]) -> int:
+    """The elements of the weights that some nodes are."""
+    read = {
+        join(path, node.attrs.string("path"))
+        for path, function, _ in kinds(program)
+        for node in function.nodes
+        if node.op == "weight" and wanted(node)
+    }
+    sizes = program.sizes
+    return sum(p.size(sizes) for p in program.parameters if pattern(p.path) in read)
 
 
 # --------------------------------------------------------------------------- parameters
