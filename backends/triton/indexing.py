@@ -28,8 +28,8 @@ class Var:
     """An integer with 0 <= value < extent wherever its masks hold.
 
     `tiles` are the tile dimensions along which it varies, each with its length as text; `scope` is
-    where its text is valid. A var with a `definition` is never printed: it stands for that
-    polynomial of other vars.
+    where its text is valid. One that counts up by ones has the text of its `first` value. A var with
+    a `definition` is never printed: it stands for that polynomial of other vars.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Var:
     masks: frozenset[str] = frozenset()
     scope: Scope = ROOT
     definition: Dim | None = None
+    first: str = ""
 
     @property
     def symbol(self) -> str:

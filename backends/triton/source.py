@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ...compiler.ir.graph import STATE, Program
@@ -35,6 +35,11 @@ PARTS = '''    def parts(self, kernel, extents, length, least):
         """How many programs share a reduction, each `least` or more, so that no processor idles."""
         _, grid = self.grid(kernel, extents)
         return max(1, min(length // least, self.processors() // max(1, math.prod(grid))))
+
+    def column_blocks(self, kernel, extents):
+        """How many programs share a row of a product's result."""
+        _, (_, columns, _) = self.grid(kernel, extents)
+        return columns
 
     def processors(self):
         """Of the device; the interpreter has one, and stands for a device with some."""
@@ -151,8 +156,15 @@ class Run:
 {kept}    def launch(self, kernel, extents, *arguments):
         """One program for each tile of rows and columns, and batch index."""
         tile, grid = self.grid(kernel.__name__, extents)
+        if tile.get("DESCRIPTORS"):
+            tile["DESCRIPTORS"] = all(map(aligned, arguments))
+            triton.set_allocator(self.scratch)
         if all(grid):
             kernel[grid](*map(addressable, arguments), **tile, **OPTIONS)
+
+    def scratch(self, size, alignment, stream):
+        """Where a launch's programs put their descriptors."""
+        return torch.empty(size, dtype=torch.int8, device=self.device)
 
     def grid(self, kernel, extents):
         """The tile of a launch, and how many there are of rows, of columns, in the batch."""
@@ -163,6 +175,11 @@ class Run:
         tiles = (triton.cdiv(n, tile.get(b, 1)) for n, b in ((rows, "BLOCK_M"), (columns, "BLOCK_N")))
         return tile, (*tiles, batch)
 
+
+
+def aligned(argument):
+    """Whether a tensor begins where descriptors may begin."""
+    return not isinstance(argument, torch.Tensor) or argument.data_ptr() % 16 == 0
 
 
 def addressable(argument):
@@ -272,7 +289,15 @@ def _described(kernel: Kernel) -> Kernel:
         f"{block[-1]} = {options[block]}" for block in kernel.blocks if block in LETTERS
     )
     line = f"{SHOWN} bf16 tile: {blocks}; {options['num_warps']} warps"
-    return replace(kernel, header=(*kernel.header, line))
+    return replace(kernel, header=(*kernel.header, line, *_access(kernel)))
+
+
+def _access(kernel: Kernel) -> Iterator[str]:
+    """How tiles of a product's operands are read from sm_90, and why not through descriptors."""
+    found = [name for name, reason in kernel.described if not reason]
+    if found:
+        yield f"through descriptors from {SHOWN}: {', '.join(found)}"
+    yield from (f"through pointers: {name}, {why}" for name, why in kernel.described if why)
 
 
 def tile_of(kernel: Kernel, target: str, element_bytes: int, *, few: bool = False) -> Tile:

@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from .descriptors import DESCRIPTORS
+
 Kind = Literal["flat", "row", "product", "attend", "steps", "chunks"]
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 INTERPRETER = "interpreter"
@@ -43,11 +45,15 @@ PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
 # (queries, keys), warps, stages; by head size: up to 64, 128, 256
 ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
     "sm_80": {64: (64, 64, 4, 3), 128: (64, 64, 4, 3), 256: (64, 32, 8, 2)},
-    "sm_90": {64: (128, 64, 8, 3), 128: (128, 64, 8, 3), 256: (64, 32, 8, 2)},
+    "sm_90": {64: (128, 64, 8, 3), 128: (256, 32, 16, 3), 256: (64, 32, 8, 2)},
     "sm_100": {64: (64, 64, 4, 3), 128: (128, 64, 8, 3), 256: (64, 32, 8, 2)},
     "gfx942": {64: (128, 64, 4, 2), 128: (128, 64, 4, 2), 256: (64, 32, 4, 1)},
     INTERPRETER: {64: (64, 64, 4, 1), 128: (64, 64, 4, 1), 256: (64, 64, 4, 1)},
 }
+
+# Where tiles are read through tensor descriptors. Older devices and AMD have no such instruction;
+# float32 is for no tensor core. The interpreter so runs both ways.
+DESCRIBED = ("sm_90", "sm_100", INTERPRETER)
 
 # The same for 16 rows and fewer: a product waits for its weights, so many small tiles are on the way.
 FEW_PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
@@ -72,10 +78,12 @@ def tile(facts: Facts, target: str, element_bytes: int, *, few: bool = False) ->
     """Block lengths and launch options of a kernel, or those for `few` rows."""
     if facts.exact:
         element_bytes = 4
+    described: Tile = {DESCRIPTORS: element_bytes == 2 and target in DESCRIBED}
     if facts.kind == "product":
-        return _product(facts, (FEW_PRODUCTS if few else PRODUCTS)[target], element_bytes)
+        table = (FEW_PRODUCTS if few else PRODUCTS)[target]
+        return _product(facts, table, element_bytes) | described
     if facts.kind == "attend":
-        whole = _attend(facts, target, element_bytes)
+        whole = _attend(facts, target, element_bytes) | described
         return whole | {"BLOCK_M": 16, "num_warps": 4} if few else whole
     if facts.kind == "chunks":
         return _chunks(target)
