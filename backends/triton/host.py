@@ -37,7 +37,8 @@ ALIASES = frozenset({"rename", "stop_gradient"})  # the same array under other a
 
 @dataclass(slots=True)
 class Plan:
-    """Kernels by name and class sources, in order of definition; whether reductions are cut."""
+    """Kernels by name and class sources, in order of definition; whether reductions are cut, and
+    whether products begin them."""
 
     program: Program
     traced: bool = False
@@ -45,6 +46,7 @@ class Plan:
     classes: dict[str, list[str]] = field(default_factory=dict)
     _scans: dict[tuple[str, int], tuple[Region, Kernel] | str] = field(default_factory=dict)
     cuts: bool = False
+    begins: bool = False
     _known: dict[tuple[object, ...], str] = field(default_factory=dict)
     _names: Counter[str] = field(default_factory=Counter)
 
@@ -279,7 +281,7 @@ class _Class:
 
     def _launch_begun(self, node: Node, made: Begun) -> None:
         """A product that leaves a reduction of each block of columns."""
-        self.plan.cuts = True
+        self.plan.begins = True
         kernel = build_begun(made, kernel_name(self.function, node))
         whole = self.plan.kernel(made.region, kernel)
         extents = ", ".join(self.plan.size(e) for e in whole.extents)

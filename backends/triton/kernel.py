@@ -29,7 +29,8 @@ from .tiles import Facts, Kind
 LONGEST_ROW = 16384  # elements that a program holds at once
 BLOCKS = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "PRECISION", DESCRIPTORS)
 WORDS = (
-    "tl|for|in|range|float|True|False|mask|other|axis|keep_dims|input_precision|PRECISION|DESCRIPTORS|BLOCK_."
+    "tl|for|in|range|float|True|False|mask|other|axis|keep_dims|input_precision|BLOCK_."
+    "|PRECISION|DESCRIPTORS"
 )
 LOCAL_NAME = re.compile(rf"(?<![.\w\"])(?!(?:{WORDS}|n_\w+)\b)[A-Za-z_]\w*")
 LETTERS = {block: block[-1] for block in BLOCKS[:3]}

@@ -36,16 +36,18 @@ PARTS = '''    def parts(self, kernel, extents, length, least):
         _, grid = self.grid(kernel, extents)
         return max(1, min(length // least, self.processors() // max(1, math.prod(grid))))
 
-    def column_blocks(self, kernel, extents):
-        """How many programs share a row of a product's result."""
-        _, (_, columns, _) = self.grid(kernel, extents)
-        return columns
-
     def processors(self):
         """Of the device; the interpreter has one, and stands for a device with some."""
         if self.device == "cpu":
             return 16
         return torch.cuda.get_device_properties(self.device).multi_processor_count
+
+'''
+
+BEGUN = '''    def column_blocks(self, kernel, extents):
+        """How many programs share a row of a product's result."""
+        _, (_, columns, _) = self.grid(kernel, extents)
+        return columns
 
 '''
 
@@ -363,7 +365,8 @@ def _kept(made: Plan) -> str:
     program = made.program
     nodes = (node for function in program.functions for node in function.nodes)
     appends = any(node.op == "append" for node in nodes)
-    return (KEPT if appends or keeps(program) else "") + (PARTS if made.cuts else "")
+    kept = KEPT if appends or keeps(program) else ""
+    return kept + (PARTS if made.cuts else "") + (BEGUN if made.begins else "")
 
 
 def unshown(made: Plan) -> list[str]:

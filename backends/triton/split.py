@@ -97,9 +97,7 @@ def reduced_length(region: Region, node: Node) -> Dim:
     return product([region.size(axis) for axis in node.attrs.axes("axes")])
 
 
-def above(
-    region: Region, start: tuple[int, ...], stop: list[Node] | None = None
-) -> Iterator[Node]:
+def above(region: Region, start: tuple[int, ...], stop: list[Node] | None = None) -> Iterator[Node]:
     """Everything that the nodes are computed from, through `stop` no further."""
     ends = {n.id for n in stop or ()}
     todo, seen = [*start], set()

@@ -42,7 +42,8 @@ PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
     INTERPRETER: {2: (64, 64, 64, 4, 1), 4: (64, 64, 64, 4, 1)},
 }
 
-# (queries, keys), warps, stages; by head size: up to 64, 128, 256
+# (queries, keys), warps, stages; by head size: up to 64, 128, 256. A program's queries share the
+# keys and values that it reads: all heads of a group, and as many places as registers hold.
 ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
     "sm_80": {64: (64, 64, 4, 3), 128: (64, 64, 4, 3), 256: (64, 32, 8, 2)},
     "sm_90": {64: (128, 64, 8, 3), 128: (256, 32, 16, 3), 256: (64, 32, 8, 2)},
@@ -51,8 +52,9 @@ ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
     INTERPRETER: {64: (64, 64, 4, 1), 128: (64, 64, 4, 1), 256: (64, 64, 4, 1)},
 }
 
-# Where tiles are read through tensor descriptors. Older devices and AMD have no such instruction;
-# float32 is for no tensor core. The interpreter so runs both ways.
+# Where tiles are read through tensor descriptors. Older devices and AMD have no such instruction,
+# float32 is for no tensor core, and with few rows a program ends before making one has paid. The
+# interpreter so runs both ways.
 DESCRIBED = ("sm_90", "sm_100", INTERPRETER)
 
 # The same for 16 rows and fewer: a product waits for its weights, so many small tiles are on the way.
@@ -78,7 +80,7 @@ def tile(facts: Facts, target: str, element_bytes: int, *, few: bool = False) ->
     """Block lengths and launch options of a kernel, or those for `few` rows."""
     if facts.exact:
         element_bytes = 4
-    described: Tile = {DESCRIPTORS: element_bytes == 2 and target in DESCRIBED}
+    described: Tile = {DESCRIPTORS: element_bytes == 2 and target in DESCRIBED and not few}
     if facts.kind == "product":
         table = (FEW_PRODUCTS if few else PRODUCTS)[target]
         return _product(facts, table, element_bytes) | described
