@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...dsl.dims import Atom, Dim, Monomial
-from .indexing import COLS, Indices, Var
+from .indexing import COLS, Indices, Var, never_negative
 
 ENTRIES = 8  # of two bytes each are 16 bytes
 DESCRIPTORS = "DESCRIPTORS"  # the kernel's argument: whether this device reads through descriptors
@@ -62,14 +62,21 @@ def matrix(indices: Indices, address: Dim) -> Matrix:
             within.setdefault(name, []).append(divisor)
             base = base + rest * (Dim.symbol(_first(indices, name)) // divisor)
     row, entry = _sides(indices, coefficients)
-    if entry.symbol in within:
+    found = Matrix(base, coefficients[row.symbol], row, entry, tuple(within.pop(row.symbol, ())))
+    if within:
         raise NoMatrix("entries are not side by side")
-    stride = coefficients[row.symbol]
-    if not all(c % ENTRIES == 0 for _, c in (*base.terms, *stride.terms)):
+    _check(found, indices.masks(address))
+    return found
+
+
+def _check(found: Matrix, masks: frozenset[str]) -> None:
+    """What the hardware asks for. Raises NoMatrix."""
+    if not all(c % ENTRIES == 0 for _, c in (*found.base.terms, *found.stride.terms)):
         raise NoMatrix("rows begin between multiples of 16 bytes")
-    if indices.masks(address) - row.masks - entry.masks:
+    if not never_negative(found.stride - (found.entry.extent or Dim.of(1))):
+        raise NoMatrix("rows overlap")
+    if masks - found.row.masks - found.entry.masks:
         raise NoMatrix("a condition hides entries")
-    return Matrix(base, stride, row, entry, tuple(within.get(row.symbol, ())))
 
 
 def _tiled(indices: Indices, atom: Atom) -> bool:

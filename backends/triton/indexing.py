@@ -117,7 +117,7 @@ class Indices:
     def within(self, a: Dim, n: Dim) -> bool:
         """Whether 0 <= a < n is certain."""
         high = self.highest(a)
-        return high is not None and _never_negative(n - 1 - high)
+        return high is not None and never_negative(n - 1 - high)
 
     def highest(self, a: Dim) -> Dim | None:
         """An upper bound of `a` where `a >= 0` is certain, else None."""
@@ -248,7 +248,7 @@ def _exact_quotient(term: Dim, n: Dim) -> Dim | None:
     return None if quotient == unevaluated or quotient * n != term else quotient
 
 
-def _never_negative(a: Dim) -> bool:
+def never_negative(a: Dim) -> bool:
     """Sizes are at least 1, so non-negative coefficients suffice."""
     return all(coefficient >= 0 for _, coefficient in a.terms)
 

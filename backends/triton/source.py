@@ -270,18 +270,19 @@ def _kernels(made: Plan) -> str:
     text = KERNELS.format(
         name=made.program.name, imports=IMPORTS, tiles=_table(table), few=_table(few)
     )
-    lines = [line for kernel in kernels for line in kernel.body]
-    text += "".join(
-        helper
-        for helper in dict.fromkeys(HELPERS.values())
-        if any(called in line for called, h in HELPERS.items() if h is helper for line in lines)
-    )
-    return text + "\n\n".join(_described(k).source() for k in made.kernels.values())
+    return text + _functions(_described(k) for k in kernels)
 
 
 def module(kernels: Iterable[Kernel]) -> str:
     """The kernels alone, as a module."""
-    return "\n\n".join([IMPORTS, *(k.source() for k in kernels)])
+    return f"{IMPORTS}\n\n{_functions(kernels)}"
+
+
+def _functions(kernels: Iterable[Kernel]) -> str:
+    """Kernels behind the functions of this file that they call."""
+    text = "\n\n".join(kernel.source() for kernel in kernels)
+    called = dict.fromkeys(helper for call, helper in HELPERS.items() if call in text)
+    return "".join(called) + text
 
 
 def _described(kernel: Kernel) -> Kernel:

@@ -88,7 +88,7 @@ def tile(facts: Facts, target: str, element_bytes: int, *, few: bool = False) ->
         whole = _attend(facts, target, element_bytes) | described
         return whole | {"BLOCK_M": 16, "num_warps": 4} if few else whole
     if facts.kind == "chunks":
-        return _chunks(target)
+        return _chunks(facts, target)
     if facts.kind == "steps":
         return _steps(facts, target)
     return _rows(facts, target)
@@ -157,11 +157,11 @@ def _steps(facts: Facts, target: str) -> Tile:
     }  # fmt: skip
 
 
-def _chunks(target: str) -> Tile:
+def _chunks(facts: Facts, target: str) -> Tile:
     """Few columns of the states, beside the rows of a chunk and all that its products sum over."""
     return {
         "BLOCK_N": 64 if target == INTERPRETER else 16, "PRECISION": _precision(target),
-        "num_warps": 4, "num_stages": 1,
+        "num_warps": 8 if facts.width > 128 else 4, "num_stages": 1,
     }  # fmt: skip
 
 
