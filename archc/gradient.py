@@ -51,7 +51,9 @@ class Gradient:
 
         program = model.program_for(inputs)
         self.wanted = _trained(program, weights)
-        self.derived = derive(returning(program, (loss, *outputs)), loss, self.wanted)
+        self.derived = derive(
+            returning(program, (loss, *outputs)), loss, self.wanted, tiled=level > 0
+        )
         runner, arrays = backend_called(backend), model.given_weights()
         unwanted = runner.unwanted_passes(dtype, **options)
 

@@ -217,9 +217,11 @@ class _Builder:
     # ----------------------------------------------------------------------------------- results
 
     def _stores(self, roots: list[tuple[int, Operand]]) -> list[Pointer]:
-        """Row results first: they stand before a loop over columns."""
+        """Row results first: they stand before a loop over columns. An attention's sums are known
+        when its product is."""
         results: dict[int, Pointer] = {}
-        for output, at in sorted(roots, key=lambda root: len(root[1])):
+        attends = self.region.attend is not None
+        for output, at in sorted(roots, key=lambda root: len(root[1]), reverse=attends):
             node = self.region.nodes[output]
             if output not in results:
                 position = self.region.outputs.index(output)

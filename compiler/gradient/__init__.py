@@ -12,15 +12,18 @@ becomes a scan from its end. Nothing here is about one model: what has no rule i
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from ...dsl.errors import LossShape
-from ..ir.graph import Program
+from ..ir.graph import Program, callees
 from ..ir.walk import calls, join
+from ..ops import SCANS
 from ..passes.canonicalize import CANONICALIZE
 from ..passes.drop_unread import DROP_UNREAD
-from ..rewrite import Session, run_pass
+from ..passes.sink_merges import SINK_MERGES
+from ..passes.tile_attention import TILE_ATTENTION
+from ..rewrite import Pass, Session, run_pass
 from .derivation import Derivation
 from .reverse import GRADIENT
 
@@ -39,18 +42,22 @@ class Differentiated:
     gradients: dict[str, str]
 
 
-def derive(program: Program, loss: str, weights: Collection[str]) -> Differentiated:
+def derive(
+    program: Program, loss: str, weights: Collection[str], *, tiled: bool = True
+) -> Differentiated:
     """The gradient of the output `loss`, one number, for each of `weights`.
 
-    Outputs other than the loss stay outputs of `backward`. Raises `LossShape` and `NoGradient`.
+    Attention is differentiated as tiles (`attention.py`), unless it is not `tiled`. Outputs other than
+    the loss stay outputs of `backward`. Raises `LossShape` and `NoGradient`.
     """
     value = program.main[dict(program.main.outputs)[loss]]
     if value.axes or value.type.dtype not in ("float", "f32", "f64"):
         spans = value.spans or (None,)
         raise LossShape(name=loss, got=str(value.type), span=spans[0], calls=spans[1:])
     session = Session()
-    canonical, _ = run_pass(CANONICALIZE, program, session)
-    canonical, _ = run_pass(DROP_UNREAD, canonical, session)
+    canonical = _after(program, (CANONICALIZE, DROP_UNREAD), session)
+    if tiled:
+        canonical = _tiled(canonical, session)
     session.learn(canonical)
     derivation = Derivation(canonical, session, frozenset(weights))
     backward = derivation.backward(loss)
@@ -62,3 +69,16 @@ def derive(program: Program, loss: str, weights: Collection[str]) -> Differentia
     return Differentiated(
         derivation.forward(), backward, {path: gradients[path] for path in weights}
     )
+
+
+def _after(program: Program, passes: Iterable[Pass], session: Session) -> Program:
+    for made in passes:
+        program, _ = run_pass(made, program, session)
+    return program
+
+
+def _tiled(program: Program, session: Session) -> Program:
+    """With attentions as tiles; not in the steps of scans, of which chunks are yet to be made."""
+    nodes = (n for function in program.functions for n in function.nodes if n.op in SCANS)
+    steps = {name: program.function(name) for node in nodes for name in callees(node)}
+    return _after(program, (SINK_MERGES, TILE_ATTENTION), session).with_functions(steps.values())

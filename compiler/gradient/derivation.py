@@ -8,7 +8,11 @@ from collections.abc import Collection, Iterator
 from ..ir.graph import STATE, Builder, Function, Node, Program
 from ..ir.walk import calls, iterations, join
 from ..rewrite import Session
-from .reverse import Layer, Reverse, State, refused, result
+from .attention import AttendReverse
+from .reverse import Layer, Reverse, Special, State, refused, result
+from .scans import ScanReverse
+
+SPECIAL: dict[str, type[Special]] = {"scan": ScanReverse, "attend": AttendReverse}
 
 
 class Derivation:
@@ -30,7 +34,7 @@ class Derivation:
         self.saved: dict[str, dict[str, State]] = {}
 
     def backward(self, loss: str) -> Program:
-        main = Reverse(self, self.program.main, self.program.main_name)
+        main = Reverse(self, self.program.main, self.program.main_name, SPECIAL)
         function = main.whole(loss)
         self._note(main)
         return self.program.with_functions([function, *self.made.values()])
@@ -57,7 +61,7 @@ class Derivation:
         """The backward function of a layer kind; `captured` are the operands that take gradients."""
         key = kind, captured
         if key not in self.layers:
-            reverse = Reverse(self, self.program.function(kind), self.session.name(kind))
+            reverse = Reverse(self, self.program.function(kind), self.session.name(kind), SPECIAL)
             self.layers[key] = reverse.layer(carried, captured, len(loop.inputs))
             self.made[self.layers[key].function.name] = self.layers[key].function
             self._note(reverse)

@@ -206,6 +206,29 @@ def _(at: Adjoint) -> tuple[int]:
     return (at.add("mul", at.node.id, at.add("sub", at.d, mean)),)
 
 
+LOGSUMEXP = op(
+    "logsumexp",
+    "log of the sum of exp(x) along `axis`; -inf for a row of -inf. A softmax is exp(x - it)",
+    time="M",
+    elementwise=_softmax_operations,
+    samples=tuple(Sample((tensor(d, A, N, B),), {"axis": N}) for d in ("float", "f32")),
+)
+
+
+@LOGSUMEXP.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    (x,) = inputs
+    return (TensorType(floating(x.dtype), without(x, (attrs.axis("axis"),))),)
+
+
+@LOGSUMEXP.meaning
+def _(call: Call, x: Array) -> Array:
+    (along,) = positions(call, [call.attrs.axis("axis")])
+    x = call.compute(x, call.outputs[0].dtype)
+    most = finite(np.max(x, axis=along, keepdims=True, initial=-np.inf))
+    return np.squeeze(most, along) + np.log(np.sum(np.exp(x - most), axis=along))
+
+
 def finite(maximum: Array) -> Array:
     """The maximum to subtract: a finite one for an empty row, whose exponentials then vanish."""
     return np.asarray(np.maximum(maximum, np.finfo(maximum.dtype).min))
