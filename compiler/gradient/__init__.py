@@ -65,6 +65,7 @@ def derive(
         join(path, name.removeprefix(GRADIENT)): join(path, name)
         for path, function in calls(backward)
         for name, _ in function.left
+        if name.startswith(GRADIENT)
     }
     return Differentiated(
         derivation.forward(), backward, {path: gradients[path] for path in weights}

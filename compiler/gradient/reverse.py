@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FLOATS = ("float", "f32", "f64")
 State = tuple[int, int]  # a node of the function, and which of its results
 SAVED = "saved"
+BEGINNING = "beginning."  # a state called so is the gradient of what enters a loop
 GRADIENT = "gradient."  # a state called so and by a weight's path is its gradient
 
 
@@ -69,6 +70,7 @@ class Reverse:
     active: set[int] = field(default_factory=set)
     states: dict[str, State] = field(default_factory=dict)
     read: dict[str, State] = field(default_factory=dict)
+    beginnings: list[tuple[str, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.builder = Builder(self.name)
@@ -85,7 +87,7 @@ class Reverse:
         self.give((value.id, 0), one)
         self.sweep()
         inputs = [self.here[i] for i in self.function.inputs]
-        return self.finished(inputs, [*outputs, *self._weights()])
+        return self.finished(inputs, [*outputs, *self._weights(), *self.beginnings])
 
     def layer(self, carried: int, captured: frozenset[int], operands: int) -> Layer:
         """The backward function of a layer."""
@@ -110,7 +112,7 @@ class Reverse:
         for k, i in enumerate(summed):
             total = self.builder.add("add", (before[i], self.gradient(i)))
             outputs.append((f"sum{k}", laid_out(self.builder, total, self.function[i].type)))
-        return Layer(self.finished(arguments, [*outputs, *self._weights()]))
+        return Layer(self.finished(arguments, [*outputs, *self._weights(), *self.beginnings]))
 
     def _carries(self, k: int) -> bool:
         return self.is_float(self.function.inputs[k])
@@ -319,8 +321,12 @@ class Reverse:
         }
         operands = (*gradients_of, *(self.here[i] for i in node.inputs[count:]))
         made = self.builder.add("repeat", operands, attrs, types, node.origins, "d")
-        for k, place in enumerate((*moving, *sorted(captured))):
+        places = (*moving, *sorted(captured))
+        for k, place in enumerate(places):
             self.give((node.inputs[place], 0), result(self.builder, made, k))
+        if not any(node.inputs[place] in self.active for place in places):
+            first = result(self.builder, made, 0)  # what is read keeps the loop, and its states
+            self.beginnings.append((f"{STATE}{BEGINNING}{node.id}", first))
 
 
 def refused(node: Node, what: str) -> NoGradient:
