@@ -281,7 +281,17 @@ class _Builder:
         angles = any("tl.sin(" in line or "tl.cos(" in line for line in self.body.lines)
         running = self.kind == "flat" and "BLOCK_K" in reducer.blocks
         pieces = max(Counter(output for output, _ in self.space.outputs).values())
-        return Facts(self.kind, width, products, cols, angles, reducer.exact, pieces, running)
+        return Facts(
+            self.kind, width, products, cols, angles, reducer.exact, pieces, self._scores(), running
+        )
+
+    def _scores(self) -> int:
+        """Products of each tile of an attention's gradient."""
+        region = self.region
+        if region.attend is None or not region.attend.sums:
+            return 1
+        dots = {n.id for n in region.nodes.values() if n.op == "dot"}
+        return len(dots - region.attend.sums)
 
 
 def _extent(steps: list[Step]) -> Dim:
