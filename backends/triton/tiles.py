@@ -30,6 +30,7 @@ class Facts:
     angles: bool = False  # sine or cosine: their range reduction takes many registers
     exact: bool = False  # a product of float32 values, whatever the model's type
     pieces: int = 1  # of the result that a program computes at once
+    scores: int = 1  # of an attention's gradient: products in a tile, of which the sum is made
     running: bool = False  # a loop in a pointwise kernel: its columns meet a tile of what is summed
 
 
@@ -56,6 +57,13 @@ ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
 # float32 is for no tensor core, and with few rows a program ends before making one has paid. The
 # interpreter so runs both ways.
 DESCRIBED = ("sm_90", "sm_100", INTERPRETER)
+
+# Those of a gradient, which has the scores and their derivative in a tile at once.
+ATTENTION_GRADIENT: dict[str, dict[int, tuple[int, int, int, int]]] = {
+    **ATTENTION,
+    "sm_80": {64: (64, 64, 4, 2), 128: (64, 32, 4, 2), 256: (32, 32, 8, 1)},
+    "gfx942": {64: (64, 64, 4, 2), 128: (64, 32, 4, 2), 256: (32, 32, 4, 1)},
+}
 
 # The same for 16 rows and fewer: a product waits for its weights, so many small tiles are on the way.
 FEW_PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
@@ -106,7 +114,8 @@ def _product(
 
 def _attend(facts: Facts, target: str, element_bytes: int) -> Tile:
     size = next((s for s in (64, 128) if facts.width <= s), 256)
-    m, n, warps, stages = ATTENTION[target][size]
+    table = ATTENTION if facts.scores == 1 else ATTENTION_GRADIENT
+    m, n, warps, stages = table[target][size]
     if element_bytes > 2 and target != INTERPRETER:
         m, n, stages = 64, 32 if size < 256 else 16, 1
     return {
