@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 ROW_GAP, COLUMN_GAP, LANE = 30.0, 22.0, 10.0
 SWEEPS = 8
@@ -35,13 +36,17 @@ def layout(
     for box in sizes:
         rows[ranks[box]].append(box)
     chains = [_chain(k, a, b, ranks, rows) for k, (a, b) in enumerate(arrows)]
-    links = [link for chain in chains for link in zip(chain, chain[1:], strict=False)]
+    links = [link for chain in chains for link in pairwise(chain)]
     _order(rows, links)
     widths = {end: sizes[end][0] if isinstance(end, int | str) else LANE for r in rows for end in r}
     middles = _columns(rows, links, widths)
-    heights = [max((sizes[e][1] for e in row if isinstance(e, int | str)), default=0.0) for row in rows]
+    heights = [
+        max((sizes[e][1] for e in row if isinstance(e, int | str)), default=0.0) for row in rows
+    ]
     y = [sum(heights[:i]) + i * ROW_GAP for i in range(len(rows))]
-    tops = {e: (middles[e], y[i]) for i, row in enumerate(rows) for e in row if isinstance(e, int | str)}
+    tops = {
+        e: (middles[e], y[i]) for i, row in enumerate(rows) for e in row if isinstance(e, int | str)
+    }
     place = {e: (i, y[i], heights[i]) for i, row in enumerate(rows) for e in row}
     routes = tuple(tuple(_route(chain, middles, place, sizes)) for chain in chains)
     right = max((middles[e] + widths[e] / 2 for e in widths), default=0.0)
@@ -118,7 +123,7 @@ def _columns(
 def _spread(wanted: Sequence[float], widths: Sequence[float]) -> list[float]:
     """The places nearest to those wanted that keep order and gaps: isotonic regression."""
     offsets, total = [0.0], 0.0
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         total += (a + b) / 2 + COLUMN_GAP
         offsets.append(total)
     pools: list[tuple[float, int]] = []  # (sum, count), means growing

@@ -97,13 +97,13 @@ def _tree(picture: Picture) -> str:
 
 
 def _branch(picture: Picture, block: Block) -> str:
-    row = _row(picture, block)
+    row, ids = _row(picture, block), f'id="b{block.number}" data-block="{block.number}"'
     if not block.children:
-        return f'<div class="leaf {block.kind}" id="b{block.number}" data-block="{block.number}">{row}</div>'
+        return f'<div class="leaf {block.kind}" {ids}>{row}</div>'
     opened = " open" if block.kind != "block" else ""
     inner = "".join(_branch(picture, child) for child in block.children)
     return (
-        f'<details class="{block.kind}" id="b{block.number}" data-block="{block.number}"{opened}>'
+        f'<details class="{block.kind}" {ids}{opened}>'
         f'<summary>{row}</summary><div class="inner">{inner}</div></details>'
     )
 
@@ -130,8 +130,10 @@ def _link(picture: Picture, place: Lines | None) -> str:
     number = _number(picture, place)
     if place is None or number is None:
         return "<span></span>"
-    name = "" if number == 0 else place.source.removesuffix(".arch")
-    return f'<a class="at" href="#s{number}l{place.first}">{escape(name)}:{place.first}</a>'
+    name = "" if number == 0 else place.source.rpartition("/")[2].removesuffix(".arch")
+    title = escape(f"{place.source}:{place.first}")
+    href = f"#s{number}l{place.first}"
+    return f'<a class="at" href="{href}" title="{title}">{escape(name)}:{place.first}</a>'
 
 
 def _number(picture: Picture, place: Lines | None) -> int | None:
@@ -198,7 +200,9 @@ def _site(site: dict[str, Any]) -> str:
     if site["bytes_before"] is not None:
         moved = f" [{_bytes(site['bytes_before'])} → {_bytes(site['bytes_after'])}]"
     text = f"{site['rule']}, {where}{reason}{moved}"
-    return f'<li class="{word}"><b>{word}</b> {escape(text)} <i>in {escape(site["function"])}</i></li>'
+    return (
+        f'<li class="{word}"><b>{word}</b> {escape(text)} <i>in {escape(site["function"])}</i></li>'
+    )
 
 
 def _bytes(count: int | str | None) -> str:
@@ -213,9 +217,8 @@ def _diff(name: str, lines: Iterable[str]) -> str:
         else escape(line)
         for line in lines
     )
-    return (
-        f'<details class="diff"><summary>{escape(name)}</summary><pre tabindex="0">{body}</pre></details>'
-    )
+    summary = f"<summary>{escape(name)}</summary>"
+    return f'<details class="diff">{summary}<pre tabindex="0">{body}</pre></details>'
 
 
 def _kernels(picture: Picture, stages: Stages) -> str:
@@ -226,7 +229,9 @@ def _kernels(picture: Picture, stages: Stages) -> str:
             f"<pre>archc show {file} --backend triton -o OUT.html</pre>"
         )
     if not stages.pieces:
-        return f"<p>The {stages.backend} backend runs the graph itself: its source is the graph.</p>"
+        return (
+            f"<p>The {stages.backend} backend runs the graph itself: its source is the graph.</p>"
+        )
     return "".join(_piece(i, piece) for i, piece in enumerate(stages.pieces))
 
 

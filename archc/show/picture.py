@@ -8,7 +8,7 @@ block runs; those of all blocks add up to what `archc cost` says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Literal
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from ..compiler.cost import LOOPS, cost, iterations_of, weight_bytes_by, weights_by, work_of
 from ..compiler.cost_report import CostReport, WeightRow, Work
 from ..compiler.elaborate.module import standard_library
-from ..compiler.ir.graph import Axis, Function, Node, Program, TensorType, callees
+from ..compiler.ir.graph import Axis, Function, Node, Program, TensorType
 from ..compiler.ir.text import all_axes
 from ..compiler.ir.walk import calls, iterations, join
 from ..compiler.passes.drop_unread import drop_unread
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["model", "input", "repeat", "layer", "block", "scan", "line"]
 Instance = tuple[tuple[str, str], ...]  # the repeats around a function and its kind in each
+Keyed = Callable[[tuple[Instance, str]], bool]
 ZERO = Dim()
 SOURCES = frozenset({"const", "index", "size", "table", "weight"})
 HELD = {"state": ("append", "ring"), "recurrent": ("recurrent", "last"), "constant": ("constant",)}
@@ -177,6 +178,7 @@ class _Scope:
     instance: Instance
     runs: Dim
     names: Mapping[int, str]
+    users: Mapping[int, Sequence[int]]
 
 
 @dataclass(slots=True, eq=False)
@@ -214,7 +216,7 @@ class _Builder:
 
     def root(self) -> Block:
         main = self.needed.main
-        scope = _Scope(main, "", (), Dim.of(1), {})
+        scope = _Scope(main, "", (), Dim.of(1), {}, main.users())
         children, flow = self._inside(scope, main.nodes, 0, 0)
         weights = self._weights(lambda key: True)
         read = self._read(lambda key: True)
@@ -233,7 +235,7 @@ class _Builder:
         self, scope: _Scope, nodes: Sequence[Node], depth: int, chain: int
     ) -> tuple[tuple[Block, ...], tuple[Edge, ...]]:
         """The blocks of some nodes of a function, and the values among them."""
-        groups = _grouped(scope.function, nodes, depth, chain)
+        groups = _grouped(scope, nodes, depth, chain)
         blocks = tuple(self._block(scope, group, depth, chain) for group in groups)
         owner = {
             n.id: block.number for g, block in zip(groups, blocks, strict=True) for n in g.nodes
@@ -250,7 +252,7 @@ class _Builder:
             made = self._labelled(scope, group, depth)
         else:
             made = self._line(scope, group, chain)
-        return replace(made, number=number, results=_results(scope.function, group.nodes))
+        return replace(made, number=number, results=_results(scope, group.nodes))
 
     def _labelled(self, scope: _Scope, group: _Group, depth: int) -> Block:
         """The nodes of one label: an application of a block."""
@@ -324,7 +326,7 @@ class _Builder:
         instance = (*scope.instance, (path, kind))
         runs = scope.runs * iterations_of(scope.path, node, kind)
         names = _named(scope, node, function)
-        within = _Scope(function, path, instance, runs, names)
+        within = _Scope(function, path, instance, runs, names, function.users())
         children, flow = self._inside(within, function.nodes, 0, 0)
         weights, own = self._claimed(within, path, whole=True)
         label = f"{node.attrs.string('path')}[{_ranges(at)}]"
@@ -338,7 +340,8 @@ class _Builder:
         """What a scan runs at each step."""
         function, axis = self.needed.body(node), node.attrs.axis("axis")
         runs = scope.runs * axis.size.substitute(self.needed.sizes)
-        within = replace(scope, function=function, runs=runs, names=_named(scope, node, function))
+        names = _named(scope, node, function)
+        within = replace(scope, function=function, runs=runs, names=names, users=function.users())
         children, flow = self._inside(within, function.nodes, depth, chain)
         where = _site(node, chain)
         return Block(
@@ -366,11 +369,11 @@ class _Builder:
         self.states = [s for s in self.states if s not in taken]
         return weights, _of_weights(weights, read, tuple(taken))
 
-    def _weights(self, ours: _Key) -> tuple[WeightRow, ...]:
+    def _weights(self, ours: Keyed) -> tuple[WeightRow, ...]:
         keys = [key for key in self.rows if ours(key)]
         return tuple(row for key in keys for row in self.rows.pop(key))
 
-    def _read(self, ours: _Key) -> Dim:
+    def _read(self, ours: Keyed) -> Dim:
         return sum((self.read.pop(key) for key in [k for k in self.read if ours(k)]), ZERO)
 
     def _definition(self, spans: Sequence[Span]) -> str:
@@ -381,12 +384,6 @@ class _Builder:
                 if same and outer.start <= span.start and span.end <= outer.end:
                     return name
         return ""
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    _Key = Callable[[tuple[Instance, str]], bool]
 
 
 def _of_weights(weights: Sequence[WeightRow], read: Dim, states: tuple[State, ...]) -> Cost:
@@ -441,35 +438,32 @@ def _name(scope: _Scope, node: Node) -> str:
 # ------------------------------------------------------------------------------- grouping
 
 
-def _grouped(function: Function, nodes: Sequence[Node], depth: int, chain: int) -> list[_Group]:
+def _grouped(scope: _Scope, nodes: Sequence[Node], depth: int, chain: int) -> list[_Group]:
     """Nodes by label or line, in order. No two groups read from one another: a block that is
     applied again after others is a group of its own."""
     groups: list[_Group] = []
     open_: dict[tuple[object, ...], int] = {}
     owner: dict[int, int] = {}
-    users = function.users()
     for node in nodes:
         if node.op == "result" and node.inputs[0] in owner:
-            _put(function, node, owner[node.inputs[0]], groups, owner)
+            _put(scope, node, owner[node.inputs[0]], groups, owner)
             continue
         key = _key(node, depth, chain)
-        if key is None or (key[0] != "label" and _waits(node, users)):
+        if key is None or (key[0] != "label" and _waits(node, scope.users)):
             continue
         read = {owner[i] for i in node.inputs if i in owner}
         at = open_.get(key)
         if at is None or any(p != at and _reaches(groups, at, p) for p in read):
             open_[key] = at = len(groups)
             groups.append(_Group(key))
-        _put(function, node, at, groups, owner)
+        _put(scope, node, at, groups, owner)
         groups[at].before |= read - {at}
     return groups
 
 
-def _put(
-    function: Function, node: Node, at: int, groups: list[_Group], owner: dict[int, int]
-) -> None:
+def _put(scope: _Scope, node: Node, at: int, groups: list[_Group], owner: dict[int, int]) -> None:
     """A node, and the constants above it that no group has."""
-    for source in (function[i] for i in node.inputs):
+    for source in (scope.function[i] for i in node.inputs):
         if source.op in SOURCES and source.id not in owner:
             owner[source.id] = at
             groups[at].nodes.append(source)
@@ -534,14 +528,14 @@ def _prefix(a: tuple[Span, ...], b: tuple[Span, ...]) -> tuple[Span, ...]:
     return a[:same]
 
 
-def _results(function: Function, nodes: Sequence[Node]) -> tuple[TensorType, ...]:
+def _results(scope: _Scope, nodes: Sequence[Node]) -> tuple[TensorType, ...]:
     """The types of what leaves some nodes, the last one first."""
-    inside, users = {n.id for n in nodes}, function.users()
+    inside, outputs = {n.id for n in nodes}, set(scope.function.output_ids)
     leaving = [
         n
         for n in reversed(nodes)
         if n.op not in SOURCES
-        and (n.id in function.output_ids or any(u not in inside for u in users[n.id]))
+        and (n.id in outputs or any(u not in inside for u in scope.users[n.id]))
     ]
     return tuple(dict.fromkeys(n.types[0] for n in leaving if n.op not in LOOPS))
 
@@ -554,19 +548,20 @@ def _edges(scope: _Scope, nodes: Sequence[Node], owner: Mapping[int, int]) -> It
         for source in (function[i] for i in node.inputs):
             start: int | str = owner.get(source.id, _name(scope, source))
             target = owner.get(node.id)
-            if target is not None and start != target and source.op not in SOURCES:
+            known = source.op not in SOURCES or source.id in owner
+            if target is not None and start != target and known:
                 found.setdefault((start, target), source.type)
     for node in (n for n in nodes if n.id in owner and n.op not in SOURCES):
-        for name in _leaving(function, node, inside):
+        for name in _leaving(scope, node, inside):
             found.setdefault((owner[node.id], f"→ {name or _name(scope, node)}"), node.type)
     yield from (Edge(*ends, kind) for ends, kind in found.items())
 
 
-def _leaving(function: Function, node: Node, inside: set[int]) -> Iterator[str]:
+def _leaving(scope: _Scope, node: Node, inside: set[int]) -> Iterator[str]:
     """What a value is called outside: names of outputs, or nothing where it is read in passing."""
-    names = [name for name, i in function.outputs if i == node.id]
+    names = [name for name, i in scope.function.outputs if i == node.id]
     yield from names
-    outside = any(node.id in n.inputs for n in function.nodes if n.id not in inside)
+    outside = any(user not in inside for user in scope.users[node.id])
     if outside and not names and node.op not in LOOPS:
         yield ""
 

@@ -1,4 +1,4 @@
-"""The flow of values as SVG: boxes are blocks, arrows values; what a repeat or a scan runs is in a frame."""
+"""The flow of values as SVG: boxes are blocks, arrows values, frames what repeats and scans run."""
 
 from __future__ import annotations
 
@@ -133,7 +133,8 @@ def _rows(block: Block) -> list[tuple[str, float, str]]:
 def _line_rows(block: Block) -> list[tuple[str, float, str]]:
     ops = [SIGNS.get(op, op) for op in block.ops if op not in SOURCES | VIEWS | {"cast"}]
     words = " ".join(ops[:4]) + (" .." if len(ops) > 4 else "")
-    rows = [(words or "view", CHAR, "name")]
+    moved = [op for op in block.ops if op not in SOURCES] or ["constant"]
+    rows = [(words or moved[-1], CHAR, "name")]
     if len(ops) > 1 or block.cost.work.flops.terms:
         rows.append((block.label, SMALL, "calls"))
     if block.results:

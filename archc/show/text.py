@@ -40,9 +40,11 @@ def facts(picture: Picture) -> Iterator[str]:
     """The totals of `archc cost`, in short."""
     report, at = picture.report, picture.at
     active = f", {report.active:,} active" if report.active != report.parameters else ""
-    yield f"{report.parameters:,} parameters{active}; {layers(picture)}"
+    yield f"{report.parameters:,} parameters{active}"
+    yield layers(picture)
     most = " at most" if report.masked or report.unknowns else ""
-    yield f"flops {form(report.work.flops, at)}{most}; weights read {form(report.weight_bytes, at)} bytes"
+    yield f"flops {form(report.work.flops, at)}{most}"
+    yield f"weights read {form(report.weight_bytes, at)} bytes"
     held = [
         f"{form(size, at)} bytes {per}"
         for size, per in (
