@@ -23,6 +23,7 @@ COMMANDS = {
     "check": "check",
     "fmt": "fmt",
     "cost": "cost",
+    "show": "show",
     "explain": "explain",
     "compile": "compile",
     "run": "run",
