@@ -14,6 +14,7 @@ from ..compiler.ir.graph import Node, Program
 from ..dsl import parse_file
 from ..dsl.diagnostics import ArchError, Diagnostics
 from ..dsl.errors import UnknownModel
+from ..dsl.lexer import MOST_ERRORS
 from .options import FILE, PRESET
 
 
@@ -26,6 +27,8 @@ def command(file: Path, preset: str | None) -> None:
     errors: dict[str, ArchError] = {str(error): error for error in _orphans(module)}
     programs = {}
     for where, (name, overrides) in _programs(module, preset).items():
+        if len(errors) >= MOST_ERRORS:
+            break
         try:
             model = Model(module, the_model(module, name), overrides, loss=True)
             programs[where] = model.program
