@@ -111,10 +111,9 @@ def test_what_a_terminal_would_obey_is_not_shown() -> None:
 
 TRILLIONS = """use std
 model Huge {
-  d = 65536; hidden = 4 * d; experts = 4096
+  d = 262144
   input x: float[b, s, d]
-  bank expert[e: experts] = gated_ffn(hidden)
-  repeat layers[i: 100] { x += (x |> attention(512)) + (x |> expert[0]) }
+  repeat layers[i: 100] { x += x |> rmsnorm |> attention(512) }
   output y = x
 }
 """
