@@ -14,13 +14,13 @@ from pathlib import Path
 from archc.compiler.causality import elaborate_proved
 from archc.compiler.elaborate import Request, module_of, the_model
 from archc.dsl import Source, format_file, parse, syntax
-from archc.dsl.diagnostics import ArchError, Diagnostics, render
+from archc.dsl.diagnostics import ArchError, Diagnostics
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WORDS = (
-    "x y s d b 0 1 -1 2 0.5 1e308 9223372036854775807 inf none true false pi ... .. |> -> ?? += ** // % ( ) [ ]"
-    ' { } , : ; . = < "text" if else for in as new repeat scan until time decode input output weight const'
-    " bank shared return causal size index slot sum concat split where 10**9 [d] [s: 4] [d -> e] [...] |"
+    "x y s d b 0 1 -1 2 0.5 1e308 9223372036854775807 inf none true false pi ... .. |> -> ?? += ** // %"
+    ' ( ) [ ] { } , : ; . = < "text" if else for in as new repeat scan until time decode input output'
+    " weight const bank shared return causal size index slot sum concat split where 10**9 [d] [s: 4] [d -> e] [...] |"
 ).split()
 PLAIN = "model block fn preset checkpoint use weight buffer const input".split()
 Choose = Callable[[int], int]  # a number below the given one
@@ -91,8 +91,6 @@ def examine(text: str) -> None:
         module = module_of(file)
         for name in module.models:
             elaborate_proved(module, the_model(module, name), Request())
-    except Diagnostics as found:
-        assert found.errors
-        assert all(map(render, found.errors))
-    except ArchError as error:
-        assert render(error)
+    except (ArchError, Diagnostics) as mistake:
+        if not str(mistake):
+            raise

@@ -1,4 +1,4 @@
-"""Any text whatever is compiled or refused by name. `tests/fuzz/text.py` looks longer, guided by coverage."""
+"""Any text is compiled or refused by name. `tests/fuzz/text.py` looks longer, guided by coverage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Coverage-guided fuzzing of grammar and elaborator, by hand: `python tests/fuzz/text.py [-max_total_time=600]`.
+"""Coverage-guided fuzzing of grammar and elaborator, by hand.
+
+    python tests/fuzz/text.py -max_total_time=600 -max_len=600
 
 Needs `pip install atheris`. Options are those of libFuzzer, and a folder to keep what was found. An input
 that crashes, takes over 10 seconds or 2 GiB is written to a file and shown.
