@@ -12,6 +12,7 @@ from .compiler.elaborate.body import Watch, nobody
 from .compiler.ir.graph import Program
 from .dsl.diagnostics import ArchError, Diagnostics
 from .dsl.errors import UnknownModel
+from .dsl.lexer import MOST_ERRORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ def check(
     errors: dict[str, ArchError] = {str(error): error for error in _orphans(module)}
     programs = {}
     for where, (name, overrides) in _requests(module, preset, presets).items():
+        if len(errors) >= MOST_ERRORS:
+            break
         try:
             seen_by = nobody if overrides else watch
             request = Request(overrides, loss=True, watch=seen_by)

@@ -245,10 +245,10 @@ def work_of(program: Program, function: Function, node: Node) -> Work:
     return Work(*(c.substitute(program.sizes) for c in counts))
 
 
-def work_of(program: Program, wanted: Callable[[Node], bool]) -> Work:
+def work_where(program: Program, wanted: Callable[[Node], bool]) -> Work:
     """The operations of some nodes in one forward pass, as often as they run."""
     parts = (
-        _work(program, function, node).times(count)
+        work_of(program, function, node).times(count)
         for _, function, count in kinds(program)
         for node in function.nodes
         if wanted(node)
@@ -256,7 +256,7 @@ def work_of(program: Program, wanted: Callable[[Node], bool]) -> Work:
     return sum(parts, Work())
 
 
-def weights_of(program: Program, wanted: Callable[[Node], bool]) -> int:
+def weights_where(program: Program, wanted: Callable[[Node], bool]) -> int:
     """The elements of the weights that some nodes are."""
     read = {
         join(path, node.attrs.string("path"))

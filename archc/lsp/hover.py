@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..compiler.cost import weights_of, work_of
+from ..compiler.cost import weights_where, work_where
 from ..compiler.elaborate import builtins, numbers
 from ..compiler.elaborate.labels import AxisSize
 from ..compiler.elaborate.module import standard_library
@@ -82,7 +82,7 @@ def _cost(analysis: Analysis, word: Lexeme) -> Iterator[str]:
         start, end = text.span.start, text.span.end
         return any(s.source is analysis.source and start <= s.start < s.end <= end for s in spans)
 
-    work, weights = work_of(program, inside), weights_of(program, inside)
+    work, weights = work_where(program, inside), weights_where(program, inside)
     facts = [
         f"{weights:,} weights" if weights else "",
         f"{work.flops} flops" if work.flops != Dim() else "",

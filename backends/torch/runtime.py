@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import torch
 
+from ...compiler.files import write_file
 from ...compiler.ir.graph import Node, Program
 from ...compiler.ir.walk import calls, join
 from ...compiler.ops import SCANS, ModelDType, Precision
@@ -211,7 +212,7 @@ class TorchExecutable(Executable):
         folder = Path(self._folder.name if self._folder else str(self.options.out))
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
-        path.write_text(emitted.text, encoding="utf-8")
+        write_file(path, emitted.text.encode())
         return _imported(path)
 
 

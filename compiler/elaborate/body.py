@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ...dsl import errors
-from ...dsl.diagnostics import ArchError
+from ...dsl.diagnostics import ArchError, Diagnostics
 from ...dsl.dims import Dim
+from ...dsl.lexer import MOST_ERRORS
 from ...dsl.span import Span
 from ...dsl.syntax import Node, Stmt
 from ..ir.graph import Axis, Function
@@ -77,6 +78,16 @@ class Session:
             number += 1
             name = f"{hint}.{number}"
         return name
+
+    def record(self, mistake: ArchError) -> None:
+        """Keep a mistake and go on, unless there are enough to show. Layer kinds repeat those of their
+        common text.
+        """
+        facts = (mistake.id, mistake.span, mistake.message)
+        if all((m.id, m.span, m.message) != facts for m in self.errors):
+            self.errors.append(mistake)
+        if len(self.errors) >= MOST_ERRORS:
+            raise Diagnostics(self.errors)
 
     def spend(self, steps: int, span: Span) -> None:
         """Text that expands without end is refused before it fills the memory."""

@@ -74,7 +74,7 @@ def recorded(body: Body, statement: syntax.Stmt) -> Iterator[None]:
             raise
         _poison(body, statement)
         if isinstance(mistake, ArchError):
-            body.session.errors.append(mistake)
+            body.session.record(mistake)
     finally:
         body.naming = old
 
