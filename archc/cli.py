@@ -29,6 +29,8 @@ COMMANDS = {
     "compile": "compile",
     "run": "run",
     "diff": "diff",
+    "fuzz": "fuzz",
+    "reduce": "reduce",
     "generate": "generate",
     "perplexity": "perplexity",
     "bench": "bench",

@@ -12,13 +12,18 @@ from typing import Any
 import bundled
 import pytest
 from decode_faults import FAULTS
+from small_models import inputs as given
+from small_models import model as small
 from splits import FOLDER, Example, brief_law, declaring, distance, example, law, smallest
 
 import archc
+from archc.api import Model
 from archc.compiler.cost import cost
+from archc.compiler.elaborate import module_of, the_model
 from archc.compiler.incremental import Slot, derive
 from archc.decoder import Decoder, Growing, State
 from archc.diff.reference import Reference
+from archc.dsl import Source, parse
 from archc.dsl.errors import CacheFull, NeedsWholeSequence, NoDecode, ShortPrefix
 from archc.equality import compare
 
@@ -249,3 +254,39 @@ def test_a_cache_of_another_dtype(backend: str) -> None:
         full, slots_of(exact), "append"
     )
     assert 1e-5 < found.error(outputs, found.whole(case)) < 4 * 2.0**-8
+
+
+SMALL = {
+    "nothing is kept": "output y[b, s, d] = 2 * x; output z[b, s, d] = x * x",
+    "nothing but slots": "weight w[rows: 9, d] = normal; output y[b, s, d] = x + w[rows: slot(s)]",
+    "slots in a layer": (
+        "y = x; repeat layers[i: 2] { y += float(slot(s)) * y }; output z[b, s, d] = y"
+    ),
+    "a layer that keeps beside one that does not": (
+        "y = x; repeat layers[i: 3] { if i % 2 == 0 { y = 0.9 * y } else"
+        " { scan s with h[b, d] = 0 { h = 0.5 * h + y }; y = h } }; output z[b, s, d] = y"
+    ),
+    "layers that keep inside layers": (
+        "y = x; repeat outer[i: 2] { u = y; repeat inner[j: 2]"
+        " { scan s with h[b, d] = 0 { h = 0.5 * h + u }; u = h }; y += u }; output z[b, s, d] = y"
+    ),
+    "a near window beside a far one": (
+        "near = x |> linear_attention(heads, mask = sliding(2));"
+        " far = x |> attention(heads, mask = causal); output y[b, s, d] = near + far"
+    ),
+}
+
+
+@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("name", SMALL)
+def test_small_models_in_two_chunks(name: str, backend: str, level: int) -> None:
+    module = module_of(parse(Source("model.arch", small(f"decode s; {SMALL[name]}"))))
+    model = Model(module, the_model(module), {}).with_random_weights(0)
+    x = given()["x"]
+    decoder = model.decoder(backend, dtype="f64", level=level)
+    first, state = decoder(None, x=x[:, :3])
+    second, _ = decoder(state, x=x[:, 3:])
+    for output, whole in model.compile("numpy", dtype="f64", level=0)(x=x).items():
+        joined = np.concatenate([first[output], second[output]], 1)
+        np.testing.assert_allclose(joined, whole, rtol=1e-12, atol=1e-12)
