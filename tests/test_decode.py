@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import bundled
+import numpy as np
 import pytest
 from decode_faults import FAULTS
 from small_models import inputs as given
