@@ -255,8 +255,8 @@ class Values:
             users = [self.function[i] for i in self.users[node.id]]
             if any(self.meets(node, user) for user in users):
                 key = self.key(node)
-                alone = key is None or key not in self.reaches
-                want(found, node.id, self.window(node) if alone else self.reaches[key])
+                shared = key is not None and key in self.reaches
+                want(found, node.id, self.reaches[key] if key and shared else self.window(node))
         return found
 
     @cached_property
