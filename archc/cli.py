@@ -24,15 +24,19 @@ COMMANDS = {
     "check": "check",
     "fmt": "fmt",
     "cost": "cost",
+    "show": "show",
     "explain": "explain",
     "compile": "compile",
     "run": "run",
     "diff": "diff",
+    "fuzz": "fuzz",
+    "reduce": "reduce",
     "generate": "generate",
     "perplexity": "perplexity",
     "bench": "bench",
     "import": "import_",
     "export": "export",
+    "lsp": "lsp",
 }
 MISTAKE, BUG, INTERRUPTED = 1, 70, 130
 

@@ -38,6 +38,7 @@ from .grammar import (
     TABLE_END,
 )
 from .span import Source, Span
+from .words import WORDS
 
 COMMENT: Final = "a comment"
 NEWLINE: Final = "a newline"
@@ -49,7 +50,7 @@ DEEPEST_NESTING = 200  # brackets within brackets, or levels of the syntax tree
 
 # Words that are never names. Any other keyword is a name wherever the grammar wants a name.
 RESERVED = frozenset("if else for as and or not return true false none new".split())
-DEFINING = frozenset("use block fn model preset checkpoint".split())
+DEFINING = WORDS["definition"]
 
 # Operators of other languages: what to write here, and the kind of token that stands in.
 FOREIGN_OPERATORS = {

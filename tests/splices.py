@@ -20,8 +20,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 WORDS = (
     "x y s d b 0 1 -1 2 0.5 1e308 9223372036854775807 inf none true false pi ... .. |> -> ?? += ** // %"
     ' ( ) [ ] { } , : ; . = < "text" if else for in as new repeat scan until time decode input output'
-    " weight const bank shared return causal size index slot sum concat split where"
-    " 10**9 [d] [s: 4] [d -> e] [...] |"
+    " weight const bank shared return causal size index slot sum concat split where 10**9 [d] [s: 4]"
+    " [d -> e] [...] |"
 ).split()
 PLAIN = "model block fn preset checkpoint use weight buffer const input".split()
 Choose = Callable[[int], int]  # a number below the given one

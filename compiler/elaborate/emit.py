@@ -228,11 +228,12 @@ class Emitter:
         """Two labels of one value never share an axis: the secondary one yields."""
         rival = next((known for known, taken in chosen.items() if taken == axis), None)
         if rival is not None and rival.yields_to(label) and not label.yields_to(rival):
-            chosen[rival] = self._free_axis(rival, axis, chosen)
+            chosen[rival] = self.free_axis(rival, axis, chosen)
             rival = None
-        chosen[label] = axis if rival is None else self._free_axis(label, axis, chosen)
+        chosen[label] = axis if rival is None else self.free_axis(label, axis, chosen)
 
-    def _free_axis(self, label: Label, axis: Axis, chosen: dict[Label, Axis]) -> Axis:
+    def free_axis(self, label: Label, axis: Axis, chosen: dict[Label, Axis]) -> Axis:
+        """A graph axis for a label whose own is among those chosen."""
         found = self.alternative(label, axis)
         used = chosen.values()
         if found in used:

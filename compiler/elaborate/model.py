@@ -16,7 +16,7 @@ from ...dsl.span import Span
 from ..ir.graph import Axis, Builder, DType, Function, Program, TensorType
 from ..ir.walk import cone
 from . import brackets, builtins, calls, expressions, numbers, statements
-from .body import Body, Session, Timeline
+from .body import Body, Session, Timeline, Watch, nobody
 from .emit import Emitter
 from .labels import Frame, Label
 from .module import Module, load_module
@@ -39,13 +39,14 @@ class Request:
     `given` none means that every declared input becomes an input of the program, but for those whose
     default is computed; otherwise an input that is not given and has a default is replaced by it.
     `facts` keeps the inputs with a computed default inputs, given or not, unless they have the decoded
-    axis: what holds for the program then holds whatever they are.
+    axis: what holds for the program then holds whatever they are. `watch` is told of every value.
     """
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
     given: Collection[str] | None = None
     loss: bool = False
     facts: bool = False
+    watch: Watch = nobody
 
 
 def module_of(file: syntax.File) -> Module:
@@ -103,7 +104,7 @@ class _ModelElaborator:
     def __init__(self, module: Module, model: syntax.ModelDef, request: Request) -> None:
         self.model, self.request = model, request
         self.scope = GraphScope(Builder("main"))
-        self.session = Session(module, Emitter(self.scope))
+        self.session = Session(module, Emitter(self.scope), watch=request.watch)
         self.body = Body(
             self.session,
             Frame(model.name),
@@ -190,6 +191,7 @@ class _ModelElaborator:
         if isinstance(value, Dim):
             body.bindings[name] = numbers.whole(value, body.bindings, statement.span)
             value = Dim.symbol(name)
+        body.session.watch(statement.targets[0], value)
         body.environment.values[name] = value
 
     def _value_of(self, body: Body, statement: syntax.Assign, name: str) -> Any:
