@@ -255,7 +255,8 @@ class Values:
             users = [self.function[i] for i in self.users[node.id]]
             if any(self.meets(node, user) for user in users):
                 key = self.key(node)
-                want(found, node.id, None if key is None else self.reaches.get(key))
+                shared = key is not None and key in self.reaches
+                want(found, node.id, self.reaches[key] if key and shared else self.window(node))
         return found
 
     @cached_property

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..compiler.files import write_file
 from ..dsl import parse_file
 from ..dsl.errors import NothingFails
-from ..files import write_file
 from .options import DTYPE, FILE, overrides, sizes
 from .progress import bar
 

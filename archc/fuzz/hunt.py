@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..compiler.files import write_file
 from ..diff import Candidate
-from ..files import write_file
 from .draft import Sample, compose
 from .judge import Failure, Trial
 from .reduce import reduced

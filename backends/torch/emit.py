@@ -384,18 +384,23 @@ def emit_model(
     """
     file = File(program, train, taps, compile)
     text = file.render(source, preset)
-    return Emitted(text, file.classes, tuple(file.takes), tuple(file.chunks))
+    return Emitted(text, file.classes, tuple(file.takes), tuple(file.chunks), file.stored)
+
+
+Stored = dict[int, tuple[tuple[str, Layout], ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """A file's text, class names by function, the `take` nodes that a traced text checks, and the
-    methods that a loader compiles by themselves."""
+    """A file's text, class names by function, the `take` nodes that a traced text checks, the methods
+    that a loader compiles by themselves, and as what modules store weights, tables and what is derived
+    of them: attributes and layouts, by function and node."""
 
     text: str
     classes: dict[str, str]
     takes: tuple[Node, ...]
     chunks: tuple[ChunkMethod, ...] = ()
+    stored: dict[str, Stored] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -415,6 +420,7 @@ class File:
     takes: list[Node] = field(default_factory=list)
     chunks: list[ChunkMethod] = field(default_factory=list)
     passed: dict[str, Sequence[str]] = field(default_factory=dict)  # names, of the first call
+    stored: dict[str, Stored] = field(default_factory=dict)  # by function
     taken: set[str] = field(default_factory=lambda: {"Model", "check", "weights", *GLOBALS})
 
     def __post_init__(self) -> None:
@@ -546,6 +552,7 @@ class File:
             module.know(_agreed(self.facts[function.name]))
         scope = module.scope
         scope.lower_all()
+        self.stored[function.name] = module.stored()
         named = [(name, i) for name, i in function.outputs if not name.startswith(STATE)]
         values = [scope.full(scope.value(i), function[i].axes).expr for _, i in named]
         states = [scope.full(scope.value(i), function[i].axes).expr for _, i in left(function)]

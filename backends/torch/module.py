@@ -252,6 +252,21 @@ class Module:
         place = self_attribute(attribute)
         return Value(place, value.dtype, groups, weight=True, packed=value.packed)
 
+    def stored(self) -> dict[int, tuple[tuple[str, Layout], ...]]:
+        """The attributes that hold a node's results, with their layouts, of weights, tables and what
+        is derived of weights."""
+        found = {}
+        for node in self.function.nodes:
+            if node.op in ("weight", "table", "derived"):
+                made = self.scope.values[node.id]
+                values = made if isinstance(made, tuple) else (made,)
+                held = [
+                    (v.expr.attr, v.layout) for v in values if isinstance(v.expr, ast.Attribute)
+                ]
+                if len(held) == len(values) and not any(v.packed for v in values):
+                    found[node.id] = tuple(held)
+        return found
+
     def prepares(self, scope: Scope) -> bool:
         """Whether `scope` writes what runs once, when the weights are there."""
         return self.preparation is not None and scope.method is self.preparation.method
