@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Production:
-    """`top` is one that stands in no body of a `repeat`, unless it is one; `untimed` bears no `time` line."""
+    """`top` stands in no body of a `repeat`, unless it is one; `untimed` bears no `time` line."""
 
     name: str
     text: str
