@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -55,7 +57,7 @@ def number_in(path: Path) -> int:
     return int(number)
 
 
-def test_a_folder_is_of_one_writing_whenever_its_writer_is_killed(tmp_path: Path) -> None:
+def kill_writers_of_a_folder(tmp_path: Path) -> None:
     noise, place = random.Random(5), tmp_path / "out"
     seen = set()
     for k in range(KILLS):
@@ -71,11 +73,20 @@ def test_a_folder_is_of_one_writing_whenever_its_writer_is_killed(tmp_path: Path
     assert [p.name for p in tmp_path.iterdir()] == ["out"]  # what the killed left is gone
 
 
-def test_a_file_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> None:
+def kill_writers_of_a_file(tmp_path: Path) -> None:
     noise, place = random.Random(6), tmp_path / "out.arch"
     for k in range(KILLS // 4):
         killed_after(noise.uniform(0, 0.002), write_one, place, 1000 * k)
         assert not place.exists() or number_in(place) >= 0
+
+
+@pytest.mark.parametrize("loop", [kill_writers_of_a_folder, kill_writers_of_a_file])
+def test_what_is_there_is_whole_whenever_its_writer_is_killed(
+    loop: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """In a process of its own: a small one forks at once."""
+    command = [sys.executable, __file__, loop.__name__, str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 def test_two_writers_at_once_leave_the_folder_of_one(tmp_path: Path) -> None:
@@ -118,3 +129,7 @@ def test_nothing_appears_where_the_writer_fails(tmp_path: Path) -> None:
     with pytest.raises(Unwritable):
         write_file(tmp_path / "none" / "file", b"")
     assert not any(tmp_path.iterdir())
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](Path(sys.argv[2]))
