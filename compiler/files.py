@@ -51,7 +51,7 @@ def new_directory(directory: Path, *, only: bool = False) -> Iterator[Path]:
     With `only` nothing else may be there. Nothing appears when the body raises or is killed, and
     what a killed one left is removed by the next. Raises `Unwritable`.
     """
-    directory = Path(os.path.abspath(directory))
+    given, directory = directory, Path(os.path.abspath(directory))
     try:
         if os.path.lexists(directory):
             directory.mkdir(exist_ok=True)  # refuses what is no directory
@@ -71,7 +71,7 @@ def new_directory(directory: Path, *, only: bool = False) -> Iterator[Path]:
             os.close(held)
             shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
-        raise Unwritable(path=str(directory), reason=reason_of(error)) from None
+        raise Unwritable(path=str(given), reason=reason_of(error)) from None
 
 
 def files_in(directory: Path) -> list[Path]:
