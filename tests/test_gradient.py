@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import small_models
+from trained import batch, small
 
 import archc
 from archc.api import backend
@@ -237,54 +238,12 @@ def test_examples_have_the_gradients_that_autograd_gives(name: str) -> None:
         assert distance(found, expected) < 1e-9
 
 
-LAYERS = """use std
-fn log_sum_exp(x[...], a) {
-  most = amax(x, a)
-  return most + log(sum(exp(x - most), a))
-}
-model Small {
-  vocab = 19; d = 16; window = 5; layers = 2
-  input ids: ids[b, s] < vocab
-  input keep: bool[b, s] = true
-  input labels: ids[b, s] < vocab or -100 = -100
-  time s: valid = keep
-  decode s
-  shared embed = embedding(vocab, d)
-  x = embed(ids)
-  repeat layers[i] {
-    x += x |> rmsnorm as norm1 |> attention(4, 2, mask = sliding(window), rotate = rope(),
-      score = (a[...], s, t) -> a |> softcap(2.0)) as attention
-    x += x |> layernorm as norm2 |> gated_ffn(24) as ffn
-  }
-  z = f32(x |> rmsnorm as last |> unembed(embed.w))
-  output logits[b, s, vocab] = z
-  picked = (z - log_sum_exp(z, vocab))[vocab: max(labels, 0)]
-  loss = -sum(where(labels != -100, picked, 0), b, s)
-}
-"""
-
-
-def small(tmp_path: Path, **values: int) -> archc.Model:
-    path = tmp_path / "small.arch"
-    path.write_text(LAYERS)
-    return archc.load(path, loss=True, **values).with_random_weights(0)
-
-
-def batch(length: int) -> dict[str, np.ndarray]:
-    noise = np.random.default_rng(length)
-    keep = np.ones((2, length), bool)
-    keep[1, : length // 3] = False
-    labels = noise.integers(0, 19, (2, length))
-    labels[0, -1:] = -100
-    return {"ids": noise.integers(0, 19, (2, length)), "keep": keep, "labels": labels}
-
-
 @pytest.mark.parametrize("name", ["torch", "triton"])
 def test_backends_agree_at_ragged_lengths(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(columns, "COLUMNS", 8)  # of 19: three tiles
-    model = small(tmp_path, layers=1)
+    model = small(tmp_path, layers=1).with_random_weights(0)
     exact = model.gradient("numpy", dtype="f64", level=0)
     fast = model.gradient(name)
     for length in (1, 17):
@@ -294,7 +253,7 @@ def test_backends_agree_at_ragged_lengths(
 
 
 def test_some_weights_and_other_outputs(tmp_path: Path) -> None:
-    model, path = small(tmp_path), "layers[1].ffn.up.w"
+    model, path = small(tmp_path).with_random_weights(0), "layers[1].ffn.up.w"
     (outputs, found) = model.gradient("numpy", weights=[path], outputs=["logits"])(**batch(6))
     _, every = model.gradient("numpy")(**batch(6))
     assert outputs.keys() == {"loss", "logits"}
