@@ -193,8 +193,9 @@ def test_names_are_unique() -> None:
 
 
 def test_every_op_is_used_by_some_construct() -> None:
-    """In the whole program or its chunk. Only large matrices are `packed`: `test_pack_weights.py`."""
-    used = {"packed"}
+    """In the whole program or its chunk. Only large matrices are `packed`: `test_pack_weights.py`; only
+    gradients have a `logsumexp`: `test_gradient.py`."""
+    used = {"packed", "logsumexp"}
     for construct in CONSTRUCTS:
         if support.status(construct, "numpy") == RUNS:
             program = support.model_of([construct]).program
