@@ -500,6 +500,7 @@ RULES: dict[str, Rule] = {
     "cumsum": lambda e, node, at: e.reducer.cumsum(node, at),
     "cumprod": lambda e, node, at: e.reducer.cumprod(node, at),
     "softmax": lambda e, node, at: e.reducer.softmax(node, at),
+    "logsumexp": lambda e, node, at: e.reducer.logsumexp(node, at),
     "dot": lambda e, node, at: e.reducer.reduced(node, at),
 }
 

@@ -163,7 +163,7 @@ class _Class:
             self.lines.append(f'run.leave(self.path, "{path}", {self.array(i)})')
         sizes = [size_name(s) for s in self.plan.symbols]
         signature = ", ".join(["self", *sizes, *inputs])
-        last = f"return {', '.join(outputs)}{',' if len(outputs) == 1 else ''}"
+        last = f"return {', '.join(outputs) or '()'}{',' if len(outputs) == 1 else ''}"
         body = released([*self.lines, last])
         return [
             f"class {class_name(function)}:",

@@ -230,9 +230,11 @@ class _Builder:
     # ----------------------------------------------------------------------------------- results
 
     def _stores(self, roots: list[tuple[int, Operand]]) -> list[Pointer]:
-        """Row results first: they stand before a loop over columns."""
+        """Row results first: they stand before a loop over columns. An attention's sums are known
+        when its product is."""
         results: dict[int, Pointer] = {}
-        for output, at in sorted(roots, key=lambda root: len(root[1])):
+        attends = self.region.attend is not None
+        for output, at in sorted(roots, key=lambda root: len(root[1]), reverse=attends):
             node = self.region.nodes[output]
             if output not in results:
                 position = self.region.outputs.index(output)
@@ -313,7 +315,17 @@ class _Builder:
         angles = any("tl.sin(" in line or "tl.cos(" in line for line in self.body.lines)
         running = self.kind == "flat" and "BLOCK_K" in reducer.blocks
         pieces = max(Counter(output for output, _ in self.space.outputs).values())
-        return Facts(self.kind, width, products, cols, angles, reducer.exact, pieces, running)
+        return Facts(
+            self.kind, width, products, cols, angles, reducer.exact, pieces, self._scores(), running
+        )
+
+    def _scores(self) -> int:
+        """Products of each tile of an attention's gradient."""
+        region = self.region
+        if region.attend is None or not region.attend.sums:
+            return 1
+        dots = {n.id for n in region.nodes.values() if n.op == "dot"}
+        return len(dots - region.attend.sums)
 
 
 def _extent(steps: list[Step]) -> Dim:

@@ -73,6 +73,8 @@ def _contraction(region: Region) -> Node | None:
         found = [region.nodes[i] for i in region.attend.softmaxes]
         reached = {n.id for n in above(region, region.outputs)}
         after = [n for n in above(region, region.outputs, found) if n.op in REDUCTIONS]
+        if any(region.nodes[i].op == "logsumexp" for i in region.outputs):
+            return None
         alone = len(found) == 1 and found[0].id in reached and len(after) == 1
         return found[0] if alone and found[0].op == "dot" else None
     space = plan_space(region)

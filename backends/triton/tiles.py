@@ -32,6 +32,7 @@ class Facts:
     angles: bool = False  # sine or cosine: their range reduction takes many registers
     exact: bool = False  # a product of float32 values, whatever the model's type
     pieces: int = 1  # of the result that a program computes at once
+    scores: int = 1  # of an attention's gradient: products in a tile, of which the sum is made
     running: bool = False  # a loop in a pointwise kernel: its columns meet a tile of what is summed
 
 
@@ -65,6 +66,14 @@ OTHERWISE: dict[tuple[str, str, int], Tile] = {
 # interpreter so runs both ways.
 DESCRIBED = ("sm_90", "sm_100", INTERPRETER)
 
+# Those of a gradient, which has the scores and their derivative in a tile at once.
+ATTENTION_GRADIENT: dict[str, dict[int, tuple[int, int, int, int]]] = {
+    **ATTENTION,
+    "sm_80": {64: (64, 64, 4, 2), 128: (64, 32, 4, 2), 256: (32, 32, 8, 1)},
+    "sm_90": {64: (128, 64, 8, 3), 128: (128, 64, 8, 3), 256: (64, 32, 8, 2)},
+    "gfx942": {64: (64, 64, 4, 2), 128: (64, 32, 4, 2), 256: (32, 32, 4, 1)},
+}
+
 # The same for 16 rows and fewer: a product waits for its weights, so many small tiles are on the way.
 FEW_PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
     "sm_80": {2: (16, 64, 64, 4, 5), 4: (16, 64, 32, 4, 3)},
@@ -94,7 +103,7 @@ def tile(facts: Facts, target: str, element_bytes: int, *, few: bool = False) ->
         return _product(facts, table, element_bytes) | described
     if facts.kind == "attend":
         whole = _attend(facts, target, element_bytes, few) | described
-        is_known = element_bytes == 2 and not few
+        is_known = element_bytes == 2 and not few and facts.scores == 1
         other = OTHERWISE.get((_triton(), target, _head(facts))) if is_known else None
         return whole | (other or {})
     if facts.kind == "chunks":
@@ -115,11 +124,11 @@ def _product(
 
 
 def _attend(facts: Facts, target: str, element_bytes: int, few: bool) -> Tile:
-    size = _head(facts)
-    m, n, warps, stages = ATTENTION[target][size]
+    size, table = _head(facts), ATTENTION if facts.scores == 1 else ATTENTION_GRADIENT
+    m, n, warps, stages = table[target][size]
     if element_bytes > 2 and target != INTERPRETER:
         m, n, warps, stages = 64, 32 if size < 256 else 16, min(warps, 8), 1
-    elif few and size < 256:
+    elif few and size < 256 and facts.scores == 1:
         n = 64
     if few:
         m, warps = 16, 4
