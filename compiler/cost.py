@@ -245,6 +245,29 @@ def work_of(program: Program, function: Function, node: Node) -> Work:
     return Work(*(c.substitute(program.sizes) for c in counts))
 
 
+def work_where(program: Program, wanted: Callable[[Node], bool]) -> Work:
+    """The operations of some nodes in one forward pass, as often as they run."""
+    parts = (
+        work_of(program, function, node).times(count)
+        for _, function, count in kinds(program)
+        for node in function.nodes
+        if wanted(node)
+    )
+    return sum(parts, Work())
+
+
+def weights_where(program: Program, wanted: Callable[[Node], bool]) -> int:
+    """The elements of the weights that some nodes are."""
+    read = {
+        join(path, node.attrs.string("path"))
+        for path, function, _ in kinds(program)
+        for node in function.nodes
+        if node.op == "weight" and wanted(node)
+    }
+    sizes = program.sizes
+    return sum(p.size(sizes) for p in program.parameters if pattern(p.path) in read)
+
+
 # --------------------------------------------------------------------------- parameters
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..files import write_file
+from ..compiler.files import write_file
 from .options import BACKENDS, FILE, open_sized, sizes
 
 if TYPE_CHECKING:
