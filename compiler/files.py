@@ -53,6 +53,8 @@ def new_directory(directory: Path, *, only: bool = False) -> Iterator[Path]:
     """
     directory = Path(os.path.abspath(directory))
     try:
+        if os.path.lexists(directory):
+            directory.mkdir(exist_ok=True)  # refuses what is no directory
         directory.parent.mkdir(parents=True, exist_ok=True)
         with _locked(directory.parent):
             _sweep(directory)
