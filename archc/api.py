@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # what only some calls need is imported by them: `check` need
     from .decoder import Decoder, Rows
     from .generate import Result
     from .generate.prompts import Prompts
+    from .gradient import Gradient
 
 # name -> (module, class): a backend is imported when it is first asked for
 BACKENDS: dict[str, tuple[str, str]] = {
@@ -152,7 +153,7 @@ class Model:
         runner = _backend(backend)
         program = self.program_for(inputs)
         optimised = optimise(
-            program if outputs is None else _returning(program, outputs),
+            program if outputs is None else returning(program, outputs),
             level=level,
             disable=runner.unwanted_passes(dtype, **options),
             quant=quant,
@@ -193,6 +194,12 @@ class Model:
             quant=quant,
             **options,
         )
+
+    def gradient(self, backend: str = "numpy", **options: Any) -> Gradient:
+        """Load the weights to compute a loss and its gradient for them; see `archc.gradient`."""
+        from .gradient import Gradient
+
+        return Gradient(self, backend, **options)
 
     def generate(self, prompts: Prompts | None = None, **options: Any) -> list[Result]:
         """Continue texts or token ids, token by token; `archc.generate.generate` has the options."""
@@ -249,7 +256,7 @@ class Compiled:
         return self.executable.module  # type: ignore[attr-defined]
 
 
-def _returning(program: Program, outputs: Collection[str]) -> Program:
+def returning(program: Program, outputs: Collection[str]) -> Program:
     known = tuple(name for name, _ in program.main.outputs)
     for name in outputs:
         if name not in known:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib import import_module
 
 import click
@@ -17,21 +17,26 @@ from . import __version__
 from .compiler.knobs import DEBUG
 from .dsl.diagnostics import ArchError, Diagnostics, render
 from .dsl.errors import OutOfMemory
+from .dsl.lexer import MOST_ERRORS
 
 # In the order of `archc --help`; module of archc.commands where the name cannot be one.
 COMMANDS = {
     "check": "check",
     "fmt": "fmt",
     "cost": "cost",
+    "show": "show",
     "explain": "explain",
     "compile": "compile",
     "run": "run",
     "diff": "diff",
+    "fuzz": "fuzz",
+    "reduce": "reduce",
     "generate": "generate",
     "perplexity": "perplexity",
     "bench": "bench",
     "import": "import_",
     "export": "export",
+    "lsp": "lsp",
 }
 MISTAKE, BUG, INTERRUPTED = 1, 70, 130
 
@@ -69,10 +74,13 @@ class Commands(click.Group):
             ctx.exit(bug(error, debug))
 
 
-def mistakes(errors: Iterable[ArchError]) -> int:
+def mistakes(errors: Sequence[ArchError]) -> int:
     """Show what is wrong in the user's input, a blank line between errors."""
     color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    click.echo("\n\n".join(render(error, color=color) for error in errors), err=True, color=color)
+    shown = [render(error, color=color) for error in errors[:MOST_ERRORS]]
+    if len(errors) > len(shown):
+        shown.append(f"and {len(errors) - len(shown):,} more")
+    click.echo("\n\n".join(shown), err=True, color=color)
     return MISTAKE
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..files import files_in, new_directory
+from ..compiler.files import files_in, new_directory
 from .options import BACKENDS, FILE, QUANT, WEIGHTS, open_model, open_sized, sizes
 from .resources import DEVICES, Asked, Resources
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # what each backend needs besides archc itself
 NEEDS = {"numpy": "numpy", "torch": "torch", "triton": "triton"}
+# each of them at both levels; numpy at O0 is the reference itself
+LEVELLED = {"numpy": ("numpy",), "torch": ("torch@O0", "torch"), "triton": ("triton@O0", "triton")}
 SMALL = "tiny"  # the preset that a comparison takes by itself: backends differ at any size
 LEVELS = ("O0", "O1")
 DTYPES = ("f64", "f32", "bf16", "f16")
@@ -104,9 +106,9 @@ def command(
         opened = opened.with_random_weights(seed or 0)
     if quant is not None and chunks is not None:
         raise click.UsageError("--quant and --chunks exclude each other")
-    candidates = _candidates(backends, dtype)
-    asked = _sizes(lengths)
-    report = _compared(opened, candidates, inputs, seed or 0, asked, introduced, quant, chunks)
+    chosen = candidates(backends, dtype)
+    asked = random_sizes(lengths)
+    report = _compared(opened, chosen, inputs, seed or 0, asked, introduced, quant, chunks)
     _finish(ctx, report, not report.agree, as_json)
 
 
@@ -146,15 +148,18 @@ def _progress(message: str) -> None:
     click.echo(f"running {message}", err=True)
 
 
-def _candidates(backends: str | None, dtype: Any) -> list[Candidate]:
+def candidates(backends: str | None, dtype: Any) -> list[Candidate]:
     """Those named, else every backend that is installed."""
+    return [candidate(name, dtype) for name in (backends.split(",") if backends else installed())]
+
+
+def candidate(spec: str, dtype: Any) -> Candidate:
+    """The one that a spec such as `torch@O0` names. Raises `UnknownBackend`, `MissingPackage`."""
     from ..api import backend
     from ..diff import Candidate
 
-    names = backends.split(",") if backends else _installed()
-    found = [Candidate(*_spec(name.strip(), dtype), label=name.strip()) for name in names]
-    for candidate in found:
-        backend(candidate.backend)  # an unknown one is refused before any runs
+    found = Candidate(*_spec(spec.strip(), dtype), label=spec.strip())
+    backend(found.backend)
     return found
 
 
@@ -173,7 +178,7 @@ def _spec(text: str, dtype: Any) -> tuple[str, int, Any]:
     return name, level, dtype
 
 
-def _installed() -> list[str]:
+def installed() -> list[str]:
     """Every backend whose package is there; the others are named on stderr."""
     found = {name: find_spec(package) is not None for name, package in NEEDS.items()}
     for name in (name for name, there in found.items() if not there):
@@ -181,7 +186,8 @@ def _installed() -> list[str]:
     return [name for name, there in found.items() if there]
 
 
-def _sizes(lengths: Sequence[str]) -> dict[str, int]:
+def random_sizes(lengths: Sequence[str]) -> dict[str, int]:
+    """`S=N` of each `--size`."""
     pairs = [text.partition("=") for text in lengths]
     for name, _, value in pairs:
         if not (name.isidentifier() and value.isdigit() and int(value) > 0):

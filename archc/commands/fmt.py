@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from ..compiler.files import write_file
 from ..dsl import format_file, parse_file
-from ..files import write_file
 
 
 @click.command("fmt")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..compiler.files import write_file
 from ..dsl.diagnostics import Diagnostics
-from ..files import write_file
 
 if TYPE_CHECKING:
     from rich.table import Table

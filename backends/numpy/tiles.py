@@ -264,6 +264,8 @@ class TiledRun:
                 self.visit(values, windows)
         for contraction, softmax in self.plan.contractions.items():
             self.whole[contraction] = self.finished(contraction, softmax)
+        for total, softmax in self.plan.totals.items():
+            self.whole[total] = self.log_total(total, softmax)
         return [self.value(i) for i in self.body.output_ids]
 
     def windows(self) -> Iterator[Window]:
@@ -336,6 +338,16 @@ class TiledRun:
         if softmax is not None:
             total = divide_rows(total, self.rows_of(contraction, softmax, self.sums[softmax]))
         return total.astype(stored, copy=False)
+
+    def log_total(self, total: int, softmax: int) -> Array:
+        """m + log l, -inf where no key was seen."""
+        node, sizes = self.body[total], self.attention.sizes
+        stored = self.attention.precision.storage(node.type.dtype)
+        if softmax not in self.sums:
+            shape = Call(node.attrs, (), node.types, sizes, windows=self.rows).shape
+            return np.full(shape, -np.inf, stored)
+        made = finite(self.maxima[softmax]) + np.log(self.sums[softmax])
+        return align(made, self.plan.rows[softmax], node.axes).astype(stored, copy=False)
 
     def rows_of(self, contraction: int, softmax: int, statistic: Array) -> Array:
         """A row statistic, moved as the weights are and aligned with the contraction's result."""

@@ -459,6 +459,13 @@ def softmax(scope: Scope, node: Node, x: Value) -> Value:
     return Value(expr, node.type.dtype, x.layout)
 
 
+@lowers("logsumexp")
+def logsumexp(scope: Scope, node: Node, x: Value) -> Value:
+    axis = node.attrs.axis("axis")
+    x = _over(scope, scope.converted(x, node.type.dtype), (axis,))
+    return _reduced(x, "{0}.logsumexp({1})", (axis,), node.type.dtype)
+
+
 @lowers("topk")
 def topk(scope: Scope, node: Node, x: Value) -> tuple[Value, ...]:
     """A stable sort: torch.topk leaves the order of equal values open."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from ...compiler.ir.graph import DType, Function, Node, Program, callees
+from ...compiler.ir.graph import DType, Function, Node, Program
 from ...dsl.dims import Dim
 from ...dsl.errors import NoLowering
 from ..base import span_of
@@ -116,8 +116,8 @@ class Module:
             self.states[node.attrs.string("path")] = Value(
                 held, node.type.dtype, single(node.axes), finite=False
             )
-        calls = [k for n in self.function.nodes if n.op == "repeat" for k in callees(n)]
-        if any(map(self.file.keeps, calls)) or (is_main and self.function.left):
+        file, name = self.file, self.function.name
+        if file.keeps(name) if is_main else file.passes_on(name):
             if self.file.continues:
                 self.names["layer_states"] = "layer_states"
             if not is_main:

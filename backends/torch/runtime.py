@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import torch
 
+from ...compiler.files import write_file
 from ...compiler.ir.graph import Node, Program
 from ...compiler.ir.walk import calls, join
 from ...compiler.ops import SCANS, ModelDType, Precision
@@ -32,7 +33,7 @@ from ..base import (
     span_of,
 )
 from . import few_rows
-from .emit import Emitted, emit_model, left
+from .emit import Emitted, beside, continues, emit_model, inside, left
 from .module import ChunkMethod
 from .step import Step, is_few, loaded
 from .weights import Moved, assign, share, taken_over, to_torch
@@ -157,11 +158,15 @@ class TorchExecutable(Executable):
             outputs = {name: to_numpy(value) for name, value in outputs.items()}
             return Stepped(outputs, made, bound.sizes)
         arguments: list[Any] = self._given(bound)
+        if continues(self.program):
+            arguments.append(bound.sizes[self.program.past])
         if any(self._kept.values()):
             given = {prefix: [states[p] for p in paths] for prefix, paths in self._kept.items()}
-            arguments += [bound.sizes[self.program.past], *given.pop("", []), given]
+            arguments += [*given.pop("", []), given]
         with torch.no_grad():
-            outputs, found = self.module(*arguments)
+            results = self.module(*arguments)
+        leaves = any(function.left for function in self.program.functions)
+        outputs, found = results if leaves else (results, {})
         made: dict[str, torch.Tensor] = {}
         for prefix, places in self._left.items():
             made.update(zip(places, found.get(prefix, ()), strict=True))
@@ -244,7 +249,7 @@ class TorchExecutable(Executable):
         folder = Path(self._folder.name if self._folder else str(self.options.out))
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
-        path.write_text(emitted.text, encoding="utf-8")
+        write_file(path, emitted.text.encode())
         return _imported(path)
 
 
@@ -331,12 +336,13 @@ def _compile_kinds(file: ModuleType, emitted: Emitted, program: Program) -> dict
     kinds = {}
     text = Path(str(file.__file__)).read_text(encoding="utf-8")
     for function in map(program.function, emitted.classes):
-        ops = {node.op for node in function.nodes}
-        if function is program.main or ops & {"repeat", *SCANS}:
+        kinds_beside = map(program.function, beside(program, function.name))
+        layered = any(inside(f) for f in kinds_beside)
+        if function is program.main or layered or any(n.op in SCANS for n in function.nodes):
             continue
         cls = getattr(file, emitted.classes[function.name])
         dims = _run_time_dims(program, function.name)
-        if any(f.states for f in program.functions):  # it is given `past` and its states, too
+        if continues(program):  # it is given `past` and its states, too
             dims += [[], *(_varying(program, node) for node in function.states)]
         kinds[function.name] = kind = Kind(cls.forward, text, dims)
         cls.forward = _method(kind)

@@ -13,7 +13,7 @@ from .regions import Region
 STEP = "step"  # the variable of a loop over the steps of a scan
 Operand = dict[Axis, Dim]
 Map = Callable[[Indices, Region, Node, Coordinates], Operand]
-REDUCTIONS = ("sum", "amax", "dot", "softmax")
+REDUCTIONS = ("sum", "amax", "dot", "softmax", "logsumexp")
 
 
 def restrict(coordinates: Coordinates, axes: Sequence[Axis]) -> Operand:

@@ -28,7 +28,7 @@ def online_loop(reducer: Reducer, group: Group) -> list[Value]:
     spans = [reducer.loop_span(first, loop, start, False, part) for part in parts]
     reducer.add_slot(spans[0], first, loop, start, COLS)
     softmax, scored = _softmax(reducer, first, {**at, **spans[0].by_slot[COLS]})
-    bounds = _bounds(reducer, softmax, scored, parent)
+    low, high_key = bounds(reducer, first, scored, parent)
     high, total = (evaluator.fresh(name) for name in ("high", "total"))
     rows = evaluator.shape(frozenset(t for p in parts for t in _rows(p)))
     parent.add(f'{high} = tl.full({rows}, float("-inf"), tl.float32)')
@@ -41,11 +41,20 @@ def online_loop(reducer: Reducer, group: Group) -> list[Value]:
             span.masks[COLS] = frozenset()  # the weights vanish there already
         part.step(loop, span, decay)
     loop.add(f"{high} = {high}_new")
-    loop.close(f"for {start} in {reducer.steps(*bounds, reducer.limits.block, parent)}:")
-    if reducer.part is not None:
-        reducer.part.log_total = _log_total(reducer, parts[0], parent, high, total)
+    loop.close(f"for {start} in {reducer.steps(low, high_key, reducer.limits.block, parent)}:")
+    totals = [n for n in evaluator.region.nodes.values() if _is_total(n, softmax)]
+    if reducer.part is not None or totals:
+        log_total = _log_total(reducer, parts[0], parent, high, total)
+        if reducer.part is not None:
+            reducer.part.log_total = log_total
+        for node in totals:
+            evaluator.known[(node.id, *(scored[axis] for axis in node.axes))] = log_total
     parent.add(f"{total} = tl.where({total} == 0, 1.0, {total})")
     return [_normalised(reducer, part, parent, total) for part in parts]
+
+
+def _is_total(node: Node, softmax: Node) -> bool:
+    return node.op == "logsumexp" and node.inputs == softmax.inputs
 
 
 def _rows(part: Accumulator | Product) -> list[tuple[int, str]]:
@@ -103,21 +112,27 @@ def _normalised(reducer: Reducer, part: Accumulator | Product, parent: Scope, to
     return reducer.evaluator.assign(text, "float", value.tiles, parent, "out")
 
 
-def _bounds(reducer: Reducer, softmax: Node, at: Operand, parent: Scope) -> tuple[str, str]:
-    """First and last + 1 key that some row of the tile may see."""
+def bounds(reducer: Reducer, contraction: Node, at: Operand, parent: Scope) -> tuple[str, str]:
+    """First and last + 1 key that some row of the tile may see.
+
+    Where the sum runs over other axes too, these are the inner ones of its index.
+    """
     evaluator, attend = reducer.evaluator, reducer.evaluator.region.attend
     assert attend is not None
-    length = evaluator.integer(evaluator.region.size(softmax.attrs.axis("axis"))).text
+    region = evaluator.region
+    length, inner = evaluator.integer(reducer.extent(contraction)).text, Dim.of(1)
     query = _query(attend.query, at)
     if query is None:
         return "0", length
+    for axis in contraction.attrs.axes("axes"):
+        inner = inner if axis == attend.keys else inner * region.size(axis)
     low, high = "0", length
     if attend.upper is not None:
-        last = _extreme(reducer, query + _number(reducer, attend.upper) + 1, "tl.max")
+        last = _extreme(reducer, (query + _number(reducer, attend.upper) + 1) * inner, "tl.max")
         high = evaluator.fresh("stop")
         parent.add(f"{high} = tl.minimum({last}, {length})")
     if attend.lower is not None:
-        first = _extreme(reducer, query - _number(reducer, attend.lower), "tl.min")
+        first = _extreme(reducer, (query - _number(reducer, attend.lower)) * inner, "tl.min")
         low, block = evaluator.fresh("first"), reducer.limits.block
         parent.add(f"{low} = tl.maximum({first}, 0) // {block} * {block}")
     return low, high

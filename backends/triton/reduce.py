@@ -234,6 +234,18 @@ class Reducer:
         text = f"{weight.text} / {total.text}"
         return evaluator.assign(text, node.type.dtype, tiles, scope, self.base(node))
 
+    def logsumexp(self, node: Node, at: Coordinates) -> Value:
+        """max + log(sum of exponentials); the loop of an attention has left it where it is known."""
+        evaluator, (x,) = self.evaluator, self.evaluator.region.operands(node)
+        shift = self._shift(node, at, x)
+        fold = self.folding(SUM, "float", node, at, x)
+        fold.operand = lambda reduced: self._exponential(x, {**at, **reduced}, shift)
+        total = self.run(node, at, fold)
+        scope = deepest((shift.scope, total.scope))
+        text = f"{shift.text} + tl.log({total.text})"
+        tiles = shift.tiles | total.tiles
+        return evaluator.assign(text, node.type.dtype, tiles, scope, self.base(node))
+
     def _shift(self, node: Node, rows: Coordinates, x: Node) -> Value:
         high = self.run(node, rows, self.folding(MAX, "float", node, rows, x))
         text = f'tl.where({high.text} == float("-inf"), 0.0, {high.text})'
@@ -420,7 +432,7 @@ class Reducer:
             condition = f"{made.text} < {bound}"
             mask = evaluator.condition(condition, tiles, scope, f"{base}_in")
             masks = frozenset({mask.text})
-        var = Var(made.text, extent, tiles, masks, scope)
+        var = Var(made.text, extent, tiles, masks, scope, first=start or "0")
         evaluator.indices.add(var)
         return var
 
@@ -452,7 +464,12 @@ class Reducer:
         for part, span in zip(parts, spans, strict=True):
             part.step(loop, span)
         step = "1" if scalar else self.limits.block
-        steps = self.steps("0", evaluator.integer(extent).text, step, parent)
+        low, high = "0", evaluator.integer(extent).text
+        if evaluator.region.attend is not None and node.id in evaluator.region.attend.sums:
+            from .online import bounds
+
+            low, high = bounds(self, node, group[0][1], parent)
+        steps = self.steps(low, high, step, parent)
         loop.close(f"for {start} in {steps}:")
         return [part.finish(parent) for part in parts]
 
@@ -553,7 +570,7 @@ def _always_full(extent: Dim, block: str) -> bool:
 def shared_loops(indices: Indices, region: Region, roots: list[tuple[int, Operand]]) -> list[Group]:
     """Products, and sums beside them, that run over the same axes and wait for no reduction.
 
-    In an attention those that one softmax weighs.
+    In an attention those that one softmax weighs, or none.
     """
     groups: dict[object, list[tuple[Node, Operand]]] = {}
     for node, at in reached(indices, region, roots):

@@ -29,7 +29,8 @@ ROOMY = frozenset({"append", "state", "input", "result"})
 class Attend:
     """What is tiled in an attention: along `keys`, `softmaxes` by the contraction that they weigh.
 
-    The mask proves query - lower <= key <= query + upper where these are given.
+    `sums` are the contractions of what no softmax weighs, as the gradients of an attention are. The
+    mask proves query - lower <= key <= query + upper where these are given.
     """
 
     keys: Axis
@@ -37,6 +38,7 @@ class Attend:
     query: Axis | None = None
     lower: Dim | None = None
     upper: Dim | None = None
+    sums: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -105,7 +107,9 @@ def _attend(node: Node, body: Function, inside: dict[int, int]) -> Attend:
     weighed = {inside[c]: inside[s] for c, s in plan.contractions.items() if s is not None}
     query, bounds = node.attrs.get("query"), [node.attrs.get("lower"), node.attrs.get("upper")]
     lower, upper = (b if isinstance(b, Dim) else None for b in bounds)
-    return Attend(plan.keys, weighed, query if isinstance(query, Axis) else None, lower, upper)
+    sums = frozenset(inside[c] for c, s in plan.contractions.items() if s is None)
+    row = query if isinstance(query, Axis) else None
+    return Attend(plan.keys, weighed, row, lower, upper, sums)
 
 
 def view_region(program: Program, function: Function, node: Node) -> Region:

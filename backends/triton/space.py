@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...compiler.ir.graph import Node
+from ...compiler.passes.properties import reduced_axes
 from ...dsl.dims import Dim, product
 from .indexing import Indices, Var, join
 from .mapping import REDUCTIONS, Operand, reached, restrict
@@ -184,7 +185,14 @@ def rows_first(region: Region, node: Node) -> bool:
     a, b = node.inputs
     if region.attend is not None and node.id in region.attend.softmaxes:
         return leads_to(region, a, region.attend.softmaxes[node.id])
+    if region.attend is not None and node.id in region.attend.sums:
+        return _has_product(region, a) or not _has_product(region, b)
     return not (_only_parameters(region, a) and not _only_parameters(region, b))
+
+
+def _has_product(region: Region, start: int) -> bool:
+    node = region.nodes[start]
+    return node.op == "dot" or any(_has_product(region, i) for i in node.inputs)
 
 
 def leads_to(region: Region, start: int, wanted: int) -> bool:
@@ -245,7 +253,7 @@ def _width(steps: Sequence[Step]) -> int:
 def _outer(region: Region, walk: _Walk, node: Node) -> set[str]:
     """The last axis, where a reduction runs over another one: lanes stay contiguous."""
     last = region.operands(node)[0].axes[-1:]
-    reduced = {node.attrs["axis"]} if node.op == "softmax" else set(node.attrs.axes("axes"))
+    reduced = set(reduced_axes(node))
     if not walk.steps or not last or last[0] in reduced:
         return set()
     return {walk.steps[-1].symbol}
@@ -271,6 +279,7 @@ def alike(region: Region) -> list[list[int]]:
     largest = max(groups, key=len)
     space = plan_space(only(region, groups[largest]))
     rows = largest - {step.name for step in space.cols}
-    if space.columns_shared and rows != largest:
+    shared = space.columns_shared or region.attend is not None
+    if shared and rows != largest:
         groups[largest] += groups.pop(rows, [])
     return list(groups.values())

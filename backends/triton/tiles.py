@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from .descriptors import DESCRIPTORS
+
 Kind = Literal["flat", "row", "product", "attend", "steps", "chunks"]
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 INTERPRETER = "interpreter"
@@ -28,6 +30,7 @@ class Facts:
     angles: bool = False  # sine or cosine: their range reduction takes many registers
     exact: bool = False  # a product of float32 values, whatever the model's type
     pieces: int = 1  # of the result that a program computes at once
+    scores: int = 1  # of an attention's gradient: products in a tile, of which the sum is made
     running: bool = False  # a loop in a pointwise kernel: its columns meet a tile of what is summed
 
 
@@ -40,13 +43,26 @@ PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
     INTERPRETER: {2: (64, 64, 64, 4, 1), 4: (64, 64, 64, 4, 1)},
 }
 
-# (queries, keys), warps, stages; by head size: up to 64, 128, 256
+# (queries, keys), warps, stages; by head size: up to 64, 128, 256. A program's queries share the
+# keys and values that it reads: all heads of a group, and as many places as registers hold.
 ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
     "sm_80": {64: (64, 64, 4, 3), 128: (64, 64, 4, 3), 256: (64, 32, 8, 2)},
-    "sm_90": {64: (128, 64, 8, 3), 128: (128, 64, 8, 3), 256: (64, 32, 8, 2)},
+    "sm_90": {64: (128, 64, 8, 3), 128: (256, 32, 16, 3), 256: (64, 32, 8, 2)},
     "sm_100": {64: (64, 64, 4, 3), 128: (128, 64, 8, 3), 256: (64, 32, 8, 2)},
     "gfx942": {64: (128, 64, 4, 2), 128: (128, 64, 4, 2), 256: (64, 32, 4, 1)},
     INTERPRETER: {64: (64, 64, 4, 1), 128: (64, 64, 4, 1), 256: (64, 64, 4, 1)},
+}
+
+# Where tiles are read through tensor descriptors. Older devices and AMD have no such instruction,
+# float32 is for no tensor core, and with few rows a program ends before making one has paid. The
+# interpreter so runs both ways.
+DESCRIBED = ("sm_90", "sm_100", INTERPRETER)
+
+# Those of a gradient, which has the scores and their derivative in a tile at once.
+ATTENTION_GRADIENT: dict[str, dict[int, tuple[int, int, int, int]]] = {
+    **ATTENTION,
+    "sm_80": {64: (64, 64, 4, 2), 128: (64, 32, 4, 2), 256: (32, 32, 8, 1)},
+    "gfx942": {64: (64, 64, 4, 2), 128: (64, 32, 4, 2), 256: (32, 32, 4, 1)},
 }
 
 # The same for 16 rows and fewer: a product waits for its weights, so many small tiles are on the way.
@@ -72,13 +88,15 @@ def tile(facts: Facts, target: str, element_bytes: int, *, few: bool = False) ->
     """Block lengths and launch options of a kernel, or those for `few` rows."""
     if facts.exact:
         element_bytes = 4
+    described: Tile = {DESCRIPTORS: element_bytes == 2 and target in DESCRIBED and not few}
     if facts.kind == "product":
-        return _product(facts, (FEW_PRODUCTS if few else PRODUCTS)[target], element_bytes)
+        table = (FEW_PRODUCTS if few else PRODUCTS)[target]
+        return _product(facts, table, element_bytes) | described
     if facts.kind == "attend":
-        whole = _attend(facts, target, element_bytes)
+        whole = _attend(facts, target, element_bytes) | described
         return whole | {"BLOCK_M": 16, "num_warps": 4} if few else whole
     if facts.kind == "chunks":
-        return _chunks(target)
+        return _chunks(facts, target)
     if facts.kind == "steps":
         return _steps(facts, target)
     return _rows(facts, target)
@@ -96,7 +114,8 @@ def _product(
 
 def _attend(facts: Facts, target: str, element_bytes: int) -> Tile:
     size = next((s for s in (64, 128) if facts.width <= s), 256)
-    m, n, warps, stages = ATTENTION[target][size]
+    table = ATTENTION if facts.scores == 1 else ATTENTION_GRADIENT
+    m, n, warps, stages = table[target][size]
     if element_bytes > 2 and target != INTERPRETER:
         m, n, stages = 64, 32 if size < 256 else 16, 1
     return {
@@ -147,11 +166,11 @@ def _steps(facts: Facts, target: str) -> Tile:
     }  # fmt: skip
 
 
-def _chunks(target: str) -> Tile:
+def _chunks(facts: Facts, target: str) -> Tile:
     """Few columns of the states, beside the rows of a chunk and all that its products sum over."""
     return {
         "BLOCK_N": 64 if target == INTERPRETER else 16, "PRECISION": _precision(target),
-        "num_warps": 4, "num_stages": 1,
+        "num_warps": 8 if facts.width > 128 else 4, "num_stages": 1,
     }  # fmt: skip
 
 

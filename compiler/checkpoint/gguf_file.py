@@ -21,7 +21,7 @@ import numpy as np
 
 from ...dsl.errors import DamagedCheckpoint, MissingPackage, NotACheckpoint, TensorDtype
 from .arrangement import Array, Shape
-from .reader import Checkpoint, TensorStore, map_file
+from .reader import Checkpoint, TensorStore, is_array, map_file
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -113,6 +113,7 @@ class _Tensor:
     kind: int
     shape: Shape
     offset: int
+    end: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -203,7 +204,8 @@ def _header(cursor: _Cursor) -> tuple[dict[str, Any], dict[str, _Tensor]]:
     if not isinstance(alignment, int) or alignment < 1:
         raise _Bad(f"its alignment is {alignment!r}")
     start = -(-cursor.at // alignment) * alignment
-    return metadata, {name: _placed(name, t, start, cursor) for name, t in table.items()}
+    placed = {name: _placed(name, t, start, cursor) for name, t in table.items()}
+    return metadata, _no_overlap(placed)
 
 
 def _tensor(cursor: _Cursor) -> tuple[str, _Tensor]:
@@ -225,10 +227,22 @@ def _placed(name: str, tensor: _Tensor, start: int, cursor: _Cursor) -> _Tensor:
     count = int(np.prod(tensor.shape, dtype=object))
     if count % elements:
         raise _Bad(f"tensor `{name}` is no whole number of blocks")
-    end = start + tensor.offset + count // elements * size
+    if not is_array(tensor.shape):
+        raise _Bad(f"tensor `{name}` has sizes that no array has")
+    first = start + tensor.offset
+    end = first + count // elements * size
     if end > len(cursor.data):
         raise _Bad(f"it ends within tensor `{name}`")
-    return _Tensor(tensor.kind, tensor.shape, start + tensor.offset)
+    return _Tensor(tensor.kind, tensor.shape, first, end)
+
+
+def _no_overlap(table: dict[str, _Tensor]) -> dict[str, _Tensor]:
+    reached = 0
+    for name, tensor in sorted(table.items(), key=lambda item: item[1].offset):
+        if tensor.end > tensor.offset < reached:
+            raise _Bad(f"tensor `{name}` overlaps another")
+        reached = max(reached, tensor.end)
+    return table
 
 
 def _shortest(number: float) -> float:

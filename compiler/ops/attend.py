@@ -32,6 +32,7 @@ class AttendPlan:
 
     `contractions` maps each accumulated `dot` or `sum` to the softmax that weighs it, or None;
     `weights` are the nodes between, in order; `rows` gives the row axes of softmaxes and weights.
+    `totals` maps each `logsumexp` of the scores to the softmax that is of the same ones.
     """
 
     keys: Axis
@@ -41,6 +42,7 @@ class AttendPlan:
     rows: dict[int, tuple[Axis, ...]] = field(default_factory=dict)
     masks: dict[int, tuple[int, ...]] = field(default_factory=dict)
     source: dict[int, int] = field(default_factory=dict)  # softmax or weight -> its softmax
+    totals: dict[int, int] = field(default_factory=dict)
 
     @property
     def weights(self) -> tuple[int, ...]:
@@ -57,6 +59,8 @@ def plan_attend(body: Function, keys: Axis | None = None) -> AttendPlan:
     for node in body.nodes:
         if node.id in plan.softmaxes:
             _enter_softmax(plan, body, node)
+        elif node.op == "logsumexp" and node.attrs["axis"] == keys:
+            _enter_total(plan, body, node)
         elif _contracts(node, keys):
             _enter_contraction(plan, node)
         elif any(i in plan.source for i in node.inputs):
@@ -112,6 +116,14 @@ def _enter_softmax(plan: AttendPlan, body: Function, node: Node) -> None:
     plan.source[node.id] = node.id
     plan.rows[node.id] = tuple(axis for axis in node.axes if axis != plan.keys)
     plan.masks[node.id] = tuple(_mask_chain(body, node.inputs[0]))
+
+
+def _enter_total(plan: AttendPlan, body: Function, node: Node) -> None:
+    """The sum of a softmax's exponentials is known when all tiles have been."""
+    found = [i for i in plan.softmaxes if body[i].inputs == node.inputs]
+    if not found:
+        raise NotTileable("no softmax of the same scores")
+    plan.totals[node.id] = found[0]
 
 
 def _enter_contraction(plan: AttendPlan, node: Node) -> None:
@@ -185,7 +197,7 @@ def _check_complete(plan: AttendPlan, body: Function) -> None:
         raise NotTileable("no product with the values follows the softmax")
     if not (plan.tiled | set(plan.source)).isdisjoint(body.output_ids):
         raise NotTileable("a value along the keys leaves the region")
-    after = set(plan.contractions)
+    after = {*plan.contractions, *plan.totals}
     for node in body.nodes:
         if not after.isdisjoint(node.inputs):
             if node.id in plan.contractions or node.id in plan.tiled:

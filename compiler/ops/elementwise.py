@@ -81,13 +81,16 @@ def pointwise(
     operands: Callable[[DTypes], DTypes] = numbers,
     result: DType | None = None,
     samples: tuple[Sample, ...] = (),
+    gradient: tuple[str, ...] = (),
 ) -> Op:
     """Adds a pointwise op. `result` is the result's element kind; without it, the last operand's.
 
-    `function` sees aligned arrays, already in the dtype of computation.
+    Without a text for each operand no gradient flows through it. `function` sees aligned arrays,
+    already in the dtype of computation.
     """
     made = op(name, doc, pointwise=True, operands=operands, torch=torch, triton=triton)
     made.samples, made.elementwise = samples, per_result
+    made.gradient = gradient or ("",) * arity
 
     @made.rule
     def _(attrs: Attrs, inputs: Types) -> Types:
@@ -218,12 +221,12 @@ TRITON_MOD = {
 
 POSITIVE, SMALL = (0.01, 4.0), (-0.9, 3.0)
 
-# name, meaning, NumPy, torch, Triton, domain of the samples: float to float (int becomes float)
-FUNCTIONS: tuple[tuple[str, str, Function, str, str, tuple[float, float]], ...] = (
-    ("exp", "e to the x", later.exp, "torch.exp({0})", "tl.exp({0})", (-4, 4)),
-    ("log", "natural logarithm", later.log, "torch.log({0})", "tl.log({0})", POSITIVE),
-    ("log1p", "log(1 + x)", later.log1p, "torch.log1p({0})", TRITON_LOG1P, SMALL),
-    ("sqrt", "square root", later.sqrt, "torch.sqrt({0})", "tl.sqrt({0})", POSITIVE),
+# name, meaning, NumPy, torch, Triton, domain of the samples, gradient: float to float (int becomes float)
+FUNCTIONS: tuple[tuple[str, str, Function, str, str, tuple[float, float], str], ...] = (
+    ("exp", "e to the x", later.exp, "torch.exp({0})", "tl.exp({0})", (-4, 4), "d * y"),
+    ("log", "natural logarithm", later.log, "torch.log({0})", "tl.log({0})", POSITIVE, "d / a"),
+    ("log1p", "log(1 + x)", later.log1p, "torch.log1p({0})", TRITON_LOG1P, SMALL, "d / (1 + a)"),
+    ("sqrt", "square root", later.sqrt, "torch.sqrt({0})", "tl.sqrt({0})", POSITIVE, "d / (2 * y)"),
     (
         "rsqrt",
         "1 / sqrt(x)",
@@ -231,24 +234,86 @@ FUNCTIONS: tuple[tuple[str, str, Function, str, str, tuple[float, float]], ...] 
         "torch.rsqrt({0})",
         "tl.rsqrt({0})",
         POSITIVE,
+        "d * y * y * y * -0.5",
     ),
-    ("sin", "sine", later.sin, "torch.sin({0})", "tl.sin({0})", (-9, 9)),
-    ("cos", "cosine", later.cos, "torch.cos({0})", "tl.cos({0})", (-9, 9)),
-    ("tanh", "hyperbolic tangent", later.tanh, "torch.tanh({0})", TRITON_TANH, (-3, 3)),
-    ("sigmoid", "1 / (1 + exp(-x))", sigmoid, "torch.sigmoid({0})", "tl.sigmoid({0})", (-9, 9)),
-    ("erf", "error function", erf, "torch.erf({0})", "tl.erf({0})", (-4, 4)),
-    ("round", "nearest whole, half to even", later.rint, "torch.round({0})", TRITON_ROUND, (-3, 3)),
-    ("floor", "greatest integer <= x", later.floor, "torch.floor({0})", "tl.floor({0})", (-3, 3)),
+    ("sin", "sine", later.sin, "torch.sin({0})", "tl.sin({0})", (-9, 9), "d * cos(a)"),
+    ("cos", "cosine", later.cos, "torch.cos({0})", "tl.cos({0})", (-9, 9), "-(d * sin(a))"),
+    (
+        "tanh",
+        "hyperbolic tangent",
+        later.tanh,
+        "torch.tanh({0})",
+        TRITON_TANH,
+        (-3, 3),
+        "d * (1 - y * y)",
+    ),
+    (
+        "sigmoid",
+        "1 / (1 + exp(-x))",
+        sigmoid,
+        "torch.sigmoid({0})",
+        "tl.sigmoid({0})",
+        (-9, 9),
+        "d * y * (1 - y)",
+    ),
+    (
+        "erf",
+        "error function",
+        erf,
+        "torch.erf({0})",
+        "tl.erf({0})",
+        (-4, 4),
+        "d * exp(-(a * a)) * 1.1283791670955126",
+    ),
+    (
+        "round",
+        "nearest whole, half to even",
+        later.rint,
+        "torch.round({0})",
+        TRITON_ROUND,
+        (-3, 3),
+        "",
+    ),
+    (
+        "floor",
+        "greatest integer <= x",
+        later.floor,
+        "torch.floor({0})",
+        "tl.floor({0})",
+        (-3, 3),
+        "",
+    ),
 )
-for _name, _doc, _numpy, _torch, _triton, _domain in FUNCTIONS:
+for _name, _doc, _numpy, _torch, _triton, _domain, _gradient in FUNCTIONS:
     _samples = on("float", "f32", "f64", domain=_domain)
-    pointwise(_name, 1, _doc, _numpy, _torch, _triton, floats, samples=_samples)
+    pointwise(
+        _name, 1, _doc, _numpy, _torch, _triton, floats, samples=_samples, gradient=(_gradient,)
+    )
 
-# name, meaning, NumPy, torch, Triton, samples: number and number, promoted
-ARITHMETIC: tuple[tuple[str, str, Function, Template, Template, tuple[Sample, ...]], ...] = (
-    ("add", "a + b", later.add, "({0} + {1})", "({0} + {1})", pairs("float", "int")),
-    ("sub", "a - b", later.subtract, "({0} - {1})", "({0} - {1})", pairs("f32", "int")),
-    ("mul", "a * b", later.multiply, "({0} * {1})", "({0} * {1})", pairs("float", "f64", "int")),
+# name, meaning, NumPy, torch, Triton, samples, gradients: number and number, promoted
+Gradients = tuple[str, str]
+ARITHMETIC: tuple[
+    tuple[str, str, Function, Template, Template, tuple[Sample, ...], Gradients], ...
+] = (
+    ("add", "a + b", later.add, "({0} + {1})", "({0} + {1})", pairs("float", "int"), ("d", "d")),
+    (
+        "sub",
+        "a - b",
+        later.subtract,
+        "({0} - {1})",
+        "({0} - {1})",
+        pairs("f32", "int"),
+        ("d", "-d"),
+    ),
+    (
+        "mul",
+        "a * b",
+        later.multiply,
+        "({0} * {1})",
+        "({0} * {1})",
+        pairs("float", "f64", "int"),
+        ("d * b", "d * a"),
+    ),
     (
         "floordiv",
         "floor of the quotient",
@@ -256,6 +321,7 @@ ARITHMETIC: tuple[tuple[str, str, Function, Template, Template, tuple[Sample, ..
         "torch.div({0}, {1}, rounding_mode='floor')",
         TRITON_FLOORDIV,
         pairs("int", "f32", domain=(1, 5)),
+        ("", ""),
     ),
     (
         "mod",
@@ -264,30 +330,39 @@ ARITHMETIC: tuple[tuple[str, str, Function, Template, Template, tuple[Sample, ..
         "torch.remainder({0}, {1})",
         TRITON_MOD,
         pairs("int", "f32", domain=(1, 5)),
+        ("d", "-(d * floordiv(a, b))"),
     ),
 )
-for _name, _doc, _numpy, _torch_of, _triton_of, _samples in ARITHMETIC:
-    pointwise(_name, 2, _doc, _numpy, _torch_of, _triton_of, numbers, samples=_samples)
+for _name, _doc, _numpy, _torch_of, _triton_of, _samples, _gradients in ARITHMETIC:
+    pointwise(
+        _name, 2, _doc, _numpy, _torch_of, _triton_of, numbers, samples=_samples,
+        gradient=_gradients,
+    )  # fmt: skip
 
 pointwise(
     "div", 2, "a / b, float also for integers", later.divide, "({0} / {1})", "({0} / {1})", floats,
-    samples=pairs("float", "int", domain=(1, 5)),
+    samples=pairs("float", "int", domain=(1, 5)), gradient=("d / b", "-(d * y / b)"),
 )  # fmt: skip
 pointwise(
     "pow", 2, "a to the b, float also for integers", later.power, "torch.pow({0}, {1})", TRITON_POW,
     floats, samples=pairs("float", domain=(0.1, 3)),
+    gradient=("d * b * pow(a, b - 1)", "where(eq(a, 0), 0, d * y * log(a))"),
 )  # fmt: skip
+# Equal ones share it.
+LESSER = tuple(
+    f"d * where(eq(a, b), 0.5, where({least}, 1, 0))" for least in ("lt(a, b)", "lt(b, a)")
+)
 pointwise(
     "min", 2, "the lesser; `and` on bool", later.minimum,
     {"bool": "({0} & {1})", "int": "torch.minimum({0}, {1})", "float": "torch.minimum({0}, {1})"},
     {"bool": "({0} & {1})", "int": "tl.minimum({0}, {1})", "float": "tl.minimum({0}, {1})"},
-    promoted, samples=pairs("float", "int", "bool"),
+    promoted, samples=pairs("float", "int", "bool"), gradient=LESSER,
 )  # fmt: skip
 pointwise(
     "max", 2, "the greater; `or` on bool", later.maximum,
     {"bool": "({0} | {1})", "int": "torch.maximum({0}, {1})", "float": "torch.maximum({0}, {1})"},
     {"bool": "({0} | {1})", "int": "tl.maximum({0}, {1})", "float": "tl.maximum({0}, {1})"},
-    promoted, samples=pairs("float", "int", "bool"),
+    promoted, samples=pairs("float", "int", "bool"), gradient=LESSER[::-1],
 )  # fmt: skip
 
 COMPARISONS: tuple[tuple[str, Function, str], ...] = (
@@ -307,11 +382,12 @@ pointwise(
     samples=(
         Sample((tensor("bool", B, A), tensor("float", A, B), tensor("float"))),
         Sample((tensor("bool", N), tensor("int", A), tensor("f32", N, A))),
-    ),
+    ), gradient=("", "where(a, d, 0)", "where(a, 0, d)"),
 )  # fmt: skip
 pointwise(
-    "abs", 1, "magnitude", later.abs, "torch.abs({0})", "tl.abs({0})", samples=on("float", "int")
-)
+    "abs", 1, "magnitude", later.abs, "torch.abs({0})", "tl.abs({0})", samples=on("float", "int"),
+    gradient=("d * (where(lt(0, a), 1, 0) - where(lt(a, 0), 1, 0))",),
+)  # fmt: skip
 pointwise(
     "not", 1, "negation", later.logical_not, "(~{0})", "({0} == 0)", bools, samples=on("bool")
 )
@@ -340,6 +416,7 @@ CAST = op(
         for source in ("float", "f32", "f64", "int")
         for target in ("float", "f32", "f64")
     ),
+    gradient=("d",),
 )
 
 
@@ -366,6 +443,7 @@ ROUND_TO = op(
     triton="{0}.to({format}).to({dtype})",
     elementwise=per_result,
     samples=tuple(Sample((tensor("float", A, N),), {"format": name}) for name in FORMATS),
+    gradient=("d",),  # as if it rounded nothing
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from ...dsl.dims import Dim, product
 from ..ir.graph import Attrs, Axis, DType, TensorType
+from .gradient import Adjoint
 from .numeric import Array, np
 from .registry import (
     N2,
@@ -73,6 +74,11 @@ def _(call: Call) -> Evaluate:
     return lambda x: np.asarray(np.add.reduce(x, axis=along, dtype=kind))
 
 
+@SUM.backward
+def _(at: Adjoint) -> tuple[int]:
+    return (at.d,)
+
+
 AMAX = op(
     "amax",
     "the greatest over `axes`, of nothing the least there is; `any` on bool",
@@ -92,6 +98,14 @@ def _(attrs: Attrs, inputs: Types) -> Types:
 def _(call: Call, x: Array) -> Array:
     along = positions(call, call.attrs.axes("axes"))
     return np.asarray(np.max(x, axis=along, initial=least(call.outputs[0].dtype)))
+
+
+@AMAX.backward
+def _(at: Adjoint) -> tuple[int]:
+    """Equal ones share it."""
+    here = at.add("to_float", at.add("eq", at.node.inputs[0], at.node.id))
+    share = at.add("div", at.d, at.add("sum", here, axes=at.node.attrs["axes"]))
+    return (at.add("mul", here, share),)
 
 
 CUMSUM = op(
@@ -114,6 +128,17 @@ def _(attrs: Attrs, inputs: Types) -> Types:
 def _(call: Call, x: Array) -> Array:
     kind = call.precision.compute(call.outputs[0].dtype)
     return np.cumsum(x, axis=positions(call, [call.attrs.axis("axis")])[0], dtype=kind)
+
+
+@CUMSUM.backward
+def _(at: Adjoint) -> tuple[int]:
+    """The running sum from the end."""
+    axis = at.node.attrs.axis("axis")
+    turned = at.axis(f"{axis}.turned", axis.size)
+    last = axis.size - 1
+    d = at.add("slice", at.d, axis=axis, into=turned, start=last, step=-1)
+    d = at.add("cumsum", d, axis=turned)
+    return (at.add("slice", d, axis=turned, into=axis, start=last, step=-1),)
 
 
 CUMPROD_SAMPLES: tuple[tuple[DType, bool], ...] = (("float", False), ("f32", True), ("f64", True))
@@ -175,6 +200,36 @@ def _(call: Call, x: Array) -> Array:
     return divide_rows(weights, np.sum(weights, axis=along, keepdims=True))
 
 
+@SOFTMAX.backward
+def _(at: Adjoint) -> tuple[int]:
+    mean = at.add("sum", at.text("d * y"), axes=(at.node.attrs.axis("axis"),))
+    return (at.add("mul", at.node.id, at.add("sub", at.d, mean)),)
+
+
+LOGSUMEXP = op(
+    "logsumexp",
+    "log of the sum of exp(x) along `axis`; -inf for a row of -inf. A softmax is exp(x - it)",
+    time="M",
+    elementwise=_softmax_operations,
+    samples=tuple(Sample((tensor(d, A, N, B),), {"axis": N}) for d in ("float", "f32")),
+)
+
+
+@LOGSUMEXP.rule
+def _(attrs: Attrs, inputs: Types) -> Types:
+    (x,) = inputs
+    return (TensorType(floating(x.dtype), without(x, (attrs.axis("axis"),))),)
+
+
+@LOGSUMEXP.meaning
+def _(call: Call, x: Array) -> Array:
+    (along,) = positions(call, [call.attrs.axis("axis")])
+    x = call.compute(x, call.outputs[0].dtype)
+    most = finite(np.max(x, axis=along, keepdims=True, initial=-np.inf))
+    total: Array = np.sum(np.exp(x - most), axis=along)
+    return np.squeeze(most, along) + np.log(total)
+
+
 def finite(maximum: Array) -> Array:
     """The maximum to subtract: a finite one for an empty row, whose exponentials then vanish."""
     return np.asarray(np.maximum(maximum, np.finfo(maximum.dtype).min))
@@ -213,6 +268,16 @@ def _(call: Call, x: Array) -> tuple[Array, Array]:
     order = np.argsort(-call.compute(x, call.inputs[0].dtype), axis=along, kind="stable")
     chosen = np.take(order, range(call.extent(call.attrs.axis("k"))), axis=along)
     return np.take_along_axis(x, chosen, along), chosen
+
+
+@TOPK.backward
+def _(at: Adjoint) -> tuple[int | None]:
+    values = at.results[0]
+    if values is None:
+        return (None,)
+    places = at.add("result", at.node.id, index=1)
+    here = at.add("eq", at.add("index", axis=at.node.attrs["axis"]), places)
+    return (at.add("dot", at.add("to_float", here), values, axes=(at.node.attrs.axis("k"),)),)
 
 
 def _dot_flops(attrs: Attrs, inputs: Types, outputs: Types) -> Dim:
@@ -278,6 +343,18 @@ def _(call: Call) -> Evaluate:
         return result if as_laid else result.transpose(order)
 
     return run
+
+
+@DOT.backward
+def _(at: Adjoint) -> list[int | None]:
+    """d times the other operand, summed over what the operand lacks."""
+    return [_of_side(at, i) if i in at.wanted else None for i in range(2)]
+
+
+def _of_side(at: Adjoint, side: int) -> int:
+    own, other, d = at.operand(side), at.operand(1 - side), at.builder[at.d]
+    summed = tuple(a for a in dict.fromkeys((*d.axes, *other.axes)) if a not in own.axes)
+    return at.add("dot", d.id, other.id, axes=summed)
 
 
 def _presum(x: Array, axes: Sequence[Axis], kept: Sequence[Axis]) -> Array:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from ...dsl.diagnostics import InternalError
 from ...dsl.dims import Dim, product
 from ..ir.graph import Attrs, AttrValue, Axis, DType, TensorType
+from .gradient import Gradient, Rule
 from .numeric import Array, np
 
 Types = tuple[TensorType, ...]
@@ -183,6 +184,7 @@ class Op:
     type in the target's words) and the attributes; a template may be a mapping from the operands'
     class, one of "bool", "int", "float". Other ops have functions in `lowerings` instead.
     `flops` counts multiply-adds of contractions twice, `elementwise` other scalar operations.
+    `gradient` is as `gradient.py` says; None where nobody has said.
     """
 
     name: str
@@ -195,6 +197,7 @@ class Op:
     flops: Count = no_count
     elementwise: Count = no_count
     samples: tuple[Sample, ...] = ()
+    gradient: Gradient | None = None
     infer: Infer | None = None
     prepare: Prepare | None = None
     lowerings: dict[str, Callable[..., Any]] = field(default_factory=dict)
@@ -212,6 +215,11 @@ class Op:
     def prepared_meaning(self, function: Prepare) -> Prepare:
         """The same in two steps, call -> (arrays -> result): what types and sizes decide is done once."""
         self.prepare = function
+        return function
+
+    def backward(self, function: Rule) -> Rule:
+        """Registers the gradient: what is known of a node -> a gradient for each operand."""
+        self.gradient = function
         return function
 
     def lowering(self, target: str) -> Callable[[Lowering], Lowering]:

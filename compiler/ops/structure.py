@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from ...dsl.dims import Dim, product
 from ...dsl.errors import IndexOutOfRange
-from ..ir.graph import Attrs, Axis, DType, TensorType
+from ..ir.graph import Attrs, Axis, DType, Node, TensorType
+from .gradient import Adjoint
 from .numeric import Array, np
 from .registry import (
     DTYPES,
@@ -133,6 +134,11 @@ def _(call: Call, x: Array) -> Array:
     return np.broadcast_to(x, call.shape)
 
 
+@BROADCAST.backward
+def _(at: Adjoint) -> tuple[int]:
+    return (at.add("sum", at.d, axes=at.node.attrs["axes"]),)
+
+
 RENAME = op(
     "rename",
     "the same array with `pairs` of (old, new) axes exchanged, all at once",
@@ -159,6 +165,12 @@ def _(call: Call) -> Evaluate:
     return same
 
 
+@RENAME.backward
+def _(at: Adjoint) -> tuple[int]:
+    pairs = at.node.attrs.pairs("pairs")
+    return (at.add("rename", at.d, pairs=tuple((new, old) for old, new in pairs)),)
+
+
 TRANSPOSE = op(
     "transpose",
     "the same value laid out in `order`",
@@ -179,6 +191,11 @@ def _(call: Call) -> Evaluate:
     (source,) = call.inputs
     order = [source.position(axis) for axis in call.outputs[0].axes]
     return lambda x: x.transpose(order)
+
+
+@TRANSPOSE.backward
+def _(at: Adjoint) -> tuple[int]:
+    return (at.d,)
 
 
 SPLIT = op(
@@ -207,6 +224,12 @@ def _(call: Call) -> Evaluate:
     place = call.inputs[0].position(call.attrs.axis("axis"))
     parts = tuple(call.extent(a) for a in call.attrs.axes("into"))
     return lambda x: x.reshape(x.shape[:place] + parts + x.shape[place + 1 :])
+
+
+@SPLIT.backward
+def _(at: Adjoint) -> tuple[int]:
+    attrs = at.node.attrs
+    return (at.add("merge", at.d, axes=attrs["into"], into=attrs["axis"]),)
 
 
 MERGE = op(
@@ -256,6 +279,12 @@ def _(call: Call) -> Evaluate:
     return run
 
 
+@MERGE.backward
+def _(at: Adjoint) -> tuple[int]:
+    attrs = at.node.attrs
+    return (at.add("split", at.d, axis=attrs["into"], into=attrs["axes"]),)
+
+
 CONCAT = op(
     "concat",
     "operands joined along `axis`; operand i has `parts[i]` where the result has `axis`",
@@ -289,6 +318,16 @@ def _(call: Call) -> Evaluate:
         return np.concatenate(aligned, axis=place)
 
     return run
+
+
+@CONCAT.backward
+def _(at: Adjoint) -> list[int | None]:
+    axis, start, found = at.node.attrs["axis"], Dim(), list[int | None]()
+    for i, part in enumerate(at.node.attrs.axes("parts")):
+        attrs = {"axis": axis, "into": part, "start": start, "step": 1}
+        found.append(at.add("slice", at.d, **attrs) if i in at.wanted else None)
+        start = start + part.size
+    return found
 
 
 APPEND = op(
@@ -358,6 +397,19 @@ def _(call: Call) -> Evaluate:
     return lambda x: x[index]
 
 
+@SLICE.backward
+def _(at: Adjoint) -> tuple[int]:
+    """Each entry of the operand reads where it went, if it went anywhere."""
+    attrs, step = at.node.attrs, at.node.attrs.integer("step")
+    index = at.add("index", axis=attrs["axis"])
+    index = at.add("sub", index, at.number(attrs.dim("start")))
+    if step != 1:
+        by = at.add("const", value=step)
+        met = at.add("eq", at.add("mod", index, by), at.add("const", value=0))
+        index = at.add("where", met, at.add("floordiv", index, by), at.add("const", value=-1))
+    return (at.add("take", at.d, index, axis=attrs["into"], fill=0.0),)
+
+
 PICK = op(
     "pick",
     "element `at` of `axis`",
@@ -380,6 +432,13 @@ def _(call: Call) -> Evaluate:
     at = call.attrs.dim("at").evaluate(call.sizes)
     index = along(call.inputs[0].position(call.attrs.axis("axis")), at)
     return lambda x: x[index]
+
+
+@PICK.backward
+def _(at: Adjoint) -> tuple[int]:
+    index = at.add("index", axis=at.node.attrs["axis"])
+    here = at.add("eq", index, at.number(at.node.attrs.dim("at")))
+    return (at.add("where", here, at.d, at.number(0.0)),)
 
 
 TAKE = op(
@@ -446,6 +505,68 @@ def _gather(call: Call, x: Array, index: Array) -> Array:
     return picked.transpose([laid.index(a) for a in call.outputs[0].axes])
 
 
+@TAKE.backward
+def _(at: Adjoint) -> tuple[int, None]:
+    """Where each entry of the result came from is where its gradient goes; several add up.
+
+    An index `i + c` that runs along an axis i of the result is turned round: x[m] gets d[m - c]. Any
+    other is compared with all places, and the sum is a product with the zeros and ones found; of a
+    gradient that is itself a product of two values along those axes, the second is never formed whole.
+    """
+    axis, (x, index) = at.node.attrs.axis("axis"), (at.operand(0), at.operand(1))
+    new = _indexed_by(at.node.attrs, x.type, index.type)
+    for along in [a for a in new if axis not in new or a == axis]:
+        rest = _running(at, index, along)
+        if rest is not None:
+            back = at.add("index", axis=axis)
+            back = back if rest == NOTHING else at.add("sub", back, rest)
+            found = at.add("take", at.d, back, axis=along, fill=0.0)
+            others = tuple(a for a in new if a != along)
+            return (at.add("sum", found, axes=others) if others else found), None
+    return _counted(at, axis, index.id, new), None
+
+
+def _counted(at: Adjoint, axis: Axis, index: int, new: tuple[Axis, ...]) -> int:
+    """The sum, for each place along `axis`, of the gradients along `new` that the index sends there."""
+    d = at.builder[at.d]
+    sides = [at.builder[i].id for i in d.inputs if set(new) <= set(at.builder[i].axes)]
+    apart = d.op == "dot" and len(sides) == 2
+    summed = (*(d.attrs.axes("axes") if apart else ()), *new)
+    sides = sorted(sides, key=lambda i: len(at.builder[i].axes)) if apart else [d.id]
+    if axis in new:
+        other = at.axis(f"{axis}.from", axis.size)
+        index, *sides = (at.add("rename", i, pairs=((axis, other),)) for i in (index, *sides))
+        summed = tuple(other if a == axis else a for a in summed)
+    ones = at.add("to_float", at.add("eq", at.add("index", axis=axis), index))
+    first = at.add("mul", ones, sides[0]) if apart else ones
+    return at.add("dot", first, sides[-1], axes=summed)
+
+
+NOTHING = -1  # what is added to an index that is the place itself
+
+
+def _running(at: Adjoint, index: Node, along: Axis) -> int | None:
+    """The value c without the axis `along` for an index that is `along + c`; None for any other."""
+    if index.op == "index":
+        return NOTHING if index.attrs["axis"] == along else None
+    if index.op == "rename":
+        (source,) = (at.builder[i] for i in index.inputs)
+        found = dict((new, old) for old, new in index.attrs.pairs("pairs")).get(along)
+        is_index = source.op == "index" and source.attrs["axis"] == found
+        return NOTHING if is_index else None
+    if index.op not in ("add", "sub"):
+        return None
+    a, b = (at.builder[i] for i in index.inputs)
+    if along in b.axes and index.op == "add":
+        a, b = b, a
+    rest = None if along in b.axes else _running(at, a, along)
+    if rest is None:
+        return None
+    if rest == NOTHING:
+        return b.id if index.op == "add" else at.add("mul", b.id, at.add("const", value=-1))
+    return at.add(index.op, rest, b.id)
+
+
 PACKED = op(
     "packed",
     "the same value: a matrix that sums over `inner`, in an order of the backend's own",
@@ -468,3 +589,8 @@ def _(attrs: Attrs, inputs: Types) -> Types:
 @PACKED.meaning
 def _(call: Call, x: Array) -> Array:
     return x
+
+
+@PACKED.backward
+def _(at: Adjoint) -> tuple[int]:
+    return (at.d,)

@@ -100,6 +100,30 @@ class NoLowering(ArchError, id="no-lowering"):
     help = "run it on the numpy backend, which has every op"
 
 
+class NoGradient(ArchError, id="no-gradient"):
+    what: str
+    title = "no gradient is known of {what}"
+    labels = {"span": "the loss depends on weights through this"}
+    help = "where none should flow, say so: `stop_gradient(x)`"
+
+
+class LossShape(ArchError, id="loss-shape"):
+    name: str
+    got: str
+    title = "`{name}` is {got}; a gradient is of one number"
+    labels = {"span": "computed here"}
+    help = "sum it, or take its mean, over all axes"
+
+
+class UntrainedWeight(ArchError, id="untrained-weight"):
+    path: str
+    known: tuple[str, ...]
+    title = "the model trains no weight `{path}`"
+
+    def help_text(self) -> str:
+        return did_you_mean(self.path, self.known) or "its weights are listed by `archc cost`"
+
+
 class MissingPackage(ArchError, id="missing-package"):
     package: str
     purpose: str
