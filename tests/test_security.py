@@ -13,7 +13,12 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_tests_that_hold_a_claim_are_there() -> None:
-    rows = (ROOT / "SECURITY.md").read_text(encoding="utf-8").split("| claim | test |")[1].split("##")[0]
+    rows = (
+        (ROOT / "SECURITY.md")
+        .read_text(encoding="utf-8")
+        .split("| claim | test |")[1]
+        .split("##")[0]
+    )
     claims = [row for row in rows.split("\n")[2:] if row.startswith("|")]
     tests = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").glob("test_*.py"))
     for claim in claims:
