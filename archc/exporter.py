@@ -21,10 +21,10 @@ from .compiler.checkpoint import (
     written_names,
 )
 from .compiler.elaborate import Request, elaborate, hyperparameters
+from .compiler.files import new_directory, require_empty
 from .dsl.diagnostics import ArchError, Diagnostics
-from .dsl.errors import NoExportBlock, NotExportable, UnsaidModel, Unwritable
+from .dsl.errors import NoExportBlock, NotExportable, UnsaidModel
 from .dsl.syntax import CheckpointDef
-from .files import new_directory
 
 if TYPE_CHECKING:
     from .api import Model
@@ -49,10 +49,9 @@ def export(model: Model, directory: Path, shard_bytes: int = SHARD_BYTES) -> tup
     Raises `NoWeights`, `NoExportBlock`, `UnsaidModel` or `Unwritable`. Returns the files' names.
     """
     weights = model.given_weights()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise Unwritable(path=str(directory), reason="it exists and is not an empty directory")
+    require_empty(directory)
     chosen = _chosen(model)
-    with new_directory(directory) as made:
+    with new_directory(directory, only=True) as made:
         return save(
             model.program, weights, chosen.block, made, chosen.config, chosen.like, shard_bytes
         )

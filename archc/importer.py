@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class Imported:
             "parameters": self.parameters,
             "config": [row.to_json() for row in self.config],
             "tensors": [row.to_json() for row in self.tensors],
-            "errors": [{"id": error.id, "message": error.message} for error in self.errors],
+            "errors": [error.to_json() for error in self.errors],
         }
 
 
@@ -115,10 +116,15 @@ def _filled(file: syn.File, model: syn.ModelDef, values: Mapping[str, Value]) ->
 
 
 def examples() -> Iterator[syn.File]:
-    """The bundled examples, parsed."""
+    """The bundled examples, each parsed when it is first asked for."""
     for entry in sorted(files("archc.examples").iterdir(), key=lambda e: e.name):
         if entry.name.endswith(".arch"):
-            yield parse(Source(entry.name, entry.read_text(encoding="utf-8")))
+            yield _parsed(entry.name)
+
+
+@cache
+def _parsed(name: str) -> syn.File:
+    return parse(Source(name, (files("archc.examples") / name).read_text(encoding="utf-8")))
 
 
 def _example(opened: Checkpoint) -> tuple[syn.File, syn.CheckpointDef]:

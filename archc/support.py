@@ -333,10 +333,16 @@ def model_of(constructs: Iterable[Construct]) -> Model:
 
 
 @cache
+def alone(construct: Construct) -> Model:
+    """Its own model, whose graph is made once for every backend. Raises what `model_of` raises."""
+    return model_of([construct])
+
+
+@cache
 def status(construct: Construct, backend_name: str) -> str:
     """`RUNS`, or the id of the error that refuses it."""
     try:
-        model = model_of([construct])
+        model = alone(construct)
         runner = backend(backend_name)
         unwanted = runner.unwanted_passes(construct.dtype)
         runner.emit(optimise(model.program, disable=unwanted, quant=construct.quant).program)

@@ -19,6 +19,7 @@ from .dsl.errors import MissingPackage, NoTokenizer
 if TYPE_CHECKING:
     import tokenizers
 
+_ID = "_token_id"
 _CONTROL, _USER_DEFINED = 3, 4  # GGUF token types that never come out of merges
 ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 sequence decodes to
@@ -155,7 +156,10 @@ def _from_directory(directory: Path) -> Tokenizer:
 def _template(directory: Path, settings: Mapping[str, Any]) -> str | None:
     file = directory / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as problem:
+            raise NoTokenizer(path=str(file), reason=str(problem)) from None
     template = settings.get("chat_template")
     return template if isinstance(template, str) else None
 
@@ -163,7 +167,9 @@ def _template(directory: Path, settings: Mapping[str, Any]) -> str | None:
 def _special(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
     """Texts of `bos_token`, `eos_token` and the like, by the settings, else by their own file."""
     found = {**_json(directory / "special_tokens_map.json"), **settings}
-    texts = {k: v["content"] if isinstance(v, dict) else v for k, v in found.items() if k in ROLES}
+    texts = {
+        k: v.get("content") if isinstance(v, dict) else v for k, v in found.items() if k in ROLES
+    }
     return {role: text for role, text in texts.items() if isinstance(text, str)}
 
 
@@ -180,7 +186,8 @@ def _end_ids(directory: Path, model: Any, settings: Mapping[str, Any]) -> frozen
     for name in ("generation_config.json", "config.json"):
         found = _json(directory / name).get("eos_token_id")
         if found is not None:
-            return frozenset(found if isinstance(found, list) else [found])
+            ids = found if isinstance(found, list) else [found]
+            return frozenset(i for i in ids if isinstance(i, int))
     token = settings.get("eos_token")
     text = token.get("content") if isinstance(token, dict) else token
     found = model.token_to_id(text) if isinstance(text, str) else None
@@ -192,7 +199,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise NoTokenizer(path=str(path), reason=f"no JSON: {problem}") from None
     return found if isinstance(found, dict) else {}
 
@@ -205,20 +212,39 @@ def _from_gguf(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
     if field.get("model") != "gpt2":
         reason = f"its kind `{field.get('model')}` is not byte-level BPE"
         raise NoTokenizer(path=str(path), reason=reason)
-    kind = PRE_TOKENIZERS.get(field.get("pre", "gpt-2"))
+    kind = PRE_TOKENIZERS.get(str(field.get("pre", "gpt-2")))
     if kind is None:
         reason = f"its pre-tokenizer `{field['pre']}` is none of {', '.join(PRE_TOKENIZERS)}"
         raise NoTokenizer(path=str(path), reason=reason)
     if "tokens" not in field or "merges" not in field:
         raise NoTokenizer(path=str(path), reason="it has no tokens and merges")
-    model = _byte_level(kind, field)
+    _check_lists(path, field)
+    field = {k: v for k, v in field.items() if not k.endswith(_ID) or _is_id(v, field["tokens"])}
+    try:
+        model = _byte_level(kind, field)
+    except Exception as problem:  # the library raises nothing narrower
+        raise NoTokenizer(path=str(path), reason=str(problem)) from None
     starts = field.get("add_bos_token", kind.starts) and "bos_token_id" in field
     first = (field["bos_token_id"],) if starts else ()
     ends = frozenset(field[k] for k in ("eos_token_id", "eot_token_id") if k in field)
-    template = metadata.get("tokenizer.chat_template")
+    found = metadata.get("tokenizer.chat_template")
+    template = found if isinstance(found, str) else None
     named = {role: field.get(f"{role.replace('unk', 'unknown')}_id") for role in ROLES}
     special = {role: field["tokens"][i] for role, i in named.items() if i is not None}
     return Tokenizer(model, first, ends, template, special)
+
+
+def _check_lists(path: Path, field: Mapping[str, Any]) -> None:
+    for name, kind in (("tokens", str), ("merges", str), ("token_type", int)):
+        found = field.get(name, [])
+        if not isinstance(found, list) or not all(isinstance(item, kind) for item in found):
+            reason = f"its `{name}` is no list of {'texts' if kind is str else 'numbers'}"
+            raise NoTokenizer(path=str(path), reason=reason)
+
+
+def _is_id(value: Any, tokens: Sequence[str]) -> bool:
+    """Whether a field is a token's id: files say with another number that there is no such token."""
+    return isinstance(value, int) and 0 <= value < len(tokens)
 
 
 def _byte_level(kind: PreTokenizer, field: Mapping[str, Any]) -> tokenizers.Tokenizer:

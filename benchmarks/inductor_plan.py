@@ -19,6 +19,7 @@ from typing import Any
 from unittest import mock
 
 D, HIDDEN, HEADS, KV_HEADS, HEAD = 4096, 14336, 32, 8, 128
+COLUMNS = 128  # of a tile of a product
 EXAMPLE = Path(__file__).parent.parent / "examples" / "llama.arch"
 H100 = SimpleNamespace(
     name="NVIDIA H100 80GB HBM3", major=9, minor=0, multi_processor_count=132,
@@ -175,20 +176,25 @@ def ours(rows: int) -> list[tuple[str, int]]:
     """The launches of the generated layer for a GPU, and the bytes of what each touches."""
     import archc
     from archc.backends.triton import TritonBackend
+    from archc.backends.triton.begun import begun
     from archc.backends.triton.beside import beside
     from archc.backends.triton.kernel import build
     from archc.backends.triton.regions import FREE, HOST, region_of
     from archc.backends.triton.space import alike, only
+    from archc.backends.triton.split import PARTS
+    from archc.compiler.ir.graph import TensorType
     from archc.compiler.passes import optimise
 
     program = archc.load(EXAMPLE, preset="llama3_8b").program
     program = optimise(program, disable=TritonBackend().unwanted_passes("bf16")).program
     function = next(f for f in program.functions if f.name == "layers")
-    sizes = {**program.sizes, "b": 1, "s": rows}
-    launches = []
+    sizes = {**program.sizes, "b": 1, "s": rows, str(PARTS.size): D // COLUMNS}
+    starts, launches = begun(program, function), []
+    joins = {made.follower: made.join for made in starts.values()}
     for node in function.nodes:
         if node.op not in FREE | HOST:
-            region = region_of(program, function, node)
+            region = joins.get(node.id) or region_of(program, function, node)
+            left = [TensorType("f32", starts[node.id].axes)] if node.id in starts else []
             parts = [only(region, outputs) for outputs in alike(region)]
             kernels = [build(part, node.op) for part in parts]
             name = f"{node.op} ({', '.join(dict.fromkeys(o.region for o in region.origins))})"
@@ -197,17 +203,17 @@ def ours(rows: int) -> list[tuple[str, int]]:
             for part, kernel in zip(parts, kernels, strict=True):
                 read = {p.value for p in kernel.pointers if not p.is_result}
                 moved = [touched(part, i, sizes) for i, v in part.leaves.items() if v in read]
-                launches.append(
-                    (name, sum(moved) + sum(size(part.nodes[i], sizes) for i in part.outputs))
-                )
+                moved += [size(kind, sizes) for kind in left]
+                moved += [size(part.nodes[i].type, sizes) for i in part.outputs]
+                launches.append((name, sum(moved)))
     return launches
 
 
-def size(node: Any, sizes: dict[str, int]) -> int:
+def size(kind: Any, sizes: dict[str, int]) -> int:
     """Bytes of a value where the model's floats have two."""
     from archc.compiler.passes.properties import bytes_of
 
-    return int(bytes_of(node.type).evaluate(sizes))
+    return int(bytes_of(kind).evaluate(sizes))
 
 
 def touched(region: Any, leaf: int, sizes: dict[str, int]) -> int:
@@ -224,8 +230,8 @@ def touched(region: Any, leaf: int, sizes: dict[str, int]) -> int:
                 cut = (reader.attrs,) if reader.op in ("slice", "pick") else ()
                 todo.append((reader.id, (*cuts, *cut)))
         if not readers or any(r.op not in VIEWS for r in readers):
-            pieces[cuts] = size(region.nodes[current], sizes)
-    return min(sum(pieces.values()), size(region.nodes[leaf], sizes))
+            pieces[cuts] = size(region.nodes[current].type, sizes)
+    return min(sum(pieces.values()), size(region.nodes[leaf].type, sizes))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ causal product is counted whole: the flops are those of the unmasked sums, an up
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from ..dsl.dims import Dim, minimum, product
 from .buffers import AT_LOAD, VIEWS, Memory
@@ -27,6 +28,8 @@ from .unknowns import Unknown, depth_of, of_bank
 
 ZERO, ONE = Dim(), Dim.of(1)
 LOOPS = frozenset({"repeat", "scan"})  # what they run is counted where it stands
+Place = TypeVar("Place", bound=Hashable)  # what sums of weights are by
+Picked = Mapping[str, Picks | None]
 
 
 def cost(program: Program, at: Mapping[str, int] | None = None) -> CostReport:
@@ -38,15 +41,15 @@ def cost(program: Program, at: Mapping[str, int] | None = None) -> CostReport:
     regions = _regions(needed)
     sizes = dict(at or {})
     missing = run_time_symbols(program) - sizes.keys()
-    weight_bytes, banks = _weight_bytes(needed, reads(needed))
+    weight_bytes, banks = weight_bytes_by(needed, reads(needed), pattern)
     return CostReport(
         program.name,
-        _weights(program, reads(program)),
+        weights_by(program, reads(program), lambda path: "")[""],
         _embedding(program),
         sum(regions.values(), Work()),
         tuple(sorted(regions.items())),
         state_of(needed),
-        weight_bytes,
+        sum(weight_bytes.values(), ZERO),
         (*_depths(needed), *banks),
         _is_masked(needed),
         sizes,
@@ -54,59 +57,73 @@ def cost(program: Program, at: Mapping[str, int] | None = None) -> CostReport:
     )
 
 
-def _weights(program: Program, picked: Mapping[str, Picks | None]) -> tuple[WeightRow, ...]:
-    """Rows in the order of the text; layers of one repeat share a row where sizes agree."""
-    counts: Counter[tuple[str, int, bool, int]] = Counter()
+def weights_by(
+    program: Program, picked: Picked, place: Callable[[str], Place]
+) -> dict[Place, tuple[WeightRow, ...]]:
+    """Rows by the place that is made of a path, in the order of the text.
+
+    Layers of one repeat share a row where their place and sizes agree.
+    """
+    counts: dict[Place, Counter[tuple[str, int, bool, int]]] = defaultdict(Counter)
     sizes: dict[tuple[Axis, ...], int] = {}
     for parameter in program.parameters:
         if parameter.axes not in sizes:
             sizes[parameter.axes] = parameter.size(program.sizes)
         size, picks = sizes[parameter.axes], picked.get(parameter.path)
         active = size // picks.of * picks.entries if picks is not None and picks.bank else size
-        counts[pattern(parameter.path), size, parameter.trained, active] += 1
-    return tuple(
-        WeightRow(path, n, size, trained, active)
-        for (path, size, trained, active), n in counts.items()
-    )
+        row = (pattern(parameter.path), size, parameter.trained, active)
+        counts[place(parameter.path)][row] += 1
+    found = {
+        at: tuple(
+            WeightRow(path, n, size, trained, active)
+            for (path, size, trained, active), n in rows.items()
+        )
+        for at, rows in counts.items()
+    }
+    return defaultdict(tuple, found)
 
 
 # ------------------------------------------------------------------------ weights in a call
 
 
-def _weight_bytes(
-    program: Program, picked: Mapping[str, Picks | None]
-) -> tuple[Dim, tuple[Unknown, ...]]:
-    """Bytes of the weights that a call reads, each once, and the unknowns of its banks.
+def weight_bytes_by(
+    program: Program, picked: Picked, place: Callable[[str], Place]
+) -> tuple[dict[Place, Dim], tuple[Unknown, ...]]:
+    """Bytes of the weights that a call reads, each once, by place, and the unknowns of its banks.
 
     A table is read by as many rows as the call may look up, a bank by the entries it touches.
     """
     known = {p.path: p for p in program.parameters}
-    total, unknowns = ZERO, dict[str, Unknown]()
-    for (_, size, picks), paths in _alike(program, picked, known).items():
-        runs = _runs_of(program, paths)
-        if picks is None:
-            total = total + runs * size * ELEMENT_BYTES["float"]
-            continue
-        entries = picks.most
-        if picks.bank:
-            made = tuple(of_bank(picks))
-            unknowns |= {unknown.name: unknown for unknown in made}
-            entries = made[0].symbol
-        total = total + runs * entries * (size // picks.of * ELEMENT_BYTES["float"])
-    return total, tuple(unknowns.values())
+    totals: dict[Place, Dim] = {}
+    unknowns: dict[str, Unknown] = {}
+    for (at, size, picks), paths in _alike(program, picked, known, place).items():
+        read = Dim.of(size)
+        if picks is not None:
+            entries = picks.most
+            if picks.bank:
+                made = tuple(of_bank(picks))
+                unknowns |= {unknown.name: unknown for unknown in made}
+                entries = made[0].symbol
+            read = entries * (size // picks.of)
+        more = _runs_of(program, paths) * read * ELEMENT_BYTES["float"]
+        totals[at] = totals.get(at, ZERO) + more
+    return totals, tuple(unknowns.values())
 
 
 def _alike(
-    program: Program, picked: Mapping[str, Picks | None], known: Mapping[str, Parameter]
-) -> dict[tuple[str, int, Picks | None], list[str]]:
+    program: Program,
+    picked: Picked,
+    known: Mapping[str, Parameter],
+    place: Callable[[str], Place],
+) -> dict[tuple[Place, int, Picks | None], list[str]]:
     """The paths of weights by place, size and how they are read."""
-    found: dict[tuple[str, int, Picks | None], list[str]] = {}
+    found: dict[tuple[Place, int, Picks | None], list[str]] = {}
     sizes: dict[tuple[Axis, ...], int] = {}
     for path, picks in picked.items():
         axes = known[path].axes
         if axes not in sizes:
             sizes[axes] = known[path].size(program.sizes)
-        found.setdefault((pattern(path), sizes[axes], picks), []).append(path)
+        found.setdefault((place(path), sizes[axes], picks), []).append(path)
     return found
 
 
@@ -140,7 +157,7 @@ def _regions(program: Program) -> dict[str, Work]:
     found: dict[str, Work] = {}
     for path, function, count in kinds(program):
         for node in function.nodes:
-            work = _work(program, function, node).times(count)
+            work = work_of(program, function, node).times(count)
             if work != Work():
                 label = _region(path, node)
                 found[label] = found.get(label, Work()) + work
@@ -160,7 +177,7 @@ def kinds(
         if node.op == "repeat":
             inner = join(path, f"{node.attrs.string('path')}[]")
             for kind in callees(node):
-                times = count * _iterations(path, node, kind)
+                times = count * iterations_of(path, node, kind)
                 yield from kinds(program, program.function(kind), inner, times)
 
 
@@ -171,7 +188,7 @@ def _kinds(loop: Node) -> tuple[str, ...]:
     return tuple(str(kind) for kind in kinds)
 
 
-def _iterations(path: str, loop: Node, kind: str) -> Dim:
+def iterations_of(path: str, loop: Node, kind: str) -> Dim:
     """How many iterations run a kind: a form in the depth where the repeat is left early."""
     counts = [int(k == kind) for k in _kinds(loop)]
     if "exit" not in loop.attrs:
@@ -215,17 +232,40 @@ def _region(path: str, node: Node) -> str:
     return join(path, label) if label else path
 
 
-def _work(program: Program, function: Function, node: Node) -> Work:
+def work_of(program: Program, function: Function, node: Node) -> Work:
     """What one node does in a run; a fused node does what its body does."""
     if node.op in AT_LOAD | LOOPS:
         return Work()
     if node.op in FUSED:
         body = program.body(node)
-        return sum((_work(program, body, n) for n in body.nodes), Work())
+        return sum((work_of(program, body, n) for n in body.nodes), Work())
     types = operand_types(node.op, [function[i] for i in node.inputs])
     op = OPS[node.op]
     counts = (count(node.attrs, types, node.types) for count in (op.flops, op.elementwise))
     return Work(*(c.substitute(program.sizes) for c in counts))
+
+
+def work_where(program: Program, wanted: Callable[[Node], bool]) -> Work:
+    """The operations of some nodes in one forward pass, as often as they run."""
+    parts = (
+        work_of(program, function, node).times(count)
+        for _, function, count in kinds(program)
+        for node in function.nodes
+        if wanted(node)
+    )
+    return sum(parts, Work())
+
+
+def weights_where(program: Program, wanted: Callable[[Node], bool]) -> int:
+    """The elements of the weights that some nodes are."""
+    read = {
+        join(path, node.attrs.string("path"))
+        for path, function, _ in kinds(program)
+        for node in function.nodes
+        if node.op == "weight" and wanted(node)
+    }
+    sizes = program.sizes
+    return sum(p.size(sizes) for p in program.parameters if pattern(p.path) in read)
 
 
 # --------------------------------------------------------------------------- parameters

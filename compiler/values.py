@@ -254,8 +254,26 @@ class Values:
         for node in self.function.nodes:
             users = [self.function[i] for i in self.users[node.id]]
             if any(self.meets(node, user) for user in users):
-                want(found, node.id, self.window(node))
+                key = self.key(node)
+                shared = key is not None and key in self.reaches
+                want(found, node.id, self.reaches[key] if key and shared else self.window(node))
         return found
+
+    @cached_property
+    def reaches(self) -> dict[Axis, Reach]:
+        """How many of the last slots an axis of keys has: as many as its farthest reader sees."""
+        found: dict[Axis, Reach] = {}
+        for node in self.function.nodes:
+            for key in filter(self.is_key, node.axes):
+                reading = [self.function[i] for i in self.users[node.id]]
+                whole = node.id in self.function.output_ids or node.op in ("input", "result")
+                whole |= any(_counts(user, key) for user in reading)
+                alone = self.key(node) == key
+                reach = None if whole else self.window(node) if alone else ZERO
+                found[key] = wider(found.get(key, ZERO), reach)
+        return {
+            key: reach if reach is None or reach != ZERO else ONE for key, reach in found.items()
+        }
 
     def window(self, node: Node) -> Reach:
         """How many of the last positions the reductions below a value of earlier positions can see."""
@@ -367,6 +385,9 @@ class Values:
     def is_decoded(self, axis: Axis) -> bool:
         return self.program.decode in (axis.name, axis.time)
 
+    def is_key(self, axis: Axis) -> bool:
+        return axis.time == self.program.decode and axis != self.decoded
+
     # ------------------------------------------------------------------- reads of earlier slots
 
     def hides_a_meeting(self, node: Node) -> bool:
@@ -392,6 +413,13 @@ class Values:
             return None
         known = slot.low.symbols() <= self.frame.sizes.keys()
         return maximum(-slot.low, 0) if known else None
+
+
+def _counts(node: Node, key: Axis) -> bool:
+    """Whether a node says where along an axis of keys it found something, or may do so inside."""
+    if node.op in ("scan", "repeat"):
+        return True
+    return node.op in ("topk", "cumsum") and node.attrs["axis"] == key
 
 
 def _reduces(node: Node, axis: Axis) -> bool:

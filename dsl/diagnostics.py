@@ -7,9 +7,11 @@ A mistake of the user is an `ArchError` subclass of `errors/`; its class attribu
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from inspect import get_annotations
 from typing import Any, ClassVar, dataclass_transform
+from unicodedata import category
 
 from .span import Span
 
@@ -91,8 +93,28 @@ class ArchError(_Facts):
             if name != "span" and isinstance(span, Span):
                 yield span, words.format(**self.facts)
 
+    def to_json(self) -> dict[str, Any]:
+        """What `render` shows, as data; its place is that of the first label."""
+        labels = [{**_place(span), "text": words} for span, words in self.annotations()]
+        place = labels[0] if labels else {}
+        return {
+            "id": self.id,
+            "message": self.message,
+            "help": self.help_text(),
+            "notes": list(getattr(self, "__notes__", ())),
+            **{key: place.get(key) for key in ("file", "line", "column", "end")},
+            "labels": labels,
+        }
+
     def __str__(self) -> str:
         return render(self)
+
+
+def _place(span: Span) -> dict[str, Any]:
+    """Lines and columns from 1; the end is the place behind the last character."""
+    line, column = span.source.position(span.end)
+    end = {"line": line, "column": column}
+    return {"file": span.source.name, "line": span.line, "column": span.column, "end": end}
 
 
 class InternalError(Exception):
@@ -120,6 +142,24 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean `{close[0]}`?" if close else ""
 
 
+LONGEST_WORD, LONGEST_MESSAGE, WIDEST_LINE = 300, 2000, 160  # characters of a file that are shown
+_UNSEEN = frozenset("Cc Cf Co Cs Zl Zp".split())
+_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
+
+
+def printable(text: str) -> str:
+    """`text` as a terminal may show it: a file's control characters would be obeyed."""
+    if text.isprintable():
+        return text
+    return "".join("\ufffd" if c != "\n" and category(c) in _UNSEEN else c for c in text)
+
+
+def _words(text: str) -> str:
+    """A message that shows of what a file says no more than helps."""
+    text = _LONG_WORD.sub(lambda word: f"{word[0][: LONGEST_WORD // 2]}…{word[0][-20:]}", text)
+    return printable(text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}…")
+
+
 def _paint(text: str, code: str) -> str:
     return f"\033[{code}m{text}\033[0m"
 
@@ -134,28 +174,38 @@ Paint = Callable[[str, str], str]  # (text, ANSI codes)
 def render(error: ArchError, *, color: bool = False) -> str:
     """The screen: id and message, source lines with carets, help, notes (`add_note`)."""
     paint = _paint if color else _plain
-    out = [f"{paint(f'error[{error.id}]', '1;31')}: {paint(error.message, '1')}"]
+    out = [f"{paint(f'error[{error.id}]', '1;31')}: {paint(_words(error.message), '1')}"]
     for index, (span, words) in enumerate(error.annotations()):
-        out += snippet(span, words, "^" if index == 0 else "-", paint)
-    advice = error.help_text()
+        out += snippet(span, _words(words), "^" if index == 0 else "-", paint)
+    advice = _words(error.help_text())
     if advice:
         out += [f"  {paint('help', '1;36')}: {line}" for line in advice.split("\n")]
     for note in getattr(error, "__notes__", ()):
-        out.append(f"  {paint('note', '1;36')}: {note}")
+        out.append(f"  {paint('note', '1;36')}: {_words(note)}")
     return "\n".join(out)
 
 
 def snippet(span: Span, words: str, mark: str, paint: Paint = _plain) -> list[str]:
-    """A span's place, its first line and under it `mark`s with `words`."""
+    """A span's place, its first line and under it `mark`s with `words`. Of a wide line a part."""
     line, column = span.line, span.column
-    text = span.source.line(line).replace("\t", " ")
+    text, column = _part(span.source.line(line).replace("\t", " "), column)
     width = max(1, min(len(span.text.split("\n")[0]), len(text) - column + 1))
     number = str(line)
     margin = " " * len(number)
     under = " " * (column - 1) + paint(mark * width, "1;31" if mark == "^" else "1;34")
     return [
-        f"{margin}{paint('-->', '1;34')} {span}",
+        f"{margin}{paint('-->', '1;34')} {printable(str(span))}",
         f"{margin} {paint('|', '1;34')}",
         f"{number} {paint('|', '1;34')} {text}",
         f"{margin} {paint('|', '1;34')} {under}{' ' + words if words else ''}",
     ]
+
+
+def _part(text: str, column: int) -> tuple[str, int]:
+    """What is shown of a line: all of it, or what lies around a column, which moves with it."""
+    if len(text) > WIDEST_LINE:
+        start = max(0, min(column - WIDEST_LINE // 2, len(text) - WIDEST_LINE))
+        end = start + WIDEST_LINE
+        head, tail = "…" if start else "", "…" if end < len(text) else ""
+        text, column = f"{head}{text[start:end]}{tail}", column - start + len(head)
+    return printable(text), column

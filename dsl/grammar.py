@@ -57,9 +57,13 @@ class Rule:
         return self.transparent and self.size == 1 and self.children == (1,)
 
     def select(self, values: list[Any]) -> list[Any]:
-        """The children, out of the values of all symbols."""
-        children: list[Any] = []
-        for child in self.children:
+        """The children, out of the values of all symbols.
+
+        A row that grows by one is the same list, not a copy: nothing else holds it.
+        """
+        grows = self.inline and bool(self.children) and self.children[0] < 0
+        children: list[Any] = values[-self.children[0] - 1] if grows else []
+        for child in self.children[grows:]:
             if child > 0:
                 children.append(values[child - 1])
             elif child < 0:

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from .diagnostics import ArchError
 from .errors import (
     ForeignOperator,
+    NameTooLong,
     NestedTooDeep,
     SingleQuotes,
     SourceUnreadable,
@@ -37,16 +38,19 @@ from .grammar import (
     TABLE_END,
 )
 from .span import Source, Span
+from .words import WORDS
 
 COMMENT: Final = "a comment"
 NEWLINE: Final = "a newline"
 
-LARGEST_FILE = 1_000_000  # characters
+LARGEST_FILE = 250_000  # characters; the library has 75,000, an example 12,000
+LONGEST_NAME = 200  # characters
+MOST_ERRORS = 20  # after so many the rest of the text is not looked at
 DEEPEST_NESTING = 200  # brackets within brackets, or levels of the syntax tree
 
 # Words that are never names. Any other keyword is a name wherever the grammar wants a name.
 RESERVED = frozenset("if else for as and or not return true false none new".split())
-DEFINING = frozenset("use block fn model preset checkpoint".split())
+DEFINING = WORDS["definition"]
 
 # Operators of other languages: what to write here, and the kind of token that stands in.
 FOREIGN_OPERATORS = {
@@ -106,7 +110,8 @@ class Lexeme(NamedTuple):
 def tokens(source: Source, errors: list[ArchError]) -> list[Lexeme]:
     """What the parser reads: nothing, when it is unclear where strings or brackets end."""
     lexemes = [lexeme for lexeme in scan(source, errors) if lexeme.kind != COMMENT]
-    if any(isinstance(error, UnclosedString) and error.quotes == _LONG for error in errors):
+    endless = any(isinstance(error, UnclosedString) and error.quotes == _LONG for error in errors)
+    if endless or len(errors) >= MOST_ERRORS:
         return []
     before = len(errors)
     partner = match_brackets(lexemes, source, errors)
@@ -120,11 +125,16 @@ def scan(source: Source, errors: list[ArchError]) -> list[Lexeme]:
         raise SourceUnreadable(path=source.name, reason=reason)
     lexemes: list[Lexeme] = []
     for match in _LEXEME.finditer(source.text):
+        if len(errors) >= MOST_ERRORS:
+            break
         group, text = match.lastgroup or "", match.group()
         if group == "blank":
             continue
         if group == "name":
             kind = text if text in RESERVED else NAME
+            if len(text) > LONGEST_NAME:
+                span = Span(source, *match.span())
+                errors.append(NameTooLong(length=len(text), limit=LONGEST_NAME, span=span))
         elif group == "symbol":
             kind = _SYMBOLS.get(text, text)
         elif group in _KINDS:
@@ -166,6 +176,8 @@ def match_brackets(
     opened: list[int] = []
     suspect: list[int] = []  # `{` whose `}` stands further left: the missing `}` is likely theirs
     for i, lexeme in enumerate(lexemes):
+        if len(errors) >= MOST_ERRORS:
+            return partner
         if lexeme.kind in _CLOSING:
             opened.append(i)
             if len(opened) > DEEPEST_NESTING:
@@ -220,10 +232,11 @@ def _unclosed(
 
 
 def _indent(source: Source, lexeme: Lexeme) -> int:
-    """Blanks before the line that `lexeme` stands on."""
-    start = source.text.rfind("\n", 0, lexeme.start) + 1
-    line = source.text[start : lexeme.end]
-    return len(line) - len(line.lstrip())
+    """Blanks before the line that `lexeme` stands on, as far as they are worth comparing."""
+    line, _ = source.position(lexeme.start)
+    start = source.start_of(line)
+    head = source.text[start : min(lexeme.end, start + DEEPEST_NESTING)]
+    return len(head) - len(head.lstrip())
 
 
 def _span(source: Source, lexeme: Lexeme) -> Span:

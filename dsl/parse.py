@@ -14,12 +14,10 @@ from .build import RULES, token_value
 from .diagnostics import ArchError, Diagnostics
 from .errors import BrokenLine, NestedTooDeep, SourceUnreadable
 from .grammar import END, NAME, STOP, Rule, grammar
-from .lexer import DEEPEST_NESTING, Lexeme, tokens
+from .lexer import DEEPEST_NESTING, MOST_ERRORS, Lexeme, tokens
 from .mistakes import Scene, explain
 from .span import Source, Span
 from .syntax import File, Node
-
-MOST_ERRORS = 20
 
 
 def parse_file(path: str | Path) -> File:

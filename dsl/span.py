@@ -23,6 +23,10 @@ class Source:
         line = bisect_right(self._lines, offset) - 1
         return line + 1, offset - self._lines[line] + 1
 
+    def start_of(self, line: int) -> int:
+        """The offset of the first character of a 1-based line."""
+        return self._lines[line - 1]
+
     def line(self, number: int) -> str:
         """The text of a 1-based line, without its newline."""
         start = self._lines[number - 1]

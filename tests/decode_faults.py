@@ -50,7 +50,13 @@ def stale(early: bool) -> dict[str, Fault]:
         text = emit.HELPERS["append"].replace("past, count)", f"past + {by}, count)")
         return setting(emit.HELPERS, "append", text)
 
-    return {"numpy": meaning("append", misplaced), "torch": helper}
+    def method() -> AbstractContextManager[Any]:
+        from archc.backends.triton import source
+
+        text = source.KEPT.replace("past, total - past)", f"past + {by}, total - past)")
+        return setting(vars(source), "KEPT", text)
+
+    return {"numpy": meaning("append", misplaced), "torch": helper, "triton": method}
 
 
 def narrower(right: Callable[..., Any], values: Any, node: Any) -> Any:
@@ -95,6 +101,16 @@ def from_zero(comparing: bool) -> Callable[..., int]:
     return wrong
 
 
+def unmasked(right: Callable[..., int], chunk: Any, node: Any) -> int:
+    """Conditions on a new row's slot hold for every key: a chunk has no causal mask."""
+    made = right(chunk, node)
+    slots = (chunk.function[i] for i in node.inputs)
+    own = any(n.op == "index" and n.attrs.axis("axis") == chunk.decoded for n in slots)
+    if node.op not in ("le", "lt") or not own:
+        return made
+    return int(chunk.add("max", (made, chunk.add("not", (made,), {})), {}))  # either
+
+
 def not_carried(
     right: Callable[..., Any], chunk: Any, node: Any, value: int, index: int = 0
 ) -> None:
@@ -116,6 +132,7 @@ def in_place(right: Callable[..., Any], decoder: Decoder, *given: Any) -> Any:
 EVERYWHERE = {
     "window one narrower": Broken("mistral", wrapped(Values, "window", narrower)),
     "ring one late": Broken("mistral", wrapped(_Chunk, "leave", late_ring)),
+    "no causal mask": Broken("llama", wrapped(_Chunk, "same", unmasked)),
     "mask by row": Broken("llama", wrapped(_Chunk, "same", from_zero(True))),
     "rotation not advanced": Broken("llama", wrapped(_Chunk, "same", from_zero(False))),
     "position not advanced": Broken("gpt2", wrapped(_Chunk, "same", from_zero(False))),
@@ -126,6 +143,7 @@ EVERYWHERE = {
     "running sum not carried": Broken("nllb", wrapped(_Chunk, "leave", not_carried)),
     "older state not copied": Broken("llama", wrapped(Decoder, "_given", in_place)),
 }
+SORTS = ("ring one late", "no causal mask", "position not advanced")
 FAULTS: dict[str, dict[str, Broken]] = {
     backend: {
         "slot one early": Broken("llama", stale(early=True)[backend]),
@@ -133,4 +151,8 @@ FAULTS: dict[str, dict[str, Broken]] = {
         **EVERYWHERE,
     }
     for backend in ("numpy", "torch")
+}
+FAULTS["triton"] = {  # one of each sort: a run takes its time
+    "slot one early": Broken("llama", stale(early=True)["triton"]),
+    **{kind: EVERYWHERE[kind] for kind in SORTS},
 }

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
@@ -21,10 +20,8 @@ from archc.compiler.causality import elaborate_proved
 from archc.compiler.elaborate import (
     Module,
     Request,
-    elaborate,
     module_of,
     preset_overrides,
-    statements,
 )
 from archc.compiler.elaborate.values import Tensor
 from archc.compiler.ir.graph import Program
@@ -33,6 +30,7 @@ from archc.diff.inputs import random_cases
 from archc.dsl import Source, parse
 from archc.dsl.diagnostics import ArchError, Diagnostics
 from archc.dsl.dims import Dim
+from archc.dsl.syntax import Node, Target
 
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 PLACE = "  # the snippet stands here\n"
@@ -127,24 +125,19 @@ def run(source: Source) -> Run:
 
     At its defaults, or at the preset `tiny` of a model whose defaults are a published size.
     """
-    result = Run(module_of(parse(source)))
-    original, bound = statements.bind, list[tuple[int, Any]]()
+    result, seen = Run(module_of(parse(source))), list[tuple[int, Any]]()
 
-    def bind(body: Any, target: Any, value: Any, span: Any) -> Any:
-        found = original(body, target, value, span)
-        if target.span.source is source:
-            bound.append((target.span.line, found))
-        return found
+    def watch(text: Node, value: Any) -> None:
+        if isinstance(text, Target) and text.span.source is source:
+            seen.append((text.span.line, value))
 
     tiny = preset_overrides(result.module, TINY) if TINY in result.module.presets else ("", {})
     for name, model in result.module.models.items():
-        bound.clear()
-        request = Request(tiny[1] if tiny[0] == name else {})
-        elaborate_proved(result.module, model, request)
-        with mock.patch.object(statements, "bind", bind):
-            program = elaborate(result.module, model, request)
+        seen.clear()
+        request = Request(tiny[1] if tiny[0] == name else {}, watch=watch)
+        program = elaborate_proved(result.module, model, request)
         result.programs[name] = program
-        result.named += [(line, value, program) for line, value in bound]
+        result.named += [(line, value, program) for line, value in seen]
     return result
 
 

@@ -5,6 +5,8 @@
 The whole is the full program on the numpy backend in float64, as elaborated; every row is compared,
 padding too. Two cases: *ragged*, more rows than any window, row by row of the batch padded before,
 after, within and not at all; *colliding*, as many rows and as large a batch as a size of the model.
+`law` tries both in many splits; `brief_law` has all of that in seven calls, for a backend that takes
+its time, and `smallest` the examples with a layer of each kind and sizes that are one number.
 """
 
 from __future__ import annotations
@@ -28,6 +30,56 @@ FOLDER = Path(__file__).parent.parent / "examples"
 ROWS, BATCH = 9, 4
 COLLIDING = range(4, 17)
 
+LAYER: dict[str, Any] = {"layers": 1, "d": 16, "heads": 4, "vocab": 20}  # heads of four entries
+FED = {**LAYER, "hidden": 12}
+PAIR = {**FED, "decoder_layers": 1}  # an encoder and a decoder
+MIXED = {**FED, "experts": 4}
+SMALLEST: dict[str, dict[str, Any]] = {
+    "atlas": {
+        **PAIR, "head_dim": 4, "query_layers": 1, "query_d": 16, "query_hidden": 12, "query_vocab": 20,
+    },
+    "bart": PAIR,
+    "conditioned_llm": FED,
+    "deepseek_v2": {
+        **MIXED, "layers": 2, "rank": 4, "q_rank": 6, "plain": 4, "turned": 4, "value": 4,
+        "used": 2, "groups": 2, "kept_groups": 1, "expert_hidden": 4,
+    },
+    "falcon": LAYER,
+    "gemma": {**FED, "head_dim": 4},
+    "glam": {**MIXED, "layers": 2, "head_dim": 4},
+    "gpt1": LAYER,
+    "gpt2": LAYER,
+    "gpt3": {**LAYER, "layers": 2, "band": 3},
+    "gpt4_speculated": MIXED,
+    "grok1": {**MIXED, "head_dim": 4},
+    "hybrid": {**MIXED, "layers": 2, "attention_period": 2, "attention_offset": 1},
+    "hyena": {"d": 4, "hidden": 4},
+    "linear_transformer": LAYER,
+    "llama": {**FED, "kv_heads": 4},
+    "llava": {
+        **FED, "kv_heads": 4, "tower_d": 16, "tower_layers": 2, "tower_heads": 4,
+        "tower_hidden": 12,
+    },
+    "mamba": {"layers": 1, "d": 4, "vocab": 20},
+    "mamba2": {"layers": 1, "d": 8, "head_dim": 4, "vocab": 20},
+    "mistral": {**FED, "window": 3},
+    "mixtral": MIXED,
+    "nllb": PAIR,
+    "palm": {**LAYER, "head_dim": 4},
+    "phi3": {**FED, "window": 3},
+    "prefix_lm": {**FED, "head_dim": 4},
+    "qwen2": FED,
+    "rag": {**PAIR, "docs": 2, "question_layers": 1, "question_d": 16, "question_hidden": 12},
+    "rallm": {**FED, "cross_layers": 1},
+    "retnet": {**FED, "value_dim": 16},
+    "rwkv4": {"layers": 1, "d": 4, "width": 4, "hidden": 12, "vocab": 20},
+    "s4": {"d": 4, "state": 4},
+    "s4d": {"d": 4, "state": 4},
+    "switch": {**PAIR, "layers": 2, "decoder_layers": 2, "head_dim": 4},
+    "t5": {**PAIR, "head_dim": 4},
+    "transformer": PAIR,
+}  # fmt: skip
+
 Array = np.ndarray[Any, Any]
 Outputs = dict[str, Array]
 
@@ -35,7 +87,8 @@ Outputs = dict[str, Array]
 def declaring() -> list[str]:
     """The examples whose texts have a line `decode`."""
     texts = {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.arch"))}
-    return [name for name, text in texts.items() if re.search(r"^ *decode \w", text, re.MULTILINE)]
+    line = re.compile(r"^ *(if .*\{ )?decode \w", re.MULTILINE)
+    return [name for name, text in texts.items() if line.search(text)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,11 +160,14 @@ class Example:
     def _is_timed(self, node: Node) -> bool:
         return self.axis in (axis.name for axis in node.axes)
 
+    @cached_property
+    def compiled(self) -> Any:
+        return self.model.compile("numpy", dtype="f64", level=0, inputs=self.wanted)
+
     def whole(self, case: Case) -> Outputs:
         """Of one call with all rows, in float64."""
         if case not in self._whole:
-            run = self.model.compile("numpy", dtype="f64", level=0, inputs=self.wanted)
-            self._whole[case] = run(**case.inputs)
+            self._whole[case] = self.compiled(**case.inputs)
         return self._whole[case]
 
     # ------------------------------------------------------------------------------ in chunks
@@ -138,7 +194,7 @@ class Example:
     def joined(self, outputs: Sequence[Outputs]) -> Outputs:
         """Rows one after the other; what has none is as the first call gave it."""
         return {
-            name: np.concatenate([o[name].astype(np.float64) for o in outputs], self.places[name])
+            name: np.concatenate([o[name] for o in outputs], self.places[name])
             if name in self.places
             else first
             for name, first in outputs[0].items()
@@ -167,6 +223,25 @@ def law(example: Example, decoder: Decoder, thorough: bool = False) -> float:
     ragged = example.cases[0]
     found.append(rollback(example, decoder, ragged))
     return max(found)
+
+
+def brief_law(example: Example, decoder: Decoder) -> float:
+    """The greatest error where an older state is continued after a newer one, and the newer one then;
+    and of a second prompt in the same decoder."""
+    ragged, colliding = example.cases
+    at = ragged.first + 2
+    other = changed(example, ragged, at)
+    mine, old = example.go_on(decoder, ragged, [at - 1, 1])
+    next_row, newer = example.go_on(decoder, ragged, [1], at, old)
+    theirs, _ = example.go_on(decoder, other, [ragged.rows - at], at, old)
+    rest, state = example.go_on(decoder, ragged, [ragged.rows - at - 1], at + 1, newer)
+    assert state.length == ragged.rows
+    second, _ = example.go_on(decoder, colliding, [colliding.rows - 2, 2])
+    return max(
+        example.error([*mine, *next_row, *rest], example.whole(ragged)),
+        example.error(theirs, example.whole(other), at),
+        example.error(second, example.whole(colliding)),
+    )
 
 
 def rollback(example: Example, decoder: Decoder, case: Case) -> float:
@@ -250,3 +325,9 @@ def distance(got: Array, want: Array) -> float:
 def example(name: str) -> Example:
     """Read once in a session."""
     return Example(name)
+
+
+@cache
+def smallest(name: str) -> Example:
+    """With one layer of each kind, where tokens, heads, their size and the batch may be one number."""
+    return Example(name, **SMALLEST[name])

@@ -66,7 +66,18 @@ def ids(tmp_path: Path) -> Path:
 
 def test_help_lists_every_command() -> None:
     text = ok("--help")
-    for name in ("check", "fmt", "cost", "explain", "compile", "run", "diff", "generate", "import"):
+    for name in (
+        "check",
+        "fmt",
+        "cost",
+        "show",
+        "explain",
+        "compile",
+        "run",
+        "diff",
+        "generate",
+        "import",
+    ):
         assert f"\n  {name} " in text
         assert ok(name, "--help").startswith("Usage:")
 
@@ -89,13 +100,15 @@ def test_shell_completion_knows_the_commands() -> None:
         ("check", LLAMA, "--prest", "tiny"),
         ("fmt",),
         ("cost", LLAMA, "--set", "layers"),
+        ("show", LLAMA, "-o", "x.png"),
+        ("show", LLAMA, "-o", "x.svg", "--backend", "torch"),
+        ("show", LLAMA, "-o", "x.html", "--json"),
         ("compile", LLAMA, "--backend", "tritn", "-o", "x"),
         ("compile", LLAMA, "--backend", "numpy"),
         ("compile", LLAMA, "--backend", "torch", "--target", "sm_90", "-o", "x"),
         ("compile", LLAMA, "--backend", "triton", "--target", "sm_91", "-o", "x"),
         ("compile", LLAMA, "--backend", "torch", "--report", "-o", "x"),
         ("compile", LLAMA, "--backend", "triton", "--report", "--set", "b=1", "-o", "x"),
-        ("compile", LLAMA, "--backend", "triton", "--json", "-o", "x"),
         ("run", LLAMA, "--random", "0", "--inputs", "x", "--output", "y", "--dtype", "f12"),
         ("run", LLAMA, "--random", "0", "--inputs", "x", "--output", "y", "-O", "7"),
         ("run", LLAMA, "--random", "0", "--inputs", "x", "--output", "y", "--compile"),
@@ -151,7 +164,7 @@ def test_a_closed_pipe_is_quiet() -> None:
 # ------------------------------------------------------------------------- files that are bad
 
 
-@pytest.mark.parametrize("command", ["check", "fmt", "cost", "explain"])
+@pytest.mark.parametrize("command", ["check", "fmt", "cost", "show", "explain"])
 def test_a_missing_file_is_named(command: str, tmp_path: Path) -> None:
     said = refused(1, command, tmp_path / "none.arch")
     assert said.startswith("error[source-unreadable]: cannot read ")

@@ -6,17 +6,19 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import snippets
 from checks import EVERY_PASS
+from click.testing import CliRunner
 from small_models import program
 from snippets import FENCE, Snippet
 
 import archc
+from archc.cli import main
 from archc.compiler.checkpoint import (
     bind,
     checkpoint_block,
@@ -27,20 +29,27 @@ from archc.compiler.checkpoint import (
 from archc.compiler.cost import cost
 from archc.compiler.elaborate import Request, builtins, elaborate, hyperparameters
 from archc.compiler.elaborate.module import standard_library
+from archc.compiler.ops import FUSED, OPS
+from archc.compiler.ops.registry import Op
 from archc.compiler.rewrite import Rule
 from archc.compiler.weights import random_weights
-from archc.dsl.syntax import CallableDef
+from archc.dsl.describe import signature, summary
 
 ROOT = Path(__file__).parent.parent
 LANGUAGE = ROOT / "docs" / "language.md"
 COST = ROOT / "docs" / "cost.md"
+SHOW = ROOT / "docs" / "show.md"
 PASSES = ROOT / "docs" / "passes.md"
+OPS_PAGE = ROOT / "docs" / "ops.md"
 PAGES = [
     LANGUAGE,
     ROOT / "docs" / "porting.md",
     ROOT / "docs" / "decode.md",
     COST,
+    SHOW,
     PASSES,
+    OPS_PAGE,
+    ROOT / "docs" / "tour.md",
     ROOT / "README.md",
 ]
 SNIPPETS = [snippet for page in PAGES for snippet in snippets.snippets(page)]
@@ -103,28 +112,11 @@ def between(page: str, name: str) -> str:
     return page.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- end of {name} -->")[0]
 
 
-def signature(definition: CallableDef) -> str:
-    """The text up to the body, on one line."""
-    text, depth = definition.span.text, 0
-    for at, character in enumerate(text):
-        depth += (character in "([") - (character in ")]")
-        if depth == 0 and (character == "{" or text[at : at + 3] == " = "):
-            return re.sub(r"\s+", " ", text[:at]).strip()
-    raise AssertionError(text)
-
-
-def meaning(definition: CallableDef) -> str:
-    """The first sentence of the docstring, else the expression of a one-line `fn`."""
-    if definition.doc:
-        return definition.doc.split("\n")[0]
-    return f"`{definition.span.text.rpartition(' = ')[2].strip()}`"
-
-
 def std_table() -> str:
     rows = ["| definition | meaning |", "|---|---|"]
     for definition in standard_library().values():
         cell = signature(definition).replace("|", "\\|")
-        rows.append(f"| `{cell}` | {meaning(definition).replace('|', chr(92) + '|')} |")
+        rows.append(f"| `{cell}` | {summary(definition).replace('|', chr(92) + '|')} |")
     return "\n".join(rows) + "\n"
 
 
@@ -171,6 +163,33 @@ def test_the_tables_of_passes_are_fresh(accept: bool) -> None:
     assert_fresh(PASSES, "passes", passes_text(), accept)
 
 
+TIMES = {"S": "source", "P": "pointwise", "A": "shifted", "M": "mixed", "C": "running"}
+FAMILIES: dict[str, Callable[[Op], bool]] = {  # of each op the first that holds
+    "Sources": lambda op: op.time == "S",
+    "Elementwise": lambda op: op.pointwise,
+    "Axes": lambda op: op.time == "P" and op.name != "result",
+    "Sums, products and lookups": lambda op: op.infer is not None and op.name != "result",
+    "Functions": lambda op: op.name not in FUSED,
+    "Fused by passes": lambda op: True,
+}
+
+
+def ops_text() -> str:
+    """A table for each family, ops in the order in which they are declared."""
+    families: dict[str, list[str]] = {name: [] for name in FAMILIES}
+    for found in OPS.values():
+        family = next(name for name, holds in FAMILIES.items() if holds(found))
+        doc = found.doc.replace("|", "\\|")
+        families[family].append(f"| `{found.name}` | {doc} | {TIMES[found.time]} |")
+    head = "| op | result | in time |\n|---|---|---|\n"
+    parts = (f"## {name}\n\n{head}" + "\n".join(rows) for name, rows in families.items())
+    return "\n\n".join(parts) + "\n"
+
+
+def test_the_tables_of_ops_are_fresh(accept: bool) -> None:
+    assert_fresh(OPS_PAGE, "ops", ops_text(), accept)
+
+
 def test_every_rule_has_an_equation() -> None:
     bare = [f"{p.name}/{r.name}" for p in EVERY_PASS for r in p.rules if not r.equation]
     assert not bare
@@ -184,6 +203,15 @@ def test_the_cost_report_on_its_page_is_fresh(accept: bool) -> None:
         snippets.rewrite(snippet.shown, found)
     else:
         assert snippet.shown.text == found
+
+
+def test_the_tree_on_its_page_is_fresh(accept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    line = "show examples/llama.arch --preset llama2_70b --set b=1 --set s=4096"
+    assert f"    archc {line}\n" in SHOW.read_text(encoding="utf-8")
+    printed = CliRunner().invoke(main, line.split()).stdout
+    shown = "".join(f"    {text}".rstrip() + "\n" for text in printed.splitlines())
+    assert_fresh(SHOW, "tree", shown, accept)
 
 
 def test_every_built_in_function_is_in_its_table() -> None:

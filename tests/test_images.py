@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import consoles
 import numpy as np
 import pytest
 import torch
 from references import IMAGE_TOKEN, LLAVA, VOCAB, Reference, distance
 from safetensors.numpy import load_file, save_file
 from snippets import Fence, fences
-from test_porting import commands, pattern, printed
 
 import archc
 
@@ -174,19 +174,13 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     tall, wide = np.mgrid[:40, :56]
     picture = np.stack([tall * 6, wide * 4, (tall * wide) % 256], -1).astype(np.uint8)
     pillow.fromarray(picture).save(folder / "picture.png")
-    results = {}
-    for fence in FENCES:
-        if fence.kind == "python":
-            (folder / fence.words[0]).write_text(fence.text)
-        elif fence.kind == "console":
-            results[fence.number] = [(s, printed(c, folder)) for c, s in commands(fence)]
+    results = consoles.walk(FENCES, folder)
     return SimpleNamespace(folder=folder, results=results, theirs=made, processor=processor)
 
 
 @pytest.mark.parametrize("console", [f for f in FENCES if f.kind == "console"], ids=str)
 def test_a_command_prints_what_the_page_shows(console: Fence, walked: SimpleNamespace) -> None:
-    for shown, got in walked.results[console.number]:
-        assert pattern(shown).fullmatch(got.strip()), got
+    consoles.check(console, walked.results[console.number])
 
 
 def test_the_page_computes_what_transformers_does(walked: SimpleNamespace) -> None:
@@ -200,5 +194,5 @@ def test_the_page_computes_what_transformers_does(walked: SimpleNamespace) -> No
     assert got.shape == (1, 12, VOCAB)
     assert distance(got, theirs) <= 1e-5
     word = walked.processor.decode(theirs[0, -1].argmax())
-    (said,) = (got for rows in walked.results.values() for _, got in rows if "next:" in got)
+    (said,) = (got for rows in walked.results.values() for got in rows if "next:" in got)
     assert said.strip().endswith(f"next: {word}")

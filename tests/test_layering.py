@@ -84,7 +84,7 @@ def test_elaborating_loads_no_torch() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["check"], ["fmt", "--check"], ["cost"]],
+    [["check"], ["fmt", "--check"], ["cost"], ["show"]],
     ids=lambda arguments: arguments[0],
 )
 def test_fast_commands_load_no_torch(arguments: list[str]) -> None:

@@ -27,7 +27,7 @@ RUNS = [
 TOLERANCE = {"f64": 1e-12, "f32": 1e-5}
 EPS, SIZE = 2e-3, 9
 LOUD = 6  # a seed whose confidences differ from row to row
-PADDING = {  # which slots of the second row exist
+PADDING = {  # which slots of a row exist
     "right": [1, 1, 1, 1, 1, 1, 0, 0, 0],
     "left": [0, 0, 1, 1, 1, 1, 1, 1, 1],
     "inner": [1, 0, 1, 1, 0, 0, 1, 1, 1],
@@ -56,10 +56,10 @@ def compiled(name: str, backend: str, dtype: str, level: int, **values: object):
     return model.compile(backend, dtype=dtype, level=level), w
 
 
-def batch(padding: str, rows: int = 2) -> dict[str, np.ndarray]:
-    mask = np.ones((rows, SIZE), np.int64)
-    mask[1] = PADDING[padding]
-    tokens = np.random.default_rng(5).integers(0, 131, (rows, SIZE))
+def batch(*padded: str) -> dict[str, np.ndarray]:
+    """A row that is full, and one padded in each of these ways."""
+    mask = np.array([[1] * SIZE, *(PADDING[name] for name in padded)])
+    tokens = np.random.default_rng(5).integers(0, 131, mask.shape)
     return {"input_ids": tokens, "attention_mask": mask}
 
 
@@ -125,10 +125,9 @@ def mixture(w: Weights, tokens: torch.Tensor, slots: torch.Tensor) -> torch.Tens
     return norm(w, "final_norm", x) @ w["tokens.w"].T
 
 
-@pytest.mark.parametrize("padding", PADDING)
 @pytest.mark.parametrize(("backend", "dtype", "level"), RUNS)
-def test_a_mixture_of_attentions(backend: str, dtype: str, level: int, padding: str) -> None:
-    (run, w), given = compiled("next_gen_llm", backend, dtype, level), batch(padding)
+def test_a_mixture_of_attentions(backend: str, dtype: str, level: int) -> None:
+    (run, w), given = compiled("next_gen_llm", backend, dtype, level), batch(*PADDING)
     got = run(**given)["logits"]
     for row, tokens in enumerate(given["input_ids"]):
         slots = np.flatnonzero(given["attention_mask"][row])
@@ -190,11 +189,10 @@ def leave_early(
 THRESHOLDS = [0.1, 0.5, 0.9, 1.0]
 
 
-@pytest.mark.parametrize("padding", PADDING)
 @pytest.mark.parametrize(("backend", "dtype", "level"), RUNS)
 @pytest.mark.parametrize("per_batch", [False, True], ids=["each row", "whole batch"])
-def test_leaving_early(per_batch: bool, backend: str, dtype: str, level: int, padding: str) -> None:
-    given = batch(padding, rows=4)
+def test_leaving_early(per_batch: bool, backend: str, dtype: str, level: int) -> None:
+    given = batch(*PADDING)
     slots = [np.flatnonzero(row) for row in given["attention_mask"]]
     rows = [
         (torch.from_numpy(tokens[at]), torch.from_numpy(at))
@@ -234,7 +232,7 @@ def layer_calls(run: Compiled, given: dict[str, np.ndarray]) -> dict[int, int]:
 
 @pytest.mark.parametrize("per_batch", [False, True], ids=["each row", "whole batch"])
 def test_a_layer_after_the_exit_is_not_run(per_batch: bool) -> None:
-    given, saved = batch("right", rows=4), 0
+    given, saved = batch(*PADDING), 0
     for threshold in THRESHOLDS:
         switches = {"layers": 5, "threshold": threshold, "per_batch": per_batch}
         run, _ = compiled("adaptive_llm", "torch", "f32", 1, **switches)

@@ -1,21 +1,11 @@
-"""The walkthrough, walked through: its files are written, its commands run, its outputs compared.
-
-`python NAME` and `arch NAME` blocks are files; `diff FROM TO` makes a file of another; a `console` block
-holds commands and what they print, where `...` stands for anything; an `arch piece` is part of the file.
-"""
+"""The walkthrough of a port, walked through (`consoles.py`). An `arch piece` is part of its file."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
-import runpy
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from unittest import mock
 
+import consoles
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -36,63 +26,18 @@ def lines_of(text: str) -> list[str]:
     return [line.strip() for line in text.strip("\n").split("\n")]
 
 
-def patched(text: str, diff: str) -> str:
-    """`text` with the lines of a diff, whose context must be found once."""
-    lines = diff.rstrip("\n").split("\n")
-    before, after = (
-        "".join(f"{line[1:]}\n" for line in lines if line[0] in kept) for kept in (" -", " +")
-    )
-    assert text.count(before) == 1, before
-    return text.replace(before, after)
-
-
-def printed(command: str, folder: Path) -> str:
-    """What a command of the page prints, in a folder."""
-    program, *arguments = command.split()
-    with contextlib.chdir(folder):
-        if program == "archc":
-            return CliRunner().invoke(main, arguments).output
-        out = io.StringIO()
-        with mock.patch.object(sys, "argv", arguments), contextlib.redirect_stdout(out):
-            runpy.run_path(arguments[0], run_name="__main__")
-    return out.getvalue()
-
-
-def commands(fence: Fence) -> Iterator[tuple[str, str]]:
-    """The commands of a console, each with the output it shows."""
-    for part in re.split(r"^\$ ", fence.text, flags=re.MULTILINE)[1:]:
-        command, _, output = part.partition("\n")
-        yield command, output
-
-
-def pattern(shown: str) -> re.Pattern[str]:
-    return re.compile(re.escape(shown.strip()).replace(r"\.\.\.", ".*"), re.DOTALL)
-
-
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """The folder that the page leaves, and what each command printed."""
     folder = tmp_path_factory.mktemp("porting")
     (whole,) = (fence for fence in FENCES if fence.words == (FILE,))
-    (folder / FILE).write_text(whole.text)
-    results: dict[int, list[tuple[str, str]]] = {}
-    for fence in FENCES:
-        if fence.kind == "python":
-            (folder / fence.words[0]).write_text(fence.text)
-        elif fence.kind == "diff":
-            source, target = fence.words
-            (folder / target).write_text(patched((folder / source).read_text(), fence.text))
-        elif fence.kind == "console":
-            results[fence.number] = [
-                (shown, printed(command, folder)) for command, shown in commands(fence)
-            ]
+    results = consoles.walk(FENCES, folder)
     return SimpleNamespace(folder=folder, results=results, text=whole.text)
 
 
 @pytest.mark.parametrize("console", CONSOLES, ids=str)
 def test_a_command_prints_what_the_page_shows(console: Fence, walked: SimpleNamespace) -> None:
-    for shown, got in walked.results[console.number]:
-        assert not shown or pattern(shown).fullmatch(got.strip()), got
+    consoles.check(console, walked.results[console.number])
 
 
 @pytest.mark.parametrize("piece", [f for f in FENCES if "piece" in f.words], ids=str)

@@ -161,6 +161,11 @@ SCANS: dict[str, tuple[str, Callable[[], np.ndarray]]] = {
         "  h = 0.5 * h + x * k\n  y = dot(h, x[d -> e], e)\n}" + OUTPUT.format("y"),
         outer_product,
     ),
+    "a matrix state along two names of one axis": (
+        "k[b, s, e] = tanh(x)[d -> e]\nscan s with h[b, d, e] = 0 {\n"
+        "  h = 0.5 * h + x * k\n  y = dot(h, x[d -> e], e)\n}" + OUTPUT.format("y"),
+        outer_product,
+    ),
     "a tensor to start with": (
         "first = x[s: 0]\nscan s with h = first { h = h - x }" + OUTPUT.format("h"),
         lambda: X[:, :1] - np.cumsum(X, 1),

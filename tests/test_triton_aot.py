@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from graphs import Model
+from kernel_gates import kernels_of
 
 from archc.backends.triton import aot
 from archc.backends.triton.metrics import Usage
@@ -126,6 +127,13 @@ def test_a_kernel_that_does_not_compile_is_reported(tmp_path):
     result = aot.compile_job(job)
     assert result.usage is None
     assert "nonsense" in result.failures[0]
+
+
+def test_functions_that_kernels_call_are_compiled_with_them():
+    """The states of a scan of 256 numbers, at eight warps: none spills."""
+    kernels = [k for k in kernels_of("retnet") if "wide_dot(" in "".join(k.body)]
+    (result,) = aot.compile_kernels(kernels[:1], ["sm_90"], processes=1)
+    assert result.failures == ()
 
 
 def test_float64_is_refused():

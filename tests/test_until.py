@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -91,20 +92,27 @@ def bounds(kind: str) -> tuple[float, ...]:
     return {"each row": (0.0, 0.93, 0.97, 2.0), "all rows": (0.0, 0.9, 0.985, 2.0)}[kind]
 
 
+@cache
 def load(text: str, bound: float, backend: str = "numpy", dtype: str = "f64", level: int = 0, **o):
-    """What runs a text, with weights that only its paths decide."""
+    """What runs a text, with weights that only its paths decide: compiled once for all tests."""
     found = program(text, bound=bound)
     made = random_weights(found, 2)
     return archc.backend(backend).load(optimise(found, level=level).program, made, dtype=dtype, **o)
 
 
+@cache
+def kept(kind: str, bound: float) -> dict[str, np.ndarray]:
+    """What every backend has to give."""
+    return load(keeping(*CONDITIONS[kind]), bound).run(batch())
+
+
 @pytest.mark.parametrize("kind", CONDITIONS)
 @pytest.mark.parametrize(("backend", "dtype", "level"), RUNS)
 def test_stopping_is_keeping(backend: str, dtype: str, level: int, kind: str) -> None:
-    condition, axes = CONDITIONS[kind]
+    condition, _ = CONDITIONS[kind]
     depths = set()
     for bound in bounds(kind):
-        expected = load(keeping(condition, axes), bound).run(batch())
+        expected = kept(kind, bound)
         got = load(stopping(condition), bound, backend, dtype, level).run(batch())
         assert got["depth"].tolist() == expected["depth"].tolist()
         np.testing.assert_allclose(got["out"], expected["out"], 0, TOLERANCE[dtype])
@@ -115,34 +123,32 @@ def test_stopping_is_keeping(backend: str, dtype: str, level: int, kind: str) ->
 # ------------------------------------------------------------------------ skipped, not masked
 
 
-def layers_run(executable: Executable) -> dict[int, int]:
-    """For each layer that ran, how many rows it was given: those of its attention's norm."""
-    _, values = executable.trace(batch())
+def layers_run(executable: Executable) -> tuple[np.ndarray, dict[int, int]]:
+    """The depth, and how many rows each layer that ran was given: those of its attention's norm."""
+    outputs, values = executable.trace(batch())
     found = {}
     for (path, _), value in values.items():
         match = re.fullmatch(r"layers\[(\d+)\]", path)
         if match and value.ndim == 3 and value.shape[1:] == (SLOTS, 8):
             found[int(match[1])] = value.shape[0]
-    return found
+    return outputs["depth"], found
 
 
 @pytest.mark.parametrize(("backend", "dtype", "level"), [("numpy", "f64", 0), *RUNS[2:]])
 def test_a_layer_sees_only_the_rows_that_are_left(backend: str, dtype: str, level: int) -> None:
     condition, _ = CONDITIONS["each row"]
     for bound in bounds("each row"):
-        run = load(stopping(condition), bound, backend, dtype, level)
-        depth = run.run(batch())["depth"]
+        depth, found = layers_run(load(stopping(condition), bound, backend, dtype, level))
         left = {i: int((depth > i).sum()) for i in range(LAYERS)}
-        assert layers_run(run) == {i: rows for i, rows in left.items() if rows}
+        assert found == {i: rows for i, rows in left.items() if rows}
 
 
 @pytest.mark.parametrize(("backend", "dtype", "level"), [("numpy", "f64", 0), *RUNS[2:]])
 def test_no_layer_runs_after_the_exit(backend: str, dtype: str, level: int) -> None:
     condition, _ = CONDITIONS["all rows"]
     for bound in bounds("all rows"):
-        run = load(stopping(condition), bound, backend, dtype, level)
-        depth = int(run.run(batch())["depth"])
-        assert layers_run(run) == dict.fromkeys(range(depth), ROWS)
+        depth, found = layers_run(load(stopping(condition), bound, backend, dtype, level))
+        assert found == dict.fromkeys(range(int(depth)), ROWS)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch", "triton"])

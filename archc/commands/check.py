@@ -2,80 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..api import Model
-from ..compiler.elaborate import Module, module_of, preset_overrides, the_model
+from ..checking import check
+from ..compiler.elaborate import Module, module_of, preset_overrides
 from ..compiler.ir.graph import Node, Program
 from ..dsl import parse_file
-from ..dsl.diagnostics import ArchError, Diagnostics
-from ..dsl.errors import UnknownModel
+from ..dsl.diagnostics import Diagnostics
 from .options import FILE, PRESET
+from .reports import JSON, print_json
 
 
 @click.command("check")
 @FILE
 @PRESET
-def command(file: Path, preset: str | None) -> None:
+@JSON
+def command(file: Path, preset: str | None, as_json: bool) -> None:
     """Check FILE: names, axes, sizes, dtypes. Every model and every preset, or just preset P."""
     module = module_of(parse_file(file))
-    errors: dict[str, ArchError] = {str(error): error for error in _orphans(module)}
-    programs = {}
-    for where, (name, overrides) in _programs(module, preset).items():
-        try:
-            model = Model(module, the_model(module, name), overrides, loss=True)
-            programs[where] = model.program
-        except (ArchError, Diagnostics) as found:
-            for error in found.errors if isinstance(found, Diagnostics) else [found]:
-                error.add_note(f"found in {where}")
-                errors.setdefault(f"{error.id} {error.span} {error.message}", error)
-    if errors:
-        raise Diagnostics(errors.values())
+    found = check(module, preset)
+    if found.errors:
+        raise Diagnostics(found.errors)
+    programs = found.programs
     shown = [f"model {name}" for name in module.models] if preset is None else list(programs)
-    for where in shown:
-        click.echo(f"{file}: {where}: {_summary(programs[where])}{_presets(module, where)}")
-    if not shown:
+    rows = [_row(where, programs[where], module) for where in shown]
+    if as_json:
+        print_json({"file": str(file), "items": len(module.file.items), "programs": rows})
+        return
+    for row in rows:
+        click.echo(f"{file}: {_words(row)}")
+    if not rows:
         click.echo(f"{file}: no model, {len(module.file.items)} items")
 
 
-def _orphans(module: Module) -> Iterator[ArchError]:
-    """Checkpoint blocks for a model that is not there."""
-    for block in module.checkpoints:
-        if block.model not in module.models:
-            yield UnknownModel(name=block.model, known=tuple(module.models), span=block.span)
-
-
-def _programs(module: Module, preset: str | None) -> dict[str, tuple[str, Mapping[str, Any]]]:
-    """(model, overrides) of each program to elaborate, by words for it."""
-    models = module.models if preset is None else ()
-    found: dict[str, tuple[str, Mapping[str, Any]]] = {f"model {n}": (n, {}) for n in models}
-    for name in module.presets if preset is None else (preset,):
-        model, overrides = preset_overrides(module, name)
-        found[f"preset {name} of {model}"] = (model, overrides)
-    return found
-
-
-def _summary(program: Program) -> str:
-    """`6,738,415,616 parameters, 32 layers of 1 kind`."""
-    words = f"{program.parameter_count:,} parameters"
+def _row(where: str, program: Program, module: Module) -> dict[str, Any]:
     kinds = [k for n in program.main.nodes if n.op == "repeat" for k in _kinds(n)]
-    if not kinds:
-        return words
-    count = len(set(kinds))
-    return f"{words}, {len(kinds)} layers of {count} kind{'s' * (count != 1)}"
+    return {
+        "name": where,
+        "parameters": program.parameter_count,
+        "layers": len(kinds),
+        "kinds": len(set(kinds)),
+        "presets": [
+            p for p in module.presets if where == f"model {preset_overrides(module, p)[0]}"
+        ],
+    }
+
+
+def _words(row: dict[str, Any]) -> str:
+    """`model Llama: 6,738,415,616 parameters, 32 layers of 1 kind; presets tiny, large`."""
+    words = f"{row['name']}: {row['parameters']:,} parameters"
+    if row["layers"]:
+        words += f", {row['layers']} layers of {row['kinds']} kind{'s' * (row['kinds'] != 1)}"
+    return f"{words}; presets {', '.join(row['presets'])}" if row["presets"] else words
 
 
 def _kinds(repeat: Node) -> tuple[object, ...]:
     kinds = repeat.attrs["kinds"]
     assert isinstance(kinds, tuple)
     return kinds
-
-
-def _presets(module: Module, where: str) -> str:
-    """`; presets tiny, large` behind a model that has some."""
-    names = [p for p in module.presets if where == f"model {preset_overrides(module, p)[0]}"]
-    return f"; presets {', '.join(names)}" if names else ""

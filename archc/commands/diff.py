@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import DTYPE, QUANT, WEIGHTS, ChunkList, open_model, sizes
+from .options import DTYPE, EACH_BACKEND, QUANT, WEIGHTS, ChunkList, open_model, sizes
+from .progress import steps
+from .reports import JSON, print_json
 from .tensors import read_tensors
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # what each backend needs besides archc itself
 NEEDS = {"numpy": "numpy", "torch": "torch", "triton": "triton"}
+# each of them at both levels; numpy at O0 is the reference itself
+LEVELLED = {"numpy": ("numpy",), "torch": ("torch@O0", "torch"), "triton": ("triton@O0", "triton")}
 SMALL = "tiny"  # the preset that a comparison takes by itself: backends differ at any size
 LEVELS = ("O0", "O1")
 DTYPES = ("f64", "f32", "bf16", "f16")
@@ -32,6 +35,7 @@ DTYPES = ("f64", "f32", "bf16", "f16")
 @click.option(
     "--backends",
     metavar="A,B,...",
+    shell_complete=EACH_BACKEND,
     help="What to compare (default: all that are installed). A backend may carry a level and a"
     " dtype of its own: numpy@O0, torch@bf16.",
 )
@@ -55,7 +59,7 @@ DTYPES = ("f64", "f32", "bf16", "f16")
 )
 @click.option("--introduced", is_flag=True, help="Run every node on its own, not only suspects.")
 @click.option("--full", is_flag=True, help="With OTHER: every parameter and operation.")
-@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@JSON
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -104,9 +108,9 @@ def command(
         opened = opened.with_random_weights(seed or 0)
     if quant is not None and chunks is not None:
         raise click.UsageError("--quant and --chunks exclude each other")
-    candidates = _candidates(backends, dtype)
-    asked = _sizes(lengths)
-    report = _compared(opened, candidates, inputs, seed or 0, asked, introduced, quant, chunks)
+    chosen = candidates(backends, dtype)
+    asked = random_sizes(lengths)
+    report = _compared(opened, chosen, inputs, seed or 0, asked, introduced, quant, chunks)
     _finish(ctx, report, not report.agree, as_json)
 
 
@@ -119,7 +123,10 @@ def _presets(given: str | None, other: Path | None) -> list[str | None]:
 
 
 def _finish(ctx: click.Context, report: Any, differ: bool, as_json: bool) -> None:
-    click.echo(json.dumps(report.to_json(), indent=2) if as_json else str(report))
+    if as_json:
+        print_json(report.to_json())
+    else:
+        click.echo(str(report))
     ctx.exit(1 if differ else 0)
 
 
@@ -136,25 +143,25 @@ def _compared(
     from ..diff import Case, diff, diff_chunks
 
     case = Case("given", read_tensors(inputs)) if inputs else None
-    options = {"inputs": case, "seed": seed, "sizes": lengths, "progress": _progress}
-    if chunks is not None:
-        return diff_chunks(model, candidates, chunks, **options)
-    return diff(model, candidates, introduced=introduced, quant=quant, **options)
+    with steps("comparing") as progress:
+        options = {"inputs": case, "seed": seed, "sizes": lengths, "progress": progress}
+        if chunks is not None:
+            return diff_chunks(model, candidates, chunks, **options)
+        return diff(model, candidates, introduced=introduced, quant=quant, **options)
 
 
-def _progress(message: str) -> None:
-    click.echo(f"running {message}", err=True)
-
-
-def _candidates(backends: str | None, dtype: Any) -> list[Candidate]:
+def candidates(backends: str | None, dtype: Any) -> list[Candidate]:
     """Those named, else every backend that is installed."""
+    return [candidate(name, dtype) for name in (backends.split(",") if backends else installed())]
+
+
+def candidate(spec: str, dtype: Any) -> Candidate:
+    """The one that a spec such as `torch@O0` names. Raises `UnknownBackend`, `MissingPackage`."""
     from ..api import backend
     from ..diff import Candidate
 
-    names = backends.split(",") if backends else _installed()
-    found = [Candidate(*_spec(name.strip(), dtype), label=name.strip()) for name in names]
-    for candidate in found:
-        backend(candidate.backend)  # an unknown one is refused before any runs
+    found = Candidate(*_spec(spec.strip(), dtype), label=spec.strip())
+    backend(found.backend)
     return found
 
 
@@ -173,7 +180,7 @@ def _spec(text: str, dtype: Any) -> tuple[str, int, Any]:
     return name, level, dtype
 
 
-def _installed() -> list[str]:
+def installed() -> list[str]:
     """Every backend whose package is there; the others are named on stderr."""
     found = {name: find_spec(package) is not None for name, package in NEEDS.items()}
     for name in (name for name, there in found.items() if not there):
@@ -181,7 +188,8 @@ def _installed() -> list[str]:
     return [name for name, there in found.items() if there]
 
 
-def _sizes(lengths: Sequence[str]) -> dict[str, int]:
+def random_sizes(lengths: Sequence[str]) -> dict[str, int]:
+    """`S=N` of each `--size`."""
     pairs = [text.partition("=") for text in lengths]
     for name, _, value in pairs:
         if not (name.isidentifier() and value.isdigit() and int(value) > 0):

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..compiler.files import reason_of, write_file
 from ..dsl.errors import BadTensorFile
-from ..files import reason_of, write_file
 
 if TYPE_CHECKING:
     from ..backends.base import Array

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,8 @@ import torch
 import torch._inductor as inductor
 import torch.fx.experimental._config as symbols
 from torch.utils._sympy.printers import PythonPrinter
+
+from ...compiler.files import beside, write_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,9 @@ class Artifact:
     def save(self, path: Path) -> None:
         """Writes the program to `path`, and then beside it how it is called; each all at once."""
         calls = {"names": self.names, "reads": self.reads, "holds": self.holds}
-        part = path.with_suffix(f".{os.getpid()}")
-        self.program.save(path=str(part), format="binary")
-        part.replace(path)
-        part.write_text(json.dumps(calls), encoding="utf-8")
-        part.replace(path.with_suffix(".json"))
+        with beside(path) as part:
+            self.program.save(path=str(part), format="binary")
+        write_file(path.with_suffix(".json"), json.dumps(calls).encode())
 
     @classmethod
     def load(cls, path: Path) -> Artifact:

@@ -27,6 +27,7 @@ from ...compiler.ir.graph import (
 )
 from ...compiler.ir.walk import calls, join
 from ...dsl.diagnostics import InternalError
+from ..numpy.prepared import symbols
 from . import contraction, layers, lowering, quantised, scans
 from .layout import Group, Layout, Value, flat, single
 from .module import ChunkMethod, Module
@@ -339,6 +340,10 @@ The model is given the first rows of a sequence. Beside its outputs it returns w
 the chunk, goes on from: a dictionary in which a module's `prefix` leads to the list of its states.
 The states of each class, in their order:
 """
+STATELESS = """
+The model goes on from the first `past` rows of a sequence and is given the rows that follow, then
+`past`. It keeps nothing of earlier rows.
+"""
 CHUNK = """
 The model goes on from the first `past` rows of a sequence and is given the rows that follow. It takes
 its own states and, as `layer_states`, those of each layer: a dictionary in which a module's `prefix`
@@ -379,18 +384,23 @@ def emit_model(
     """
     file = File(program, train, taps, compile)
     text = file.render(source, preset)
-    return Emitted(text, file.classes, tuple(file.takes), tuple(file.chunks))
+    return Emitted(text, file.classes, tuple(file.takes), tuple(file.chunks), file.stored)
+
+
+Stored = dict[int, tuple[tuple[str, Layout], ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """A file's text, class names by function, the `take` nodes that a traced text checks, and the
-    methods that a loader compiles by themselves."""
+    """A file's text, class names by function, the `take` nodes that a traced text checks, the methods
+    that a loader compiles by themselves, and as what modules store weights, tables and what is derived
+    of them: attributes and layouts, by function and node."""
 
     text: str
     classes: dict[str, str]
     takes: tuple[Node, ...]
     chunks: tuple[ChunkMethod, ...] = ()
+    stored: dict[str, Stored] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -410,6 +420,7 @@ class File:
     takes: list[Node] = field(default_factory=list)
     chunks: list[ChunkMethod] = field(default_factory=list)
     passed: dict[str, Sequence[str]] = field(default_factory=dict)  # names, of the first call
+    stored: dict[str, Stored] = field(default_factory=dict)  # by function
     taken: set[str] = field(default_factory=lambda: {"Model", "check", "weights", *GLOBALS})
 
     def __post_init__(self) -> None:
@@ -445,13 +456,21 @@ class File:
     def keeps(self, name: str) -> bool:
         """Whether a function leaves states, or one that it calls."""
         function = self.program.function(name)
-        called = (kind for n in function.nodes if n.op == "repeat" for kind in callees(n))
-        return bool(function.left) or any(self.keeps(kind) for kind in called)
+        return bool(function.left) or any(map(self.keeps, inside(function)))
+
+    def returns_states(self, name: str) -> bool:
+        """Whether a layer's results end in its states: also where only others of its loop have some."""
+        return any(map(self.keeps, beside(self.program, name)))
+
+    def passes_on(self, name: str) -> bool:
+        """Whether a layer is given all states, for layers inside it or inside others of its loop."""
+        functions = map(self.program.function, beside(self.program, name))
+        return any(map(self.keeps, (kind for f in functions for kind in inside(f))))
 
     @property
     def continues(self) -> bool:
-        """Whether the program goes on from states."""
-        return any(function.states for function in self.program.functions)
+        """Whether the program is given `past`."""
+        return continues(self.program)
 
     # ---- what modules ask for
 
@@ -533,6 +552,7 @@ class File:
             module.know(_agreed(self.facts[function.name]))
         scope = module.scope
         scope.lower_all()
+        self.stored[function.name] = module.stored()
         named = [(name, i) for name, i in function.outputs if not name.startswith(STATE)]
         values = [scope.full(scope.value(i), function[i].axes).expr for _, i in named]
         states = [scope.full(scope.value(i), function[i].axes).expr for _, i in left(function)]
@@ -546,7 +566,7 @@ class File:
             module.finish(results)
             return module.render(f"The model. Returns {names}.")
         values += states
-        alone = len(values) == 1 and not self.keeps(function.name)
+        alone = len(values) == 1 and not self.returns_states(function.name)
         module.finish(values[0] if alone else ast.Tuple(values))
         return module.render(f"Layers `{plain(re.sub(r'[0-9]+]$', 'i]', path))}`.")
 
@@ -585,6 +605,8 @@ class File:
             return ["", *PREFILL.strip().split("\n"), *left_by] if left_by else []
         given = self._listed(lambda f: [(n.attrs.string("path"), n.axes) for n in f.states])
         past = self.program.past
+        if not given:
+            return ["", *STATELESS.strip().split("\n")]
         lines = ["", *CHUNK.format(past=past).strip().split("\n"), *given]
         return [*lines, "Those returned, in their order:", *left_by] if left_by else lines
 
@@ -607,6 +629,25 @@ class File:
         main = self.program.main
         origins = [o for i in main.output_ids for o in main[i].origins if o.spans]
         return PurePath(origins[0].spans[-1].source.name).name if origins else ""
+
+
+def inside(function: Function) -> list[str]:
+    """The kinds of the layers that a function calls."""
+    return [kind for node in function.nodes if node.op == "repeat" for kind in callees(node)]
+
+
+def beside(program: Program, name: str) -> set[str]:
+    """The kinds that share a loop with a layer, its own among them."""
+    nodes = (node for function in program.functions for node in function.nodes)
+    loops = (set(callees(node)) for node in nodes if node.op == "repeat")
+    return set().union(*(kinds for kinds in loops if name in kinds))
+
+
+def continues(program: Program) -> bool:
+    """Whether a program goes on from states, or counts its slots from where another stopped."""
+    if any(function.states for function in program.functions):
+        return True
+    return any(program.past in symbols(program, node) for node in program.main.nodes)
 
 
 def left(function: Function) -> list[tuple[str, int]]:

@@ -4,10 +4,11 @@
     few_rows::coded(x, codes, scales, offsets)     w in groups of 32 codes of 8 or of 4 bits
     few_rows::decoded(codes, scales, offsets)      that w, for products of many rows
 
-The loops are in `few_rows.cpp`, which lies beside this file: the two stand alone. A C++ compiler
-builds them once for a machine, into the folder of PyTorch's own compiled code. That is done without
-PyTorch's builder, which takes longer to import than a small model to load. An emitted text uses the
-ops if they are there when it is imported; where there is no compiler PyTorch's own product runs.
+The loops are in `few_rows.cpp` and `rows.h`, which lie beside this file: the three stand alone. A
+C++ compiler builds them once for a machine, into the folder of PyTorch's own compiled code. That is
+done without PyTorch's builder, which takes longer to import than a small model to load. An emitted
+text uses the ops if they are there when it is imported; where there is no compiler PyTorch's own
+product runs. `library` builds other texts in the same way.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import re
 import shutil
 import subprocess
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -26,7 +28,7 @@ import torch
 from .folder import cache_folder
 
 # Sums of products are contracted where the loops say so, and nowhere else.
-FLAGS = ("-O3", "-std=c++20", "-ffp-contract=off", "-shared", "-fPIC", "-Wno-ignored-attributes")
+FLAGS = ("-O3", "-std=c++20", "-ffp-contract=off")
 # What `torch.backends.cpu.get_cpu_capability()` says of a processor, as options of the compiler.
 INSTRUCTIONS = {
     "AVX2": ("-mavx2", "-mfma"),
@@ -37,14 +39,21 @@ INSTRUCTIONS = {
 @cache
 def built() -> bool:
     """Builds and registers the ops if there is a compiler. Takes some seconds, once for a machine."""
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
+    here = Path(torch.__file__).parent
+    version = "".join(f"{int(part):02x}" for part in re.findall(r"\d+", torch.__version__)[:2])
+    options = [
+        *FLAGS,
+        f"-DTORCH_TARGET_VERSION=0x{version}000000000000",
+        *(f"-I{here / 'include' / part}" for part in ("", "torch/csrc/api/include")),
+    ]
+    text = Path(__file__).with_name("few_rows.cpp").read_text(encoding="utf-8")
+    path = library("few_rows", text, options, [f"-L{here / 'lib'}", "-ltorch_cpu", "-lc10"])
+    if path is None:
         return False
     try:
-        torch.ops.load_library(_library(compiler))
-    except (OSError, subprocess.CalledProcessError) as problem:
-        words = getattr(problem, "stderr", "") or str(problem)
-        warnings.warn(f"few_rows.cpp is not used: {words.strip()}", stacklevel=2)
+        torch.ops.load_library(path)
+    except OSError as problem:
+        warnings.warn(f"few_rows.cpp is not used: {problem}", stacklevel=2)
         return False
     torch.library.register_fake("few_rows::product", _like)
     torch.library.register_fake("few_rows::coded", _like)
@@ -52,28 +61,39 @@ def built() -> bool:
     return True
 
 
-def _library(compiler: str) -> Path:
-    """The path of the built ops, under what they are made from and for."""
-    source = Path(__file__).with_name("few_rows.cpp")
-    here = Path(torch.__file__).parent
-    capability = torch.backends.cpu.get_cpu_capability()
-    version = "".join(f"{int(part):02x}" for part in re.findall(r"\d+", torch.__version__)[:2])
-    options = [
-        *FLAGS,
-        *INSTRUCTIONS.get(capability, ()),
-        f"-DTORCH_TARGET_VERSION=0x{version}000000000000",
-        *(f"-I{here / 'include' / part}" for part in ("", "torch/csrc/api/include")),
-    ]
-    libraries = [f"-L{here / 'lib'}", "-ltorch_cpu", "-lc10"]
-    made_from = (source.read_text(encoding="utf-8"), compiler, torch.__version__, *options)
+def library(
+    name: str, text: str, options: Sequence[str], libraries: Sequence[str] = ()
+) -> Path | None:
+    """The path of the library that a text is built to, under what it is made from and for.
+
+    None, with a warning, where there is no compiler that builds it.
+    """
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        return None
+    here = Path(__file__).parent
+    options = [*options, "-shared", "-fPIC", "-Wno-ignored-attributes", f"-I{here}"]
+    options += INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ())
+    headers = [path.read_text(encoding="utf-8") for path in sorted(here.glob("*.h"))]
+    made_from = (text, *headers, compiler, torch.__version__, *options)
     digest = hashlib.sha256("\n".join(made_from).encode()).hexdigest()[:32]
-    path = cache_folder() / f"few_rows-{digest}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
-        command = [compiler, str(source), "-o", str(part), *options, *libraries]
+    path = cache_folder() / f"{name}-{digest}.so"
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}")
+    source = part.with_name(f"{part.name}.cpp")  # of this process: others build the same
+    source.write_text(text, encoding="utf-8")
+    command = [compiler, str(source), "-o", str(part), *options, *libraries]
+    try:
         subprocess.run(command, check=True, capture_output=True, text=True)
-        part.replace(path)  # all at once: another process may be looking
+    except (OSError, subprocess.CalledProcessError) as problem:
+        words = getattr(problem, "stderr", "") or str(problem)
+        warnings.warn(f"the C++ of {name} is not used: {words.strip()}", stacklevel=2)
+        return None
+    finally:
+        source.unlink(missing_ok=True)
+    part.replace(path)  # all at once: another process may be looking
     return path
 
 

@@ -28,8 +28,7 @@ def repeat(scope: Scope, node: Node, *operands: Value) -> Result:
     names = [initial(scope, node, x, i.hint) for x, i in zip(values, carried, strict=False)]
     arguments = [*map(ast.Name, names), *(x.expr for x in values[len(names) :])]
     layer, *scalars = map(ast.Name, layers.variables)
-    leaves = scope.module.file.keeps(layers.kind)
-    loop = _Loop(scope, layer, scalars, inputs, names, arguments, leaves)
+    loop = _Loop(scope, layer, scalars, inputs, names, arguments, layers.kind)
     if "exit" not in node.attrs:
         loop.run(names, arguments)
     elif node.attrs["exit"]:
@@ -65,11 +64,11 @@ class _Loop:
         inputs: Sequence[Node],
         carried: Sequence[str],
         arguments: Sequence[ast.expr],
-        leaves: bool,
+        kind: str,
     ) -> None:
         self.scope, self.layer, self.scalars = scope, layer, scalars
         self.inputs, self.carried, self.arguments = inputs, carried, arguments
-        self.leaves = leaves
+        self.kind, self.leaves = kind, scope.module.file.returns_states(kind)
         self.names: dict[str, str] = {}
         self.steps: list[ast.stmt] = []
 
@@ -94,7 +93,10 @@ class _Loop:
         found: list[ast.expr] = []
         if file.continues:
             found.append(self.scope.dim(Dim.symbol(file.program.past)))
+        if file.continues and self.leaves:
             found.append(expression("*layer_states[{0}.prefix]", self.layer))
+        if file.passes_on(self.kind):
+            found += map(ast.Name, ["layer_states", "left"] if file.continues else ["left"])
         return found
 
     def together(self) -> None:

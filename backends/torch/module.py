@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from ...compiler.ir.graph import DType, Function, Node, Program, callees
+from ...compiler.ir.graph import DType, Function, Node, Program
 from ...dsl.dims import Dim
 from ...dsl.errors import NoLowering
 from ..base import span_of
@@ -116,8 +116,8 @@ class Module:
             self.states[node.attrs.string("path")] = Value(
                 held, node.type.dtype, single(node.axes), finite=False
             )
-        calls = [k for n in self.function.nodes if n.op == "repeat" for k in callees(n)]
-        if any(map(self.file.keeps, calls)) or (is_main and self.function.left):
+        file, name = self.file, self.function.name
+        if file.keeps(name) if is_main else file.passes_on(name):
             if self.file.continues:
                 self.names["layer_states"] = "layer_states"
             if not is_main:
@@ -251,6 +251,21 @@ class Module:
         self.preparation.method.append(Statement(call))
         place = self_attribute(attribute)
         return Value(place, value.dtype, groups, weight=True, packed=value.packed)
+
+    def stored(self) -> dict[int, tuple[tuple[str, Layout], ...]]:
+        """The attributes that hold a node's results, with their layouts, of weights, tables and what
+        is derived of weights."""
+        found = {}
+        for node in self.function.nodes:
+            if node.op in ("weight", "table", "derived"):
+                made = self.scope.values[node.id]
+                values = made if isinstance(made, tuple) else (made,)
+                held = [
+                    (v.expr.attr, v.layout) for v in values if isinstance(v.expr, ast.Attribute)
+                ]
+                if len(held) == len(values) and not any(v.packed for v in values):
+                    found[node.id] = tuple(held)
+        return found
 
     def prepares(self, scope: Scope) -> bool:
         """Whether `scope` writes what runs once, when the weights are there."""

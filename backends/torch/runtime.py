@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import torch
 
+from ...compiler.files import write_file
 from ...compiler.ir.graph import Node, Program
 from ...compiler.ir.walk import calls, join
 from ...compiler.ops import SCANS, ModelDType, Precision
@@ -32,8 +33,9 @@ from ..base import (
     span_of,
 )
 from . import few_rows
-from .emit import Emitted, emit_model, left
+from .emit import Emitted, beside, continues, emit_model, inside, left
 from .module import ChunkMethod
+from .step import Step, is_few, loaded
 from .weights import Moved, assign, share, taken_over, to_torch
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ DTYPES: dict[ModelDType, torch.dtype] = {
     "bf16": torch.bfloat16,
     "f16": torch.float16,
 }
+WORTH_A_TEXT = 1 << 24  # weights
 _serial = itertools.count()
 
 
@@ -56,7 +59,8 @@ class Options:
     are stored: a packed one cannot be copied, saved or exported by PyTorch. `huge_pages` moves the
     weights of a model on the CPU to memory of its own, which a token reads faster; they are then a copy
     of what was given. By default those of a decoding are moved, but for arrays of the caller's: weights
-    of a file and those made of others.
+    of a file and those made of others. `step_in_cpp` runs steps of few rows as one C++ function, which
+    is built once for a machine; by default those of models that read much more than that costs.
     """
 
     train: bool = False
@@ -67,6 +71,7 @@ class Options:
     preset: str = ""
     pack_weights: bool = True
     huge_pages: bool | None = None
+    step_in_cpp: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,8 @@ class TorchExecutable(Executable):
         self._twin: Twin | None = None
         self.kinds: dict[str, Kind] = {}  # where layers are compiled for a decoding
         self._kept, self._left = _states(program)
-        emitted = self._emit(taps=False)
+        self.emitted = emitted = self._emit(taps=False)
+        self._steps: dict[tuple[torch.dtype, ...], Step | None] = {}  # by the dtypes of the states
         if "torch.ops.few_rows" in emitted.text and options.device == "cpu":
             few_rows.built()
         file = self._import(emitted, "model.py")
@@ -115,6 +121,16 @@ class TorchExecutable(Executable):
             here = self.options.device == "cpu" and _decodes(self.program)
             return "made" if here else "none"
         return "all" if self.options.huge_pages else "none"
+
+    @property
+    def _in_cpp(self) -> bool:
+        """By default where a step reads so much that building its text soon pays."""
+        options = self.options
+        if options.device != "cpu" or options.train or options.compile:
+            return False
+        if options.step_in_cpp is None:
+            return self.program.parameter_count >= WORTH_A_TEXT
+        return options.step_in_cpp
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         tensors = self._tensors(inputs)
@@ -136,17 +152,39 @@ class TorchExecutable(Executable):
         bound = bind_inputs(self.program, inputs, self.precision, sizes)
         if not states:
             check_prefix(self.program, bound)
+        done = self._in_one_call(bound, states) if states else None
+        if done is not None:
+            outputs, made = done
+            outputs = {name: to_numpy(value) for name, value in outputs.items()}
+            return Stepped(outputs, made, bound.sizes)
         arguments: list[Any] = self._given(bound)
+        if continues(self.program):
+            arguments.append(bound.sizes[self.program.past])
         if any(self._kept.values()):
             given = {prefix: [states[p] for p in paths] for prefix, paths in self._kept.items()}
-            arguments += [bound.sizes[self.program.past], *given.pop("", []), given]
+            arguments += [*given.pop("", []), given]
         with torch.no_grad():
-            outputs, found = self.module(*arguments)
+            results = self.module(*arguments)
+        leaves = any(function.left for function in self.program.functions)
+        outputs, found = results if leaves else (results, {})
         made: dict[str, torch.Tensor] = {}
         for prefix, places in self._left.items():
             made.update(zip(places, found.get(prefix, ()), strict=True))
         outputs = {name: to_numpy(value) for name, value in outputs.items()}
         return Stepped(outputs, made, bound.sizes)
+
+    def _in_one_call(
+        self, bound: BoundInputs, states: Mapping[str, torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] | None:
+        """A step of few rows in C++; None where it is to run as it is emitted."""
+        if not self._in_cpp or not is_few(self.program, bound):
+            return None
+        dtypes = tuple(state.dtype for state in states.values())
+        dtype = DTYPES[self.precision.model]
+        if dtypes not in self._steps:
+            self._steps[dtypes] = loaded(self.program, self.emitted, self.module, states, dtype)
+        step = self._steps[dtypes]
+        return step(bound, states) if step is not None else None
 
     def empty(
         self, like: torch.Tensor, dim: int, length: int, dtype: ModelDType | None = None
@@ -211,7 +249,7 @@ class TorchExecutable(Executable):
         folder = Path(self._folder.name if self._folder else str(self.options.out))
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
-        path.write_text(emitted.text, encoding="utf-8")
+        write_file(path, emitted.text.encode())
         return _imported(path)
 
 
@@ -298,12 +336,13 @@ def _compile_kinds(file: ModuleType, emitted: Emitted, program: Program) -> dict
     kinds = {}
     text = Path(str(file.__file__)).read_text(encoding="utf-8")
     for function in map(program.function, emitted.classes):
-        ops = {node.op for node in function.nodes}
-        if function is program.main or ops & {"repeat", *SCANS}:
+        kinds_beside = map(program.function, beside(program, function.name))
+        layered = any(inside(f) for f in kinds_beside)
+        if function is program.main or layered or any(n.op in SCANS for n in function.nodes):
             continue
         cls = getattr(file, emitted.classes[function.name])
         dims = _run_time_dims(program, function.name)
-        if any(f.states for f in program.functions):  # it is given `past` and its states, too
+        if continues(program):  # it is given `past` and its states, too
             dims += [[], *(_varying(program, node) for node in function.states)]
         kinds[function.name] = kind = Kind(cls.forward, text, dims)
         cls.forward = _method(kind)

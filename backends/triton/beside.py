@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...dsl.dims import Dim
+from .descriptors import DESCRIPTORS
 from .kernel import Kernel, Pointer
 from .tiles import UNMASKED, Facts
 
@@ -44,14 +45,17 @@ def beside(kernels: Sequence[Kernel]) -> Kernel | None:
     extents = first.extents[0], Dim.of(start), first.extents[2]
     parts = tuple(_part(k) for k in kernels)
     return Kernel(
-        first.name, pointers, tuple(sorted(sizes.items())), first.blocks, tuple(body), extents,
-        _facts(kernels), wide=tuple(sorted({w for k in kernels for w in k.wide})), parts=parts,
+        first.name, pointers, tuple(sorted(sizes.items())), max(k.blocks for k in kernels),
+        tuple(body), extents, _facts(kernels),
+        wide=tuple(sorted({w for k in kernels for w in k.wide})), parts=parts,
+        described=tuple(dict(d for k in kernels for d in k.described).items()),
     )  # fmt: skip
 
 
 def _outer(kernel: Kernel) -> object:
     """What kernels of one launch must agree on."""
-    return kernel.extents[0], kernel.extents[2], kernel.blocks, kernel.facts.kind
+    blocks = tuple(b for b in kernel.blocks if b != DESCRIPTORS)
+    return kernel.extents[0], kernel.extents[2], blocks, kernel.facts.kind
 
 
 def _pointers(kernels: Sequence[Kernel]) -> tuple[tuple[Pointer, ...], list[list[str]]]:

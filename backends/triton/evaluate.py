@@ -22,6 +22,7 @@ from ...compiler.ops.quantise import MIDDLE, Format
 from ...dsl.dims import Dim
 from ...dsl.errors import NoLowering
 from ..base import span_of
+from .descriptors import DESCRIPTORS, Matrix, NoMatrix, matrix
 from .indexing import Coordinates, Indices, Tiles, Var, identifier, join
 from .mapping import VIEWS, restrict, view
 from .regions import Region
@@ -98,6 +99,9 @@ class Evaluator:
     multiplied: set[int] = field(default_factory=set)  # leaves that are operands of products as is
     carried: dict[int, tuple[Coordinates, Value]] = field(default_factory=dict)  # states of a scan
     wide: set[tuple[str, ...]] = field(default_factory=set)  # shapes of aligned contiguous loads
+    described: dict[str, str] | None = None  # why not through a descriptor, or "", by operand
+    matrices: dict[object, str] = field(default_factory=dict)  # descriptors by what they describe
+    opened: tuple[str, int] = ("", 0)  # the condition under which the body's last lines stand
 
     def __post_init__(self) -> None:
         for node in self.region.nodes.values():
@@ -265,10 +269,61 @@ class Evaluator:
         stored = dtype not in ("int", "i8", "bool")
         if stored and leaf not in self.multiplied:
             text, stored = f"{text}.to(tl.float32)", False
-        made = self.assign(text, dtype, self.indices.tiles(address), scope, base)
+        described = self._described(leaf, pointer, address, dtype)
+        if described is None:
+            made = self.assign(text, dtype, self.indices.tiles(address), scope, base)
+        else:
+            made = self._either(described, text, address, base)
         if dtype in ("float", "f32") and self._is_wide(address, masks):
             self.wide.add(tuple(length for _, length in sorted(made.tiles)))
         return replace(made, stored=stored)
+
+    def _described(
+        self, leaf: int, pointer: str, address: Dim, dtype: DType
+    ) -> tuple[str, str] | None:
+        """The condition and the text of a load through a descriptor, of a tile of a product."""
+        tiles = self.indices.tiles(address)
+        wanted = self.described is not None and leaf in self.multiplied and dtype == "float"
+        if not wanted or self.described is None or len(tiles) != 2:
+            return None
+        try:
+            found = matrix(self.indices, address)
+            if self.scope(self.indices.scope(found.base)) is not self.body:
+                raise NoMatrix("it begins elsewhere in each step")
+        except NoMatrix as reason:
+            self.described[pointer] = str(reason)
+            return None
+        self.described.setdefault(pointer, "")
+        self.reducer.blocks.add(DESCRIPTORS)
+        made = self._descriptor(found, pointer, self.region.names[leaf])
+        text = f"{made}.load([{found.row.first}, {found.entry.first}])"
+        return found.condition, f"tl.trans({text})" if found.is_turned else text
+
+    def _descriptor(self, of: Matrix, pointer: str, name: str) -> str:
+        """The name of the descriptor, which is made before the loop."""
+        if (pointer, of) not in self.matrices:
+            made = self.fresh(f"{name}_tiles")
+            self.matrices[pointer, of] = made
+            base = "" if of.base == Dim() else f" + {self.indices.text(of.base)}"
+            shape = ", ".join(self.integer(v.extent or Dim.of(1)).text for v in (of.row, of.entry))
+            block = ", ".join(length for v in (of.row, of.entry) for _, length in v.tiles)
+            stride = self.integer(of.stride).text
+            if self.opened != (of.condition, len(self.body.lines)):
+                self.body.add(f"if {of.condition}:")
+            self.body.add(
+                f"    {made} = tl.make_tensor_descriptor("
+                f"{pointer}{base}, [{shape}], [{stride}, 1], [{block}])"
+            )
+            self.opened = of.condition, len(self.body.lines)
+        return self.matrices[pointer, of]
+
+    def _either(self, described: tuple[str, str], text: str, address: Dim, base: str) -> Value:
+        """A load through a descriptor where the device has such, else through pointers."""
+        (condition, load), tiles = described, self.indices.tiles(address)
+        scope, name = self.indices.scope(address), self.fresh(base, tiles)
+        for line in (f"if {condition}:", f"    {name} = {load}", "else:", f"    {name} = {text}"):
+            self.scope(scope).add(line)
+        return Value(name, "float", tiles, scope)
 
     def _is_wide(self, address: Dim, masks: Sequence[str]) -> bool:
         """Whether 16 bytes at a time are surely addressed along one dimension, under one mask."""

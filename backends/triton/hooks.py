@@ -47,14 +47,14 @@ def _launching(original: Callable[..., None], traffic: Traffic) -> Callable[...,
 
 def _loading(original: Callable[..., Handle], traffic: Traffic) -> Callable[..., Handle]:
     @wraps(original)
-    def load(self: Any, pointers: Handle, mask: Handle, *rest: Any) -> Handle:
+    def load(self: Any, pointers: Handle, mask: Handle, *rest: Any, **more: Any) -> Handle:
         running = traffic.running
         if running is None:
-            return original(self, pointers, mask, *rest)
+            return original(self, pointers, mask, *rest, **more)
         running.access("load", pointers, mask)
         if running.dry and pointers.get_element_ty().is_floating():
             return _zeros(pointers)
-        return original(self, pointers, mask, *rest)
+        return original(self, pointers, mask, *rest, **more)
 
     return load
 
@@ -68,7 +68,9 @@ def _zeros(pointers: Handle) -> Handle:
 
 def _storing(original: Callable[..., Any], traffic: Traffic) -> Callable[..., Any]:
     @wraps(original)
-    def store(self: Any, pointers: Handle, value: Handle, mask: Handle, *rest: Any) -> Any:
+    def store(
+        self: Any, pointers: Handle, value: Handle, mask: Handle, *rest: Any, **more: Any
+    ) -> Any:
         running = traffic.running
         if running is not None:
             running.access("store", pointers, mask)
@@ -76,7 +78,7 @@ def _storing(original: Callable[..., Any], traffic: Traffic) -> Callable[..., An
             running.stores_numbers |= kind.is_int() and kind.primitive_bitwidth > 8
             if running.dry and kind.is_floating():
                 return None
-        return original(self, pointers, value, mask, *rest)
+        return original(self, pointers, value, mask, *rest, **more)
 
     return store
 

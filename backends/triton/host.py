@@ -18,12 +18,13 @@ from ...compiler.ops import SCANS
 from ...dsl.dims import Dim
 from ...dsl.errors import NoLowering
 from ..numpy.prepared import symbols
+from .begun import Begun, begun
 from .beside import beside
 from .evaluate import refuse
 from .grouped import in_tiles
 from .header import header, places, scan_header
 from .indexing import identifier
-from .kernel import Kernel, build, build_part
+from .kernel import Kernel, build, build_begun, build_part
 from .lifetimes import released
 from .regions import FREE, HOST, Region, region_of, value_name, view_region, with_room
 from .scan_kernel import build_scan
@@ -36,7 +37,8 @@ ALIASES = frozenset({"rename", "stop_gradient"})  # the same array under other a
 
 @dataclass(slots=True)
 class Plan:
-    """Kernels by name and class sources, in order of definition; whether reductions are cut."""
+    """Kernels by name and class sources, in order of definition; whether reductions are cut, and
+    whether products begin them."""
 
     program: Program
     traced: bool = False
@@ -44,6 +46,7 @@ class Plan:
     classes: dict[str, list[str]] = field(default_factory=dict)
     _scans: dict[tuple[str, int], tuple[Region, Kernel] | str] = field(default_factory=dict)
     cuts: bool = False
+    begins: bool = False
     _known: dict[tuple[object, ...], str] = field(default_factory=dict)
     _names: Counter[str] = field(default_factory=Counter)
 
@@ -141,10 +144,14 @@ class _Class:
     values: dict[int, str] = field(default_factory=dict)
     results: dict[int, list[str]] = field(default_factory=dict)
     traced: bool = field(init=False)
+    begun: dict[int, Begun] = field(default_factory=dict)  # by the product
+    partial: dict[int, str] = field(default_factory=dict)  # arrays begun, by what goes on from them
 
     def __post_init__(self) -> None:
         """The values of a scan's steps have no call path of their own: they are not kept."""
         self.traced = self.plan.traced and not _is_step(self.plan.program, self.function)
+        if not continues(self.plan.program):
+            self.begun = begun(self.plan.program, self.function)
 
     def source(self) -> list[str]:
         function = self.function
@@ -199,7 +206,9 @@ class _Class:
             if self.traced:
                 self.array(node.id)
         elif node.op not in HOST:
-            self._region(node, region_of(self.plan.program, self.function, node))
+            goes_on = (b.join for b in self.begun.values() if b.follower == node.id)
+            region = next(goes_on, None) or region_of(self.plan.program, self.function, node)
+            self._region(node, region)
         if self.traced and node.id in self.values and node.op not in CONSTANTS:
             self.lines.append(f"run.keep(self.path, {node.id}, {self.values[node.id]})")
 
@@ -246,6 +255,9 @@ class _Class:
             names[output] = self._allocated(hint, region.nodes[output].type)
         self.results[node.id] = [names[o] for o in region.outputs]
         self.values[node.id] = names[region.outputs[0]]
+        if node.id in self.begun:
+            self._launch_begun(node, self.begun[node.id])
+            return
         groups = alike(region)
         made = [build(only(region, g), kernel_name(self.function, node)) for g in groups]
         together = beside(made)
@@ -256,7 +268,9 @@ class _Class:
 
     def _launch(self, region: Region, kernel: Kernel, results: list[str]) -> None:
         whole = self.plan.kernel(region, kernel)
-        call = self._call(whole, region, dict(enumerate(results)))
+        partial = self.partial.get(region.node.id)
+        parts = {} if partial is None else {PARTIAL: partial}
+        call = self._call(whole, region, dict(enumerate(results)), parts)
         cut = None
         if not kernel.parts:
             cut = split(region, whole.extents, few_rows=continues(self.plan.program))
@@ -264,6 +278,21 @@ class _Class:
             self.lines.append(call)
         else:
             self._launch_parts(cut, whole, results, call)
+
+    def _launch_begun(self, node: Node, made: Begun) -> None:
+        """A product that leaves a reduction of each block of columns."""
+        self.plan.begins = True
+        kernel = build_begun(made, kernel_name(self.function, node))
+        whole = self.plan.kernel(made.region, kernel)
+        extents = ", ".join(self.plan.size(e) for e in whole.extents)
+        count, array = size_name(str(PARTS.size)), self.fresh("begun")
+        kind = TensorType("f32", made.axes)
+        self.lines += [
+            f'{count} = run.column_blocks("{whole.name}", ({extents}))',
+            f"{array} = {self._empty(kind)}",
+            self._call(whole, made.region, {0: self.values[node.id], 1: array}),
+        ]
+        self.partial[made.follower] = array
 
     def _launch_parts(self, cut: Split, whole: Kernel, results: list[str], call: str) -> None:
         """As one kernel or, with few rows, as parts and the kernel that joins them."""
@@ -311,6 +340,8 @@ class _Class:
         rooms = {
             str(room): self._room(region.leaves[i], a) for (i, a), room in region.rooms.items()
         }
+        if region.node.id in self.partial:
+            rooms[str(PARTS.size)] = f"{parts[PARTIAL]}.shape[-1]"
         arguments += [rooms.get(symbol) or size_name(symbol) for symbol, _ in kernel.sizes]
         extents = ", ".join(self.plan.size(e) for e in kernel.extents)
         return f"run.launch(kernels.{kernel.name}, ({extents}), {', '.join(arguments)})"

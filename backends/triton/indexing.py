@@ -28,8 +28,8 @@ class Var:
     """An integer with 0 <= value < extent wherever its masks hold.
 
     `tiles` are the tile dimensions along which it varies, each with its length as text; `scope` is
-    where its text is valid. A var with a `definition` is never printed: it stands for that
-    polynomial of other vars.
+    where its text is valid. One that counts up by ones has the text of its `first` value. A var with
+    a `definition` is never printed: it stands for that polynomial of other vars.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Var:
     masks: frozenset[str] = frozenset()
     scope: Scope = ROOT
     definition: Dim | None = None
+    first: str = ""
 
     @property
     def symbol(self) -> str:
@@ -116,7 +117,7 @@ class Indices:
     def within(self, a: Dim, n: Dim) -> bool:
         """Whether 0 <= a < n is certain."""
         high = self.highest(a)
-        return high is not None and _never_negative(n - 1 - high)
+        return high is not None and never_negative(n - 1 - high)
 
     def highest(self, a: Dim) -> Dim | None:
         """An upper bound of `a` where `a >= 0` is certain, else None."""
@@ -247,7 +248,7 @@ def _exact_quotient(term: Dim, n: Dim) -> Dim | None:
     return None if quotient == unevaluated or quotient * n != term else quotient
 
 
-def _never_negative(a: Dim) -> bool:
+def never_negative(a: Dim) -> bool:
     """Sizes are at least 1, so non-negative coefficients suffice."""
     return all(coefficient >= 0 for _, coefficient in a.terms)
 

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field, replace
 
 from ...compiler.ir.graph import Axis, DType, TensorType
 from ...dsl.dims import Dim, product
+from .begun import Begun
+from .descriptors import DESCRIPTORS
 from .evaluate import Evaluator, Value
 from .indexing import COLS, ROWS, Indices, Var, join
 from .mapping import Operand
-from .reduce import Limits, Part, Reducer, shared_loops
+from .reduce import MAX, SUM, Limits, Part, Reducer, Span, shared_loops
 from .regions import Region
 from .scopes import ROOT, Scope
 from .space import Space, Step, plan_space
@@ -25,9 +27,10 @@ from .split import PARTS, Split
 from .tiles import Facts, Kind
 
 LONGEST_ROW = 16384  # elements that a program holds at once
-BLOCKS = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "PRECISION")
+BLOCKS = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "PRECISION", DESCRIPTORS)
 WORDS = (
-    "tl|for|in|range|float|True|False|mask|other|axis|keep_dims|input_precision|PRECISION|BLOCK_."
+    "tl|for|in|range|float|True|False|mask|other|axis|keep_dims|input_precision|BLOCK_."
+    "|PRECISION|DESCRIPTORS"
 )
 LOCAL_NAME = re.compile(rf"(?<![.\w\"])(?!(?:{WORDS}|n_\w+)\b)[A-Za-z_]\w*")
 LETTERS = {block: block[-1] for block in BLOCKS[:3]}
@@ -49,7 +52,8 @@ class Kernel:
 
     `wide` are the tile shapes of loads whose lanes are contiguous and aligned to 16 bytes.
     `parts` are functions that the body calls, `{name}_1` and so on; a part has `leading` arguments
-    before its pointers.
+    before its pointers. `described` are operands of products with what keeps their tiles from being
+    read through descriptors, if anything does.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Kernel:
     wide: tuple[tuple[str, ...], ...] = ()
     parts: tuple[Kernel, ...] = ()
     leading: tuple[str, ...] = ()
+    described: tuple[tuple[str, str], ...] = ()
 
     @property
     def arguments(self) -> list[str]:
@@ -107,11 +112,18 @@ def build_part(cut: Split, name: str) -> Kernel:
     return _Builder(cut.part, plan_space(cut.part), cut).build(name, ())
 
 
+def build_begun(begun: Begun, name: str) -> Kernel:
+    """The kernel of a product that also leaves the reduction of each of its blocks of columns, as
+    float32[.., blocks]."""
+    return _Builder(begun.region, plan_space(begun.region), begun=begun).build(name, ())
+
+
 @dataclass(slots=True)
 class _Builder:
     region: Region
     space: Space
     cut: Split | None = None
+    begun: Begun | None = None
     indices: Indices = field(default_factory=Indices)
     body: Scope = field(default_factory=lambda: Scope(ROOT))
     evaluator: Evaluator = field(init=False)
@@ -122,6 +134,7 @@ class _Builder:
     def __post_init__(self) -> None:
         self.evaluator = Evaluator(self.region, self.indices, self.body)
         self.evaluator.letters = LETTERS
+        self.evaluator.described = {} if self.kind in ("product", "attend") else None
         self.evaluator.reducer = Reducer(self.evaluator, self._limits())
         self.columns = self.body
 
@@ -231,11 +244,31 @@ class _Builder:
             total = self._result(1, TensorType("f32", self.cut.totals))
             self._store(total, self._log_total(), self.cut.totals, roots[0][1])
             return [*results.values(), total]
+        if self.begun is not None:
+            return [*results.values(), self._begin(self.begun, roots[0][1])]
         return sorted(results.values(), key=lambda p: p.value)
 
     def _result(self, position: int, kind: TensorType) -> Pointer:
         dtype = kind.dtype if self.cut is None else "f32"
         return Pointer(self.evaluator.fresh("out_ptr"), dtype, position, is_result=True)
+
+    def _begin(self, begun: Begun, at: Operand) -> Pointer:
+        """Reduces the program's columns of the result, and stores that by block."""
+        evaluator, node = self.evaluator, begun.reduction
+        (axis,) = node.attrs.axes("axes")
+        (symbol,) = at[axis].symbols()
+        var, kept = self.indices.table[symbol], {a: at[a] for a in node.axes}
+        (x,) = self.region.operands(node)
+        fold = evaluator.reducer.folding(
+            MAX if node.op == "amax" else SUM, node.type.dtype, node, kept, x
+        )
+        span = Span({COLS: {axis: at[axis]}}, {COLS: var.masks}, {COLS: var.tiles})
+        block = evaluator.assign("tl.program_id(1)", "int", frozenset(), self.body, "block")
+        self.indices.add(Var(block.text, PARTS.size, scope=self.body))
+        to = Pointer(evaluator.fresh("begun_ptr"), "f32", 1, is_result=True)
+        places = {**kept, PARTS: Dim.symbol(f"%{block.text}")}
+        self._store(to, fold.whole(span), begun.axes, places)
+        return to
 
     def _log_total(self) -> Value:
         part = self.evaluator.reducer.part
@@ -271,6 +304,7 @@ class _Builder:
         return Kernel(
             name, (*leaves, *results), sizes, blocks, tuple(self.body.lines), extents,
             self._facts(), header, tuple(sorted(self.evaluator.wide)),
+            described=tuple((self.evaluator.described or {}).items()),
         )  # fmt: skip
 
     def _facts(self) -> Facts:

@@ -27,7 +27,7 @@ class Usage:
 
 
 TENSOR_OPS = r"\b(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)\b"
-COPIES = r"\bcp\.async\.[\w.]*shared\.global[^;]*\b(?:16|0x10)\b"
+COPIES = r"\bcp\.async\.(?:[\w.]*shared\.global[^;]*\b(?:16|0x10)\b|bulk\.tensor\.[\w.]*shared)"
 
 
 def nvidia_usage(asm: Mapping[str, Any], metadata: Any) -> Usage:

@@ -432,7 +432,7 @@ class Reducer:
             condition = f"{made.text} < {bound}"
             mask = evaluator.condition(condition, tiles, scope, f"{base}_in")
             masks = frozenset({mask.text})
-        var = Var(made.text, extent, tiles, masks, scope)
+        var = Var(made.text, extent, tiles, masks, scope, first=start or "0")
         evaluator.indices.add(var)
         return var
 

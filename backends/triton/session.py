@@ -72,12 +72,12 @@ class GeneratedModel:
         self.trace: dict[tuple[str, int], Any] = {}
         self.device = device
         kind = getattr(torch, TORCH_TYPES[dtype])
-        moved = {name: value.to(device) for name, value in weights.items()}
+        moved = {name: aligned(value.to(device)) for name, value in weights.items()}
         self.model = module.Model(moved, kind, device, target, self.trace)
 
     def run(self, inputs: Tensors, states: Tensors = NONE, sizes: Sequence[int] = ()) -> Tensors:
         """`states` by path and `sizes` that no input shows are given to a chunk."""
-        given = {name: value.to(self.device) for name, value in inputs.items()}
+        given = {name: aligned(value.to(self.device)) for name, value in inputs.items()}
         self.trace.clear()
         leading = [*([states] if states else []), *sizes]
         results = self.model.forward(*leading, **given)
@@ -86,6 +86,11 @@ class GeneratedModel:
         named = named_with("output", outputs)
         found = {name: value.contiguous().clone() for name, value in (kept | named).items()}
         return found | named_with("state", left)
+
+
+def aligned(value: torch.Tensor) -> torch.Tensor:
+    """At an address that a tensor descriptor may have; what is read from a file may lie anywhere."""
+    return value if value.data_ptr() % 16 == 0 else value.clone()
 
 
 def named_with(kind: str, tensors: Tensors) -> dict[str, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ...compiler.ir.graph import STATE, Program
@@ -41,6 +41,13 @@ PARTS = '''    def parts(self, kernel, extents, length, least):
         if self.device == "cpu":
             return 16
         return torch.cuda.get_device_properties(self.device).multi_processor_count
+
+'''
+
+BEGUN = '''    def column_blocks(self, kernel, extents):
+        """How many programs share a row of a product's result."""
+        _, (_, columns, _) = self.grid(kernel, extents)
+        return columns
 
 '''
 
@@ -151,8 +158,15 @@ class Run:
 {kept}    def launch(self, kernel, extents, *arguments):
         """One program for each tile of rows and columns, and batch index."""
         tile, grid = self.grid(kernel.__name__, extents)
+        if tile.get("DESCRIPTORS"):
+            tile["DESCRIPTORS"] = all(map(aligned, arguments))
+            triton.set_allocator(self.scratch)
         if all(grid):
             kernel[grid](*map(addressable, arguments), **tile, **OPTIONS)
+
+    def scratch(self, size, alignment, stream):
+        """Where a launch's programs put their descriptors."""
+        return torch.empty(size, dtype=torch.int8, device=self.device)
 
     def grid(self, kernel, extents):
         """The tile of a launch, and how many there are of rows, of columns, in the batch."""
@@ -163,6 +177,11 @@ class Run:
         tiles = (triton.cdiv(n, tile.get(b, 1)) for n, b in ((rows, "BLOCK_M"), (columns, "BLOCK_N")))
         return tile, (*tiles, batch)
 
+
+
+def aligned(argument):
+    """Whether a tensor begins where descriptors may begin."""
+    return not isinstance(argument, torch.Tensor) or argument.data_ptr() % 16 == 0
 
 
 def addressable(argument):
@@ -251,18 +270,19 @@ def _kernels(made: Plan) -> str:
     text = KERNELS.format(
         name=made.program.name, imports=IMPORTS, tiles=_table(table), few=_table(few)
     )
-    lines = [line for kernel in kernels for line in kernel.body]
-    text += "".join(
-        helper
-        for helper in dict.fromkeys(HELPERS.values())
-        if any(called in line for called, h in HELPERS.items() if h is helper for line in lines)
-    )
-    return text + "\n\n".join(_described(k).source() for k in made.kernels.values())
+    return text + _functions(_described(k) for k in kernels)
 
 
 def module(kernels: Iterable[Kernel]) -> str:
     """The kernels alone, as a module."""
-    return "\n\n".join([IMPORTS, *(k.source() for k in kernels)])
+    return f"{IMPORTS}\n\n{_functions(kernels)}"
+
+
+def _functions(kernels: Iterable[Kernel]) -> str:
+    """Kernels behind the functions of this file that they call."""
+    text = "\n\n".join(kernel.source() for kernel in kernels)
+    called = dict.fromkeys(helper for call, helper in HELPERS.items() if call in text)
+    return "".join(called) + text
 
 
 def _described(kernel: Kernel) -> Kernel:
@@ -272,7 +292,15 @@ def _described(kernel: Kernel) -> Kernel:
         f"{block[-1]} = {options[block]}" for block in kernel.blocks if block in LETTERS
     )
     line = f"{SHOWN} bf16 tile: {blocks}; {options['num_warps']} warps"
-    return replace(kernel, header=(*kernel.header, line))
+    return replace(kernel, header=(*kernel.header, line, *_access(kernel)))
+
+
+def _access(kernel: Kernel) -> Iterator[str]:
+    """How tiles of a product's operands are read from sm_90, and why not through descriptors."""
+    found = [name for name, reason in kernel.described if not reason]
+    if found:
+        yield f"through descriptors from {SHOWN}: {', '.join(found)}"
+    yield from (f"through pointers: {name}, {why}" for name, why in kernel.described if why)
 
 
 def tile_of(kernel: Kernel, target: str, element_bytes: int, *, few: bool = False) -> Tile:
@@ -338,7 +366,8 @@ def _kept(made: Plan) -> str:
     program = made.program
     nodes = (node for function in program.functions for node in function.nodes)
     appends = any(node.op == "append" for node in nodes)
-    return (KEPT if appends or keeps(program) else "") + (PARTS if made.cuts else "")
+    kept = KEPT if appends or keeps(program) else ""
+    return kept + (PARTS if made.cuts else "") + (BEGUN if made.begins else "")
 
 
 def unshown(made: Plan) -> list[str]:

@@ -64,15 +64,15 @@ def split(region: Region, extents: tuple[Dim, Dim, Dim], *, few_rows: bool) -> S
     if region.attend is not None:
         totals = _weight_axes(region, node, region.attend.softmaxes[node.id])
     part = replace(region, outputs=(node.id,))
-    return Split(part, _joining(region, node, totals), totals)
+    return Split(part, joining(region, node, (PARTS, *node.axes), totals), totals)
 
 
 def _contraction(region: Region) -> Node | None:
     """The one reduction that is worth cutting."""
     if region.attend is not None:
         found = [region.nodes[i] for i in region.attend.softmaxes]
-        reached = {n.id for n in _above(region, region.outputs)}
-        after = [n for n in _above(region, region.outputs, found) if n.op in REDUCTIONS]
+        reached = {n.id for n in above(region, region.outputs)}
+        after = [n for n in above(region, region.outputs, found) if n.op in REDUCTIONS]
         if any(region.nodes[i].op == "logsumexp" for i in region.outputs):
             return None
         alone = len(found) == 1 and found[0].id in reached and len(after) == 1
@@ -81,7 +81,7 @@ def _contraction(region: Region) -> Node | None:
     node = space.product
     if node is None or [n.id for n in space.reductions] != [node.id]:
         return None
-    below = (n for n in _above(region, node.inputs) if n.op in REDUCTIONS)
+    below = (n for n in above(region, node.inputs) if n.op in REDUCTIONS)
     return node if next(below, None) is None else None
 
 
@@ -99,9 +99,7 @@ def reduced_length(region: Region, node: Node) -> Dim:
     return product([region.size(axis) for axis in node.attrs.axes("axes")])
 
 
-def _above(
-    region: Region, start: tuple[int, ...], stop: list[Node] | None = None
-) -> Iterator[Node]:
+def above(region: Region, start: tuple[int, ...], stop: list[Node] | None = None) -> Iterator[Node]:
     """Everything that the nodes are computed from, through `stop` no further."""
     ends = {n.id for n in stop or ()}
     todo, seen = [*start], set()
@@ -118,24 +116,30 @@ def _weight_axes(region: Region, node: Node, softmax: int) -> tuple[Axis, ...]:
     return tuple(a for a in weights.axes if a not in node.attrs.axes("axes"))
 
 
-def _joining(region: Region, node: Node, totals: tuple[Axis, ...] | None) -> Region:
-    """The region with the contraction computed from its parts."""
+def joining(
+    region: Region,
+    node: Node,
+    axes: tuple[Axis, ...],
+    totals: tuple[Axis, ...] | None = None,
+) -> Region:
+    """The region with a contraction, or another reduction, computed from its parts, which have `axes`."""
     join = replace(
         region, nodes=dict(region.nodes), leaves=dict(region.leaves), names=dict(region.names),
         attend=None,
     )  # fmt: skip
-    y = _leaf(join, node, PARTIAL, "part", node.axes)
+    y = _leaf(join, node, PARTIAL, "part", axes)
     over = Attrs({"axes": (PARTS,)})
     if totals is None:
-        join.nodes[node.id] = replace(node, op="sum", inputs=(y,), attrs=over)
+        op = "sum" if node.op == "dot" else node.op
+        join.nodes[node.id] = replace(node, op=op, inputs=(y,), attrs=over)
     else:
-        log = _leaf(join, node, LOG_TOTAL, "log_total", totals)
+        log = _leaf(join, node, LOG_TOTAL, "log_total", (PARTS, *totals))
         kind = (TensorType("f32", (PARTS, *totals)),)
         share = join.add(
             replace(node, op="softmax", attrs=Attrs({"axis": PARTS}), types=kind), (log,)
         )
         join.nodes[node.id] = replace(node, op="dot", inputs=(share, y), attrs=over)
-    kept = {n.id for n in _above(join, join.outputs)}
+    kept = {n.id for n in above(join, join.outputs)}
     join.nodes = {i: n for i, n in join.nodes.items() if i in kept}
     join.leaves = {i: v for i, v in join.leaves.items() if i in kept}
     join.rooms = {key: room for key, room in join.rooms.items() if key[0] in kept}
@@ -143,7 +147,7 @@ def _joining(region: Region, node: Node, totals: tuple[Axis, ...] | None) -> Reg
 
 
 def _leaf(join: Region, like: Node, value: int, name: str, axes: tuple[Axis, ...]) -> int:
-    kind = (TensorType("f32", (PARTS, *axes)),)
+    kind = (TensorType("f32", axes),)
     leaf = join.add(replace(like, op="leaf", attrs=Attrs({}), types=kind), ())
     join.leaves[leaf], join.names[leaf] = value, name
     return leaf

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
+
+from .descriptors import DESCRIPTORS
 
 Kind = Literal["flat", "row", "product", "attend", "steps", "chunks"]
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
@@ -41,19 +45,32 @@ PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
     INTERPRETER: {2: (64, 64, 64, 4, 1), 4: (64, 64, 64, 4, 1)},
 }
 
-# (queries, keys), warps, stages; by head size: up to 64, 128, 256
+# (queries, keys), warps, stages; by head size: up to 64, 128, 256. A program's queries share the
+# keys and values that it reads: all heads of a group, and as many places as registers hold.
 ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
     "sm_80": {64: (64, 64, 4, 3), 128: (64, 64, 4, 3), 256: (64, 32, 8, 2)},
-    "sm_90": {64: (128, 64, 8, 3), 128: (128, 64, 8, 3), 256: (64, 32, 8, 2)},
+    "sm_90": {64: (128, 64, 8, 3), 128: (256, 32, 16, 3), 256: (64, 32, 8, 2)},
     "sm_100": {64: (64, 64, 4, 3), 128: (128, 64, 8, 3), 256: (64, 32, 8, 2)},
     "gfx942": {64: (128, 64, 4, 2), 128: (128, 64, 4, 2), 256: (64, 32, 4, 1)},
     INTERPRETER: {64: (64, 64, 4, 1), 128: (64, 64, 4, 1), 256: (64, 64, 4, 1)},
 }
 
+# Triton 3.8 keeps the queries of the large tile in registers, where there is no room for them: what it
+# has instead, by its version, target and head size.
+OTHERWISE: dict[tuple[str, str, int], Tile] = {
+    ("3.8", "sm_90", 128): {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, DESCRIPTORS: False},
+}
+
+# Where tiles are read through tensor descriptors. Older devices and AMD have no such instruction,
+# float32 is for no tensor core, and with few rows a program ends before making one has paid. The
+# interpreter so runs both ways.
+DESCRIBED = ("sm_90", "sm_100", INTERPRETER)
+
 # Those of a gradient, which has the scores and their derivative in a tile at once.
 ATTENTION_GRADIENT: dict[str, dict[int, tuple[int, int, int, int]]] = {
     **ATTENTION,
     "sm_80": {64: (64, 64, 4, 2), 128: (64, 32, 4, 2), 256: (32, 32, 8, 1)},
+    "sm_90": {64: (128, 64, 8, 3), 128: (128, 64, 8, 3), 256: (64, 32, 8, 2)},
     "gfx942": {64: (64, 64, 4, 2), 128: (64, 32, 4, 2), 256: (32, 32, 4, 1)},
 }
 
@@ -80,13 +97,17 @@ def tile(facts: Facts, target: str, element_bytes: int, *, few: bool = False) ->
     """Block lengths and launch options of a kernel, or those for `few` rows."""
     if facts.exact:
         element_bytes = 4
+    described: Tile = {DESCRIPTORS: element_bytes == 2 and target in DESCRIBED and not few}
     if facts.kind == "product":
-        return _product(facts, (FEW_PRODUCTS if few else PRODUCTS)[target], element_bytes)
+        table = (FEW_PRODUCTS if few else PRODUCTS)[target]
+        return _product(facts, table, element_bytes) | described
     if facts.kind == "attend":
-        whole = _attend(facts, target, element_bytes)
-        return whole | {"BLOCK_M": 16, "num_warps": 4} if few else whole
+        whole = _attend(facts, target, element_bytes, few) | described
+        is_known = element_bytes == 2 and not few and facts.scores == 1
+        other = OTHERWISE.get((_triton(), target, _head(facts))) if is_known else None
+        return whole | (other or {})
     if facts.kind == "chunks":
-        return _chunks(target)
+        return _chunks(facts, target)
     if facts.kind == "steps":
         return _steps(facts, target)
     return _rows(facts, target)
@@ -102,15 +123,32 @@ def _product(
     return {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "num_warps": warps, "num_stages": stages}
 
 
-def _attend(facts: Facts, target: str, element_bytes: int) -> Tile:
-    size = next((s for s in (64, 128) if facts.width <= s), 256)
-    table = ATTENTION if facts.scores == 1 else ATTENTION_GRADIENT
+def _attend(facts: Facts, target: str, element_bytes: int, few: bool) -> Tile:
+    size, table = _head(facts), ATTENTION if facts.scores == 1 else ATTENTION_GRADIENT
     m, n, warps, stages = table[target][size]
     if element_bytes > 2 and target != INTERPRETER:
-        m, n, stages = 64, 32 if size < 256 else 16, 1
+        m, n, warps, stages = 64, 32 if size < 256 else 16, min(warps, 8), 1
+    elif few and size < 256 and facts.scores == 1:
+        n = 64
+    if few:
+        m, warps = 16, 4
     return {
         "BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": 32, "num_warps": warps, "num_stages": stages,
     }  # fmt: skip
+
+
+def _head(facts: Facts) -> int:
+    """The size of a head, of those in the table."""
+    return next((size for size in (64, 128) if facts.width <= size), 256)
+
+
+@cache
+def _triton() -> str:
+    """The installed version, or the one that tables are made for."""
+    try:
+        return ".".join(version("triton").split(".")[:2])
+    except PackageNotFoundError:
+        return "3.9"
 
 
 def _rows(facts: Facts, target: str) -> Tile:
@@ -156,11 +194,11 @@ def _steps(facts: Facts, target: str) -> Tile:
     }  # fmt: skip
 
 
-def _chunks(target: str) -> Tile:
+def _chunks(facts: Facts, target: str) -> Tile:
     """Few columns of the states, beside the rows of a chunk and all that its products sum over."""
     return {
         "BLOCK_N": 64 if target == INTERPRETER else 16, "PRECISION": _precision(target),
-        "num_warps": 4, "num_stages": 1,
+        "num_warps": 8 if facts.width > 128 else 4, "num_stages": 1,
     }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from ...dsl.errors import (
     UnsafeShard,
 )
 from .arrangement import Array, Shape
-from .reader import Checkpoint, TensorStore, map_file, unreadable
+from .reader import Checkpoint, TensorStore, is_array, map_file, unreadable
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -132,6 +132,10 @@ def _tensors(path: Path, promised: tuple[str, ...] | None) -> dict[str, _Tensor]
     for name in promised or ():
         if name not in header:
             raise DamagedCheckpoint(path=str(path), reason=f"the index promises `{name}` in it")
+    for name, info in header.items():
+        if not is_array(info["shape"]):
+            reason = f"tensor `{name}` has sizes that no array has"
+            raise DamagedCheckpoint(path=str(path), reason=reason)
     return {name: _tensor(file, start, info) for name, info in header.items()}
 
 

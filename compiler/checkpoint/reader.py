@@ -6,6 +6,7 @@ array lets go of them.
 
 from __future__ import annotations
 
+import math
 import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -85,6 +86,11 @@ def map_file(path: Path) -> mmap.mmap:
         reason = "it is a Git LFS pointer, which `git lfs pull` replaces by the file"
         raise NotACheckpoint(path=str(path), reason=reason)
     return data
+
+
+def is_array(shape: Shape) -> bool:
+    """Whether arrays may have the shape: one of no elements may still have sizes beyond any other's."""
+    return math.prod(size or 1 for size in shape) < 1 << 59
 
 
 def is_mapped(array: Array) -> bool:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ...dsl import errors
-from ...dsl.diagnostics import ArchError
+from ...dsl.diagnostics import ArchError, Diagnostics
 from ...dsl.dims import Dim
+from ...dsl.lexer import MOST_ERRORS
 from ...dsl.span import Span
-from ...dsl.syntax import Stmt
+from ...dsl.syntax import Node, Stmt
 from ..ir.graph import Axis, Function
 from .emit import Emitter, Place, Placed
 from .labels import AxisSize, Frame, Label
@@ -38,6 +39,13 @@ class MadeWeight:
     span: Span
 
 
+Watch = Callable[[Node, Any], None]  # is told of each value, and of the text it is the value of
+
+
+def nobody(text: Node, value: Any) -> None:
+    """Watches nothing."""
+
+
 MOST_STEPS = 200_000  # some seconds; a layer kind takes a few hundred
 
 
@@ -46,7 +54,8 @@ class Session:
     """What all bodies of one elaboration share.
 
     `finals` leads from the sequence of a scan's state to its final value and the scanned axis.
-    `banks` says of each bank whether tensors index it, and where that was seen first.
+    `banks` says of each bank whether tensors index it, and where that was seen first. `watch` is told of
+    the values of expressions, of stages of pipelines, and of what statements bind and declare.
     """
 
     module: Module
@@ -59,6 +68,7 @@ class Session:
     banks: dict[tuple[GraphScope, str], tuple[bool, Span]] = field(default_factory=dict)
     errors: list[ArchError] = field(default_factory=list)
     model_effects: Mapping[type[Stmt], Callable[[Body, Any], None]] = field(default_factory=dict)
+    watch: Watch = nobody
     depth: int = 0
     steps: int = 0
 
@@ -68,6 +78,16 @@ class Session:
             number += 1
             name = f"{hint}.{number}"
         return name
+
+    def record(self, mistake: ArchError) -> None:
+        """Keep a mistake and go on, unless there are enough to show. Layer kinds repeat those of their
+        common text.
+        """
+        facts = (mistake.id, mistake.span, mistake.message)
+        if all((m.id, m.span, m.message) != facts for m in self.errors):
+            self.errors.append(mistake)
+        if len(self.errors) >= MOST_ERRORS:
+            raise Diagnostics(self.errors)
 
     def spend(self, steps: int, span: Span) -> None:
         """Text that expands without end is refused before it fills the memory."""

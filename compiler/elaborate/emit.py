@@ -16,6 +16,8 @@ from .numbers import describe
 from .scopes import AxisTable, GraphScope, Stepping
 from .values import Labelled, PerLayer, SplitIterations, Tensor
 
+MOST_AXES = 24  # of a value; NumPy and PyTorch have 64, a product of two values joins theirs
+
 NUMBER_DTYPE: dict[type, DType] = {bool: "bool", float: "float", Dim: "int"}
 FLOATING = ("float", "f32", "f64")
 ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "mod": "%", "abs": "abs"}
@@ -87,7 +89,11 @@ class Emitter:
         types: tuple[TensorType, ...] | None = None,
         **attrs: Any,
     ) -> int:
-        return self.scope.builder.add(op, tuple(inputs), attrs, types, self.origin())
+        node = self.scope.builder.add(op, tuple(inputs), attrs, types, self.origin())
+        count = max((len(t.axes) for t in self.scope.builder[node].types), default=0)
+        if count > MOST_AXES:
+            raise errors.TooManyAxes(count=count, limit=MOST_AXES, span=self.place.spans[0])
+        return node
 
     def use(self, value: Tensor) -> int:
         """The id of a value in the current function. A table sees no values but its own."""
@@ -222,11 +228,12 @@ class Emitter:
         """Two labels of one value never share an axis: the secondary one yields."""
         rival = next((known for known, taken in chosen.items() if taken == axis), None)
         if rival is not None and rival.yields_to(label) and not label.yields_to(rival):
-            chosen[rival] = self._free_axis(rival, axis, chosen)
+            chosen[rival] = self.free_axis(rival, axis, chosen)
             rival = None
-        chosen[label] = axis if rival is None else self._free_axis(label, axis, chosen)
+        chosen[label] = axis if rival is None else self.free_axis(label, axis, chosen)
 
-    def _free_axis(self, label: Label, axis: Axis, chosen: dict[Label, Axis]) -> Axis:
+    def free_axis(self, label: Label, axis: Axis, chosen: dict[Label, Axis]) -> Axis:
+        """A graph axis for a label whose own is among those chosen."""
         found = self.alternative(label, axis)
         used = chosen.values()
         if found in used:

@@ -40,7 +40,9 @@ def argument(body: Body, expr: syntax.Expr) -> Any:
     """Like `evaluate`, but a bare name keeps the axis it stands for."""
     body.session.spend(1, expr.span)
     with body.at(expr.span):
-        return MEANING[type(expr)](body, expr)
+        value = MEANING[type(expr)](body, expr)
+    body.session.watch(expr, value)
+    return value
 
 
 def tensor(body: Body, expr: syntax.Expr) -> Tensor:
@@ -227,6 +229,7 @@ def _pipeline(body: Body, expr: syntax.Pipeline) -> Any:
     for stage in expr.stages:
         with body.at(stage.span):
             value = calls.stage(body, value, stage)
+        body.session.watch(stage, value)
     return value
 
 

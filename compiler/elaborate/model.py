@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from numbers import Integral
 from typing import Any
 
 from ...dsl import errors, syntax
-from ...dsl.diagnostics import ArchError, Diagnostics
+from ...dsl.diagnostics import Diagnostics
 from ...dsl.dims import Dim
 from ...dsl.span import Span
-from ..ir.graph import Axis, Builder, DType, Function, Node, Program, TensorType
+from ..ir.graph import Axis, Builder, DType, Function, Program, TensorType
 from ..ir.walk import cone
 from . import brackets, builtins, calls, expressions, numbers, statements
-from .body import Body, Session, Timeline
+from .body import Body, Session, Timeline, Watch, nobody
 from .emit import Emitter
 from .labels import Frame, Label
 from .module import Module, load_module
@@ -30,11 +32,6 @@ TIME_FACTS: dict[str, tuple[DType, bool | None]] = {
 }
 
 
-def _distinct(mistakes: Iterable[ArchError]) -> list[ArchError]:
-    """Layer kinds repeat the mistakes of their common text."""
-    return list({(m.id, m.span, m.message): m for m in reversed([*mistakes])}.values())[::-1]
-
-
 @dataclass(slots=True)
 class Request:
     """What to elaborate: hyperparameter values by name, the inputs a caller has, loss or not.
@@ -42,13 +39,14 @@ class Request:
     `given` none means that every declared input becomes an input of the program, but for those whose
     default is computed; otherwise an input that is not given and has a default is replaced by it.
     `facts` keeps the inputs with a computed default inputs, given or not, unless they have the decoded
-    axis: what holds for the program then holds whatever they are.
+    axis: what holds for the program then holds whatever they are. `watch` is told of every value.
     """
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
     given: Collection[str] | None = None
     loss: bool = False
     facts: bool = False
+    watch: Watch = nobody
 
 
 def module_of(file: syntax.File) -> Module:
@@ -106,7 +104,7 @@ class _ModelElaborator:
     def __init__(self, module: Module, model: syntax.ModelDef, request: Request) -> None:
         self.model, self.request = model, request
         self.scope = GraphScope(Builder("main"))
-        self.session = Session(module, Emitter(self.scope))
+        self.session = Session(module, Emitter(self.scope), watch=request.watch)
         self.body = Body(
             self.session,
             Frame(model.name),
@@ -115,6 +113,7 @@ class _ModelElaborator:
             kind="model",
         )
         self.outputs: list[tuple[str, int]] = []
+        self.declared: set[str] = set()
         self.decode: syntax.DecodeStmt | None = None
         self.after = ""
         self.hypers = hyperparameters(model)
@@ -133,7 +132,7 @@ class _ModelElaborator:
         except RecursionError:
             raise errors.TooDeep(limit=calls.MAX_DEPTH, span=self.model.span) from None
         if self.session.errors:
-            raise Diagnostics(_distinct(self.session.errors))
+            raise Diagnostics(self.session.errors)
         if not any(name != "loss" for name, _ in self.outputs):
             raise errors.NoOutput(name=self.model.name, span=self.model.span)
         program = Program(
@@ -192,6 +191,7 @@ class _ModelElaborator:
         if isinstance(value, Dim):
             body.bindings[name] = numbers.whole(value, body.bindings, statement.span)
             value = Dim.symbol(name)
+        body.session.watch(statement.targets[0], value)
         body.environment.values[name] = value
 
     def _value_of(self, body: Body, statement: syntax.Assign, name: str) -> Any:
@@ -228,10 +228,11 @@ class _ModelElaborator:
             raise errors.InputKind(
                 kind=statement.kind, known=tuple(INPUT_DTYPES), span=statement.span
             )
-        if any(n.op == "input" and n.attrs["name"] == statement.name for n in self._nodes()):
+        if statement.name in self.declared:
             raise errors.InputTwice(name=statement.name, span=statement.span)
+        self.declared.add(statement.name)
         labels = [self._input_axis(body, d) for d in statement.brackets]
-        twice = next((k for k in labels if labels.count(k) > 1), None)
+        twice = next((k for k, times in Counter(labels).items() if times > 1), None)
         if twice is not None:
             raise errors.AxisTwice(axis=twice.name, span=statement.span)
         axes = tuple((label, label.axis) for label in labels if label.axis is not None)
@@ -249,24 +250,26 @@ class _ModelElaborator:
             node, self.scope, axes, kind.dtype, len(axes), len(axes)
         )
 
-    def _nodes(self) -> tuple[Node, ...]:
-        return self.scope.builder.nodes
-
     def _left_out(self, statement: syntax.InputStmt) -> bool:
         """Never the length of a prefix: it is an input of what runs, given or not."""
         given = self.request.given
-        prefixes = {s.after for s in self._decoding()}
+        prefixes = {s.after for s in self._decoding}
         return given is not None and statement.name not in {*given, *prefixes}
 
+    @cached_property
     def _decoding(self) -> list[syntax.DecodeStmt]:
         return [s for s in syntax.walk(self.model) if isinstance(s, syntax.DecodeStmt)]
+
+    @cached_property
+    def _inputs(self) -> list[syntax.InputStmt]:
+        return [s for s in syntax.walk(self.model) if isinstance(s, syntax.InputStmt)]
 
     def _is_input(self, statement: syntax.InputStmt) -> bool:
         """Whether an input whose default is computed stays one.
 
         With an entry for each decoded position it is no fact of the call.
         """
-        decoded = {s.axis for s in self._decoding()}
+        decoded = {s.axis for s in self._decoding}
         is_fact = self.request.facts and decoded.isdisjoint(d.name for d in statement.brackets)
         return is_fact or statement.name in (self.request.given or ())
 
@@ -302,7 +305,7 @@ class _ModelElaborator:
                 )
             return known
         at_run_time = size.substitute(body.bindings).constant is None
-        if size == Dim.symbol(decl.name) and at_run_time and decl.name in self._absent_axes():
+        if size == Dim.symbol(decl.name) and at_run_time and decl.name in self._absent_axes:
             size = Dim.of(0)
         axis = body.new_axis(decl.name, size, decl.span, decl.name if at_run_time else None)
         return body.frame.declare(decl.name, axis, decl.span)
@@ -315,15 +318,15 @@ class _ModelElaborator:
         value = home.values[decl.name] if home is not None else None
         return value if isinstance(value, Dim) else Dim.symbol(decl.name)
 
+    @cached_property
     def _absent_axes(self) -> set[str]:
         """Axes that only inputs have which are left out: there is nothing along them.
 
         An input without a default cannot be left out where something reads it.
         """
-        inputs = [s for s in syntax.walk(self.model) if isinstance(s, syntax.InputStmt)]
-        there = [s for s in inputs if s.default is None or not self._left_out(s)]
+        there = [s for s in self._inputs if s.default is None or not self._left_out(s)]
         given = {d.name for s in there for d in s.brackets}
-        return {d.name for s in inputs for d in s.brackets} - given
+        return {d.name for s in self._inputs for d in s.brackets} - given
 
     def _input_attrs(
         self, body: Body, statement: syntax.InputStmt, default: Tensor | bool | int | float | None
@@ -405,8 +408,7 @@ class _ModelElaborator:
         """The input that is the length of the prefix."""
         value = body.environment.values.get(name)
         node = self.scope.builder[value.node] if isinstance(value, Tensor) else None
-        inputs = [s for s in syntax.walk(self.model) if isinstance(s, syntax.InputStmt)]
-        if node is None or not any(s.name == name for s in inputs):
+        if node is None or not any(s.name == name for s in self._inputs):
             problem = f"no input above is called `{name}`"
         elif node.attrs.get("name") != name or node.attrs.get("computed"):
             problem = f"`{name}` is computed"

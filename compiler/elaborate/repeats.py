@@ -26,6 +26,7 @@ from .scopes import GraphScope
 from .values import Labelled, PerLayer, Skip, SplitIterations, Tensor, WeightPlace
 
 MOST_ITERATIONS = 10_000
+MOST_WEIGHTS = 100_000  # of the repeats of a model, one by one; real ones have some thousand
 
 
 @dataclass(slots=True)
@@ -405,6 +406,9 @@ def _independent(body: Body, statement: syntax.RepeatStmt, names: Sequence[str],
 def _add_parameters(body: Body, path: str, kinds: Sequence[Kind]) -> None:
     """Every iteration's weights. An instance that repeats makes them once, however often applied."""
     known = body.emitter.scope.parameters
+    count = sum(len(kind.iterations) * len(kind.scope.parameters) for kind in kinds)
+    if len(known) + count > MOST_WEIGHTS:
+        raise errors.TooManyWeights(limit=MOST_WEIGHTS, span=body.emitter.place.spans[0])
     made = {parameter.path: parameter for parameter in known}
     for iteration, kind in sorted((i, n) for n, k in enumerate(kinds) for i in k.iterations):
         for parameter in kinds[kind].scope.parameters:

@@ -163,14 +163,17 @@ def _state(body: Body, scan: Stepping, target: syntax.Target, initial: syntax.Ex
     own = value.axes if isinstance(value, Tensor) else ()
     for label, _ in (*declared, *own):
         _must_not_run_along(scan, target.name, label, target.span)
-    state.axes = _grown(state, _beside(body, scan, own), "its initial value")
+    state.axes = _grown(body, scan, state, own, "its initial value")
     return state
 
 
 def _beside(body: Body, scan: Stepping, axes: Labelled) -> Labelled:
-    """Labelled axes, none of which is the graph's scanned axis under another name."""
-    alternative = body.emitter.alternative
-    return tuple((k, alternative(k, a) if a == scan.axis else a) for k, a in axes)
+    """Labelled axes, each with a graph axis of its own, none of them the scanned one."""
+    chosen = {scan.label: scan.axis}
+    for label, axis in axes:
+        used = axis in chosen.values()
+        chosen[label] = body.emitter.free_axis(label, axis, chosen) if used else axis
+    return tuple((label, chosen[label]) for label, _ in axes)
 
 
 def _must_not_run_along(scan: Stepping, name: str, label: Label, span: Span) -> None:
@@ -178,7 +181,7 @@ def _must_not_run_along(scan: Stepping, name: str, label: Label, span: Span) -> 
         raise errors.ScannedAxis(name=name, axis=scan.label.name, span=span)
 
 
-def _grown(state: State, axes: Labelled, what: str) -> Labelled:
+def _grown(body: Body, scan: Stepping, state: State, axes: Labelled, what: str) -> Labelled:
     """The axes of a state together with those of a value of it."""
     known = {label for label, _ in state.axes}
     new = tuple((label, axis) for label, axis in axes if label not in known)
@@ -187,7 +190,8 @@ def _grown(state: State, axes: Labelled, what: str) -> Labelled:
         raise errors.StateAxes(
             name=state.name, written=state.names, got=got, what=what, span=state.span
         )
-    return (*new, *state.axes)
+    found = _beside(body, scan, (*state.axes, *new))
+    return (*found[len(state.axes) :], *found[: len(state.axes)])
 
 
 # ------------------------------------------------------------------------------- assignments
@@ -282,8 +286,8 @@ def _chosen(
         condition = emitter.number(True)
     made = emitter.pointwise("where", [condition, then, otherwise], span)
     if set(made.labels) - set(otherwise.labels):
-        extra = _beside(step.body, step.scan, made.axes)
-        raise Grow(state, _grown(state, extra, what), state.dtype)
+        axes = _grown(step.body, step.scan, state, made.axes, what)
+        raise Grow(state, axes, state.dtype)
     node = emitter.laid_out(emitter.cast(made, state.dtype), state.axes, span)
     return replace(otherwise, node=node)
 
@@ -347,7 +351,7 @@ def _update(step: Step, state: State) -> Tensor:
     value = expressions.as_tensor(body, body.lookup(state.name, state.span), state.span)
     for label in value.labels:
         _must_not_run_along(step.scan, state.name, label, state.span)
-    axes = _grown(state, _beside(body, step.scan, value.axes), "its update")
+    axes = _grown(body, step.scan, state, value.axes, "its update")
     before = replace(step.carried[0], dtype=state.dtype)
     is_number = not isinstance(state.initial, Tensor)
     dtype = repeats.carried_dtype(state.name, before, value, is_number, state.span)

@@ -56,6 +56,9 @@ def execute(body: Body, statement: syntax.Stmt) -> None:
         if effect is None:
             raise errors.OnlyInModel(span=statement.span)
         effect(body, statement)
+        declared = body.environment.values.get(getattr(statement, "name", ""))
+        if declared is not None:
+            body.session.watch(statement, declared)
 
 
 @contextmanager
@@ -71,7 +74,7 @@ def recorded(body: Body, statement: syntax.Stmt) -> Iterator[None]:
             raise
         _poison(body, statement)
         if isinstance(mistake, ArchError):
-            body.session.errors.append(mistake)
+            body.session.record(mistake)
     finally:
         body.naming = old
 
@@ -167,7 +170,9 @@ def assign(body: Body, statement: syntax.Assign) -> None:
             targets=len(statement.targets), values=len(values), span=statement.span
         )
     for target, item in zip(statement.targets, values, strict=True):
-        body.environment.values[target.name] = bind(body, target, item, statement.span)
+        bound = bind(body, target, item, statement.span)
+        body.session.watch(target, bound)
+        body.environment.values[target.name] = bound
 
 
 def bind(body: Body, target: syntax.Target, value: Any, span: Span) -> Any:
@@ -198,6 +203,7 @@ def _add_to(body: Body, statement: syntax.Assign, value: Any) -> None:
         new = numbers.binary("+", old, value, body.bindings, statement.span)
     if target.brackets is not None:
         new = bind(body, target, new, statement.span)
+    body.session.watch(target, new)
     body.environment.values[target.name] = new
 
 

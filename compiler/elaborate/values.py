@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ...dsl.dims import Dim
 from ...dsl.span import Span
 from ...dsl.syntax import CallableDef, Lambda
 from ..ir.graph import Axis, DType
@@ -113,13 +114,21 @@ class SplitIterations(Exception):
     def __init__(self, value: PerLayer) -> None:
         super().__init__()
         self.scope = value.scope
-        groups: list[tuple[Any, list[int]]] = []
+        groups: dict[Any, list[int]] = {}
+        seen: list[Any] = []  # values that are no plain ones
         for position, item in enumerate(value.values):
-            members = next((m for known, m in groups if alike(known, item)), None)
-            if members is None:
-                groups.append((item, members := []))
-            members.append(position)
-        self.groups = tuple(tuple(members) for _, members in groups)
+            groups.setdefault(_key(item, seen), []).append(position)
+        self.groups = tuple(map(tuple, groups.values()))
+
+
+def _key(item: Any, seen: list[Any]) -> Any:
+    """What is equal for values that are `alike`."""
+    if item is None or isinstance(item, Dim | float | bool | str):
+        return type(item), item
+    place = next((i for i, other in enumerate(seen) if alike(other, item)), len(seen))
+    if place == len(seen):
+        seen.append(item)
+    return list, place
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ class _Chunk:
         self.derivation, self.plan, self.call, self.name = derivation, plan, call, name
         self.values, self.function = plan.values, plan.values.function
         self.decoded = derivation.decoded
-        self.reaches = self._reaches()
+        self.reaches = self.values.reaches
         self.keys = {a: derivation.keys(a, reach) for a, reach in self.reaches.items()}
         given = {**plan.inputs, **call.histories, **call.captured}
         self.widest: dict[int, Reach] = {
@@ -150,25 +150,6 @@ class _Chunk:
         )
 
     # --------------------------------------------------------------------- what axes become
-
-    def _reaches(self) -> dict[Axis, Reach]:
-        """How many of the last slots an axis of keys has: as many as its farthest reader sees."""
-        found: dict[Axis, Reach] = {}
-        users = self.function.users()
-        for node in self.function.nodes:
-            for key in (a for a in node.axes if self.is_key(a)):
-                reading = [self.function[i] for i in users[node.id]]
-                whole = node.id in self.function.output_ids or node.op in ("input", "result")
-                whole |= any(_counts(user, key) for user in reading)
-                alone = self.values.key(node) == key
-                reach = None if whole else self.values.window(node) if alone else ZERO
-                found[key] = wider(found.get(key, ZERO), reach)
-        return {
-            key: reach if reach is None or reach != ZERO else ONE for key, reach in found.items()
-        }
-
-    def is_key(self, axis: Axis) -> bool:
-        return axis.time == self.decoded.name and axis != self.decoded
 
     def type(self, kind: TensorType, axes: Mapping[Axis, Axis]) -> TensorType:
         return TensorType(kind.dtype, tuple(axes.get(a, a) for a in kind.axes))
@@ -466,7 +447,7 @@ class _Chunk:
                 for v in inner.attrs.values()
                 if isinstance(v, Axis) and self.derivation.is_time(v)
             ]
-            if any(self.is_key(a) for a in times) or (inner.op in MEETING and (times or named)):
+            if any(map(self.values.is_key, times)) or (inner.op in MEETING and (times or named)):
                 raise self.refusal(inner, "reads other positions in the steps of a `scan`")
 
     def repeat(self, node: Node) -> int:
@@ -501,13 +482,6 @@ class _Chunk:
         held = self.type(node.types[index], {self.decoded: self.derivation.history(reach)})
         zero = self.add("const", (), {"value": 0, "dtype": held.dtype})
         return self.add("broadcast", (zero,), {"axes": held.axes})
-
-
-def _counts(node: Node, key: Axis) -> bool:
-    """Whether a node says where along an axis of keys it found something, or may do so inside."""
-    if node.op in ("scan", "repeat"):
-        return True
-    return node.op in ("topk", "cumsum") and node.attrs["axis"] == key
 
 
 DECLARED = frozenset({"weight", "repeat", "scan", "table", "state", "input"})

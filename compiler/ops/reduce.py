@@ -226,8 +226,8 @@ def _(call: Call, x: Array) -> Array:
     (along,) = positions(call, [call.attrs.axis("axis")])
     x = call.compute(x, call.outputs[0].dtype)
     most = finite(np.max(x, axis=along, keepdims=True, initial=-np.inf))
-    total = np.sum(np.exp(x - most), axis=along)
-    return np.asarray(np.squeeze(most, along) + np.log(total))
+    total: Array = np.sum(np.exp(x - most), axis=along)
+    return np.squeeze(most, along) + np.log(total)
 
 
 @LOGSUMEXP.backward

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from ...dsl.errors import UnknownPass
 from .. import knobs
 from ..ir.graph import Program
 from ..ir.text import show
-from ..rewrite import Pass, Session, Site, ValueMap, run_pass
+from ..rewrite import Moves, Pass, Session, Site, ValueMap, run_pass
 from .canonicalize import CANONICALIZE
 from .chunk_scan import CHUNK_PRODUCTS, CHUNK_SCAN
 from .drop_unread import DROP_UNREAD
@@ -27,6 +27,7 @@ from .fuse_loss import FUSE_LOSS
 from .fuse_norm_linear import FUSE_NORM_LINEAR
 from .fuse_pointwise import FUSE_POINTWISE
 from .group_experts import GROUP_EXPERTS
+from .hoist_invariant import HOIST_INVARIANT
 from .pack_projections import PACK_PROJECTIONS
 from .pack_weights import PACK_WEIGHTS
 from .parameters import DERIVE_PARAMETERS
@@ -46,6 +47,7 @@ PIPELINE: tuple[Pass, ...] = (
     GROUP_EXPERTS,
     FFT_CONVOLUTION,
     TILE_ATTENTION,
+    HOIST_INVARIANT,
     PACK_PROJECTIONS,
     FUSE_NORM_LINEAR,
     FUSE_LOSS,
@@ -85,14 +87,27 @@ def optimise(
     values = ValueMap(program, program)
     verifier = _verifier(verify) if verify is not None else None
     say = report or _say
-    for made in chosen(disable, quant) if level else weights_only(quant):
-        start = time.perf_counter()
-        after, moved = run_pass(made, program, session)
-        if verifier is not None and made.exact and after != program:
-            verifier.check(made.name, program, after)
-        _instruments(made, after, session.sites, time.perf_counter() - start, say)
+    start = time.perf_counter()
+    for made, before, after, moved in steps(
+        program, chosen(disable, quant) if level else weights_only(quant), session
+    ):
+        seconds = time.perf_counter() - start
+        if verifier is not None and made.exact and after != before:
+            verifier.check(made.name, before, after)
+        _instruments(made, after, session.sites, seconds, say)
         program, values = after, values.then(after, moved)
+        start = time.perf_counter()
     return Optimised(program, tuple(session.sites), values)
+
+
+def steps(
+    program: Program, passes: Iterable[Pass], session: Session
+) -> Iterator[tuple[Pass, Program, Program, Moves]]:
+    """Each pass with the program before and after it, and where values went."""
+    for made in passes:
+        after, moved = run_pass(made, program, session)
+        yield made, program, after, moved
+        program = after
 
 
 def _verifier(evaluate: Evaluate) -> Verifier:

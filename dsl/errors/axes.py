@@ -86,6 +86,14 @@ class AxisCount(ArchError, id="axis-count"):
     labels = {"span": "has axes {got}", "declared_at": "declared with {wanted}"}
 
 
+class TooManyAxes(ArchError, id="too-many-axes"):
+    count: int
+    limit: int
+    title = "this has {count} axes, more than {limit}"
+    labels = {"span": "computed here"}
+    help = "operands align by axis name: two axes that are one need the same name"
+
+
 class AxisClash(ArchError, id="axis-clash"):
     name: str
     first: str

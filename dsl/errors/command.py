@@ -31,6 +31,15 @@ class UnknownBackend(ArchError, id="unknown-backend"):
         return did_you_mean(self.name, self.known) or f"backends: {', '.join(self.known)}"
 
 
+class NothingFails(ArchError, id="nothing-fails"):
+    path: str
+    asked: str
+    title = "{path} does not fail: there is nothing to keep while it is made smaller"
+    help = (
+        "asked was {asked}; `archc reduce` takes --backends, --check, --random, --size and --dtype"
+    )
+
+
 class NoWeights(ArchError, id="no-weights"):
     model: str
     title = "`{model}` has no weights yet"

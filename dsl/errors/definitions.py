@@ -187,6 +187,13 @@ class Unsupported(ArchError, id="unsupported"):
     labels = {"span": "not supported yet"}
 
 
+class TooManyWeights(ArchError, id="too-many-weights"):
+    limit: int
+    title = "this repeat makes more than {limit:,} weights"
+    labels = {"span": "the limit is passed here"}
+    help = "a `bank` holds any number of weights of one shape as one"
+
+
 class TooLarge(ArchError, id="too-large"):
     limit: int
     title = "this file expands to more than {limit:,} expressions"

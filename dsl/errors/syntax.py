@@ -22,6 +22,14 @@ class NestedTooDeep(ArchError, id="nested-too-deep"):
     help = "give inner parts names of their own"
 
 
+class NameTooLong(ArchError, id="name-too-long"):
+    length: int
+    limit: int
+    title = "this name has {length:,} characters, more than {limit}"
+    labels = {"span": "a name"}
+    help = "files and kernels are called by it: choose a shorter one"
+
+
 class StrayCharacter(ArchError, id="stray-character"):
     character: str
     title = "`{character}` has no meaning here"
