@@ -238,18 +238,30 @@ def test_examples_have_the_gradients_that_autograd_gives(name: str) -> None:
         assert distance(found, expected) < 1e-9
 
 
-@pytest.mark.parametrize("name", ["torch", "triton"])
+@pytest.mark.parametrize(
+    ("name", "dtype", "lengths", "tolerance"),
+    [
+        ("torch", "f32", (1, 17), 1e-4),
+        ("triton", "f32", (17,), 1e-4),
+        ("triton", "bf16", (1,), 0.1),
+    ],
+)
 def test_backends_agree_at_ragged_lengths(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    dtype: str,
+    lengths: tuple[int, ...],
+    tolerance: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(columns, "COLUMNS", 8)  # of 19: three tiles
     model = small(tmp_path, layers=1).with_random_weights(0)
     exact = model.gradient("numpy", dtype="f64", level=0)
-    fast = model.gradient(name)
-    for length in (1, 17):
+    fast = model.gradient(name, dtype=dtype)
+    for length in lengths:
         (outputs, expected), (got, found) = (g(**batch(length)) for g in (exact, fast))
-        assert got["loss"] == pytest.approx(outputs["loss"], rel=1e-5)
-        assert distance(found, expected, 1e-2) < 1e-4
+        assert got["loss"] == pytest.approx(outputs["loss"], rel=0.1 * tolerance)
+        assert distance(found, expected, 1e-2) < tolerance
 
 
 def test_some_weights_and_other_outputs(tmp_path: Path) -> None:
