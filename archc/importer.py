@@ -54,7 +54,7 @@ class Imported:
             "parameters": self.parameters,
             "config": [row.to_json() for row in self.config],
             "tensors": [row.to_json() for row in self.tensors],
-            "errors": [{"id": error.id, "message": error.message} for error in self.errors],
+            "errors": [error.to_json() for error in self.errors],
         }
 
 

@@ -109,7 +109,6 @@ def test_shell_completion_knows_the_commands() -> None:
         ("compile", LLAMA, "--backend", "triton", "--target", "sm_91", "-o", "x"),
         ("compile", LLAMA, "--backend", "torch", "--report", "-o", "x"),
         ("compile", LLAMA, "--backend", "triton", "--report", "--set", "b=1", "-o", "x"),
-        ("compile", LLAMA, "--backend", "triton", "--json", "-o", "x"),
         ("run", LLAMA, "--random", "0", "--inputs", "x", "--output", "y", "--dtype", "f12"),
         ("run", LLAMA, "--random", "0", "--inputs", "x", "--output", "y", "-O", "7"),
         ("run", LLAMA, "--random", "0", "--inputs", "x", "--output", "y", "--compile"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import DTYPE, QUANT, WEIGHTS, ChunkList, open_model, sizes
+from .options import DTYPE, EACH_BACKEND, QUANT, WEIGHTS, ChunkList, open_model, sizes
+from .progress import steps
+from .reports import JSON, print_json
 from .tensors import read_tensors
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ DTYPES = ("f64", "f32", "bf16", "f16")
 @click.option(
     "--backends",
     metavar="A,B,...",
+    shell_complete=EACH_BACKEND,
     help="What to compare (default: all that are installed). A backend may carry a level and a"
     " dtype of its own: numpy@O0, torch@bf16.",
 )
@@ -57,7 +59,7 @@ DTYPES = ("f64", "f32", "bf16", "f16")
 )
 @click.option("--introduced", is_flag=True, help="Run every node on its own, not only suspects.")
 @click.option("--full", is_flag=True, help="With OTHER: every parameter and operation.")
-@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@JSON
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -121,7 +123,10 @@ def _presets(given: str | None, other: Path | None) -> list[str | None]:
 
 
 def _finish(ctx: click.Context, report: Any, differ: bool, as_json: bool) -> None:
-    click.echo(json.dumps(report.to_json(), indent=2) if as_json else str(report))
+    if as_json:
+        print_json(report.to_json())
+    else:
+        click.echo(str(report))
     ctx.exit(1 if differ else 0)
 
 
@@ -138,14 +143,11 @@ def _compared(
     from ..diff import Case, diff, diff_chunks
 
     case = Case("given", read_tensors(inputs)) if inputs else None
-    options = {"inputs": case, "seed": seed, "sizes": lengths, "progress": _progress}
-    if chunks is not None:
-        return diff_chunks(model, candidates, chunks, **options)
-    return diff(model, candidates, introduced=introduced, quant=quant, **options)
-
-
-def _progress(message: str) -> None:
-    click.echo(f"running {message}", err=True)
+    with steps("comparing") as progress:
+        options = {"inputs": case, "seed": seed, "sizes": lengths, "progress": progress}
+        if chunks is not None:
+            return diff_chunks(model, candidates, chunks, **options)
+        return diff(model, candidates, introduced=introduced, quant=quant, **options)
 
 
 def candidates(backends: str | None, dtype: Any) -> list[Candidate]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,8 @@ import click
 
 from ..compiler.files import write_file
 from ..dsl.diagnostics import Diagnostics
+from .progress import bar
+from .reports import JSON, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +34,7 @@ WIDE = 140  # columns of a table that goes to no terminal
     default="",
     help="Its class, where config.json names none.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the tables as one JSON object.")
+@JSON
 def command(checkpoint: Path, output: Path | None, class_name: str, as_json: bool) -> None:
     """Write the bundled example that reads the checkpoint in DIR, with its sizes filled in.
 
@@ -43,9 +44,10 @@ def command(checkpoint: Path, output: Path | None, class_name: str, as_json: boo
     """
     from ..importer import read_directory
 
-    imported = read_directory(checkpoint, class_name)
+    with bar("reading the checkpoint"):
+        imported = read_directory(checkpoint, class_name)
     if as_json:
-        click.echo(json.dumps(imported.to_json(), indent=2))
+        print_json(imported.to_json())
     else:
         _show(imported, to_error=output is None)
     if imported.errors:

@@ -1,4 +1,4 @@
-"""Progress bars, on terminals only."""
+"""Progress bars: on standard error, where that is a terminal, and gone at the end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from ..api import Model
     from ..backends.base import Array
 
@@ -32,16 +34,38 @@ class _Watched(Mapping[str, "Array"]):
 
 @contextmanager
 def bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A function to call with (done, total); on a terminal a bar follows it and goes at the end."""
+    """A function to call with (done, total), which the bar follows. It pulses until it is called."""
+    with _progress() as progress:
+        if progress is None:
+            yield lambda done, total: None
+            return
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def steps(title: str) -> Iterator[Callable[[str], None]]:
+    """A function to call with what is done next, which stands before a pulsing bar."""
+    with _progress() as progress:
+        if progress is None:
+            yield lambda words: None
+            return
+        task = progress.add_task(title, total=None)
+        yield lambda words: progress.update(task, description=words)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """None where nobody watches. What goes to a file must not be drawn above the bar instead."""
     if not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield None
         return
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    console, watched = Console(stderr=True), sys.stdout.isatty()
+    with Progress(console=console, transient=True, redirect_stdout=watched) as progress:
+        yield progress
 
 
 @contextmanager
