@@ -319,6 +319,7 @@ def test_compile_a_kernel_for_a_target(small: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     args = ("--backend", "triton", "--target", "sm_90", "--report", "--set", "b=300")
     said = ok("compile", small, *args, "-o", out)
+    printed = json.loads(ok("compile", small, *args, "-o", tmp_path / "again", "--json"))
     assert f"wrote {out / 'kernels.py'}" in said
     assert "tensor ops" in said
     assert list((out / "sm_90").glob("*.cubin"))
@@ -328,6 +329,9 @@ def test_compile_a_kernel_for_a_target(small: Path, tmp_path: Path) -> None:
     assert re.search(rf"unfused plan +{moved / 1e3:.2f} kB +1 kernels", said)
     assert re.search(rf"lower bound +{moved / 1e3:.2f} kB", said)
     assert kernel["resources"]["sm_90"]["spills"] == 0
+    found = printed["programs"]["model"]
+    assert found["report"] == json.loads((tmp_path / "again" / "report.json").read_text())
+    assert [k["usage"]["spills"] for k in found["kernels"]] == [0]
 
 
 # ---------------------------------------------------------------------------------------- run

@@ -45,7 +45,7 @@ def test_a_decoding_keeps_nothing_of_the_file_and_leaves_arrays_that_are_given(
     read = archc.load(EXAMPLE, weights=tmp_path)
     decoder = read.decoder("torch", inputs=["input_ids"])
     ids = np.arange(9)[None]
-    outputs, _ = decoder(None, input_ids=ids)
+    outputs, _ = decoder(input_ids=ids)
     wanted, _ = model.decoder("torch", inputs=["input_ids"])(None, input_ids=ids)
     np.testing.assert_array_equal(outputs["logits"], wanted["logits"])
     places = sorted(t.data_ptr() for t in decoder.prefill.module.parameters())

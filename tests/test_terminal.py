@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import click
+import consoles
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import save_file
+from snippets import fences
 
 from archc.cli import COMMANDS, main
 from archc.commands.progress import bar, steps
 
 ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "commands.md"
 LLAMA = str(ROOT / "examples" / "llama.arch")
 GPT2 = str(ROOT / "examples" / "gpt2.arch")
 SMALL = """model Small {
@@ -45,7 +49,15 @@ def as_json(*args: object, code: int = 0) -> Any:
     """The one object that a command prints with --json."""
     result = invoke(*args, "--json")
     assert result.exit_code == code, result.output
-    return json.loads(result.stdout)
+    found = json.loads(result.stdout)
+    assert set(found) <= documented(str(args[0])), "docs/commands.md has other keys"
+    return found
+
+
+def documented(command: str) -> set[str]:
+    """The words in backquotes of a command's row of the page, and that of errors."""
+    (row,) = re.findall(rf"^\| `{command}` \|(.*)$", PAGE.read_text(), re.MULTILINE)
+    return {"errors", *re.findall(r"`([^`]+)`", row)}
 
 
 @pytest.fixture
@@ -170,17 +182,38 @@ def test_json_has_no_word_for_infinity(monkeypatch: pytest.MonkeyPatch, small: P
     assert as_json("check", small)["programs"] == [{"a": None, "b": [None, 1.5]}]
 
 
+def test_the_page_shows_what_is_printed(tmp_path: Path) -> None:
+    page = list(fences(PAGE))
+    results = consoles.walk(page, tmp_path)
+    (console,) = (fence for fence in page if fence.kind == "console")
+    consoles.check(console, results[console.number])
+
+
 # ---------------------------------------------------------------------------------- terminals
 
 
 DECIDING = ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 
-@contextmanager
-def terminal(**environment: str) -> Iterator[Callable[[], str]]:
-    """Standard error is a terminal; what has been written to it."""
+class Screen:
+    """What a terminal gets, read as it comes: one that nobody reads blocks its writer."""
+
+    def __init__(self, ours: int) -> None:
+        self.ours, self.text = ours, ""
+
+    def read(self) -> None:
+        with contextlib.suppress(OSError):  # the other end is closed
+            while part := os.read(self.ours, 1 << 16):
+                self.text += part.decode()
+
+
+@contextlib.contextmanager
+def terminal(**environment: str) -> Iterator[Screen]:
+    """Standard error is a terminal within; afterwards the screen has all that was written."""
     ours, theirs = pty.openpty()
-    os.set_blocking(ours, False)
+    screen = Screen(ours)
+    reader = threading.Thread(target=screen.read)
+    reader.start()
     with (
         os.fdopen(theirs, "w") as stream,
         mock.patch.object(sys, "stderr", stream),
@@ -189,12 +222,8 @@ def terminal(**environment: str) -> Iterator[Callable[[], str]]:
         for name in DECIDING:
             os.environ.pop(name, None)
         os.environ |= {"TERM": "xterm-256color", "COLUMNS": "100"} | environment
-
-        def written() -> str:
-            stream.flush()
-            return os.read(ours, 1 << 16).decode()
-
-        yield written
+        yield screen
+    reader.join()
     os.close(ours)
 
 
@@ -204,18 +233,17 @@ def run(*args: object) -> None:
 
 
 def test_errors_are_coloured_on_a_terminal(wrong: Path) -> None:
-    with terminal() as written:
+    with terminal() as screen:
         run("check", wrong)
-        assert "\033[1;31merror[" in written()
+    assert "\033[1;31merror[" in screen.text
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_a_terminal_may_want_no_colour(wrong: Path, environment: dict[str, str]) -> None:
-    with terminal(**environment) as written:
+    with terminal(**environment) as screen:
         run("check", wrong)
-        said = written()
-    assert said.startswith("error[")
-    assert "\033" not in said
+    assert screen.text.startswith("error[")
+    assert "\033" not in screen.text
 
 
 def test_show_is_plain_where_it_goes_to_no_terminal() -> None:
@@ -225,28 +253,26 @@ def test_show_is_plain_where_it_goes_to_no_terminal() -> None:
 def test_bars_go_to_a_terminal_and_are_gone_at_the_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with terminal() as written:
+    with terminal() as screen:
         run("export", GPT2, "--preset", "tiny", "--random", "0", "-o", tmp_path / "hf", "--json")
-        drawn = written()
-    assert "loading weights" in drawn
-    assert "\033[2K" in drawn.rpartition("loading weights")[2]  # the line is cleared
+    assert "loading weights" in screen.text
+    assert "\033[2K" in screen.text.rpartition("loading weights")[2]  # the line is cleared
     json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("made", [bar, steps])
 def test_a_bar_leaves_standard_output_alone(capsys: pytest.CaptureFixture[str], made: Any) -> None:
-    with terminal() as written:
-        with made("working"):
-            click.echo("a find")
-        assert "a find" not in written()
+    with terminal() as screen, made("working"):
+        click.echo("a find")
+    assert "working" in screen.text
+    assert "a find" not in screen.text
     assert capsys.readouterr().out == "a find\n"
 
 
 def test_steps_are_named_on_a_terminal() -> None:
-    with terminal() as written:
-        with steps("comparing") as tell:
-            tell("torch on padded inputs")
-        assert "torch on padded inputs" in written()
+    with terminal() as screen, steps("comparing") as tell:
+        tell("torch on padded inputs")
+    assert "torch on padded inputs" in screen.text
 
 
 def test_there_is_no_bar_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,6 +306,10 @@ def test_shells_complete(line: str, completed: list[str]) -> None:
     words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
     result = invoke(_ARCHC_COMPLETE="bash_complete", **words)
     assert result.output.split() == [f"plain,{word}" for word in completed]
+
+
+def test_help_says_whole_sentences() -> None:
+    assert "..." not in invoke("--help").output.replace("[ARGS]...", "")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

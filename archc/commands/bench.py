@@ -21,7 +21,7 @@ MB = 1e6
 HEAD = ("", "prefill tok/s", "decode tok/s", "load s", "first s", "peak MB")
 
 
-@click.command("bench")
+@click.command("bench", short_help="Time a prompt and the decoding after it.")
 @FILE
 @sizes
 @WEIGHTS

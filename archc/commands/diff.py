@@ -28,7 +28,7 @@ LEVELS = ("O0", "O1")
 DTYPES = ("f64", "f32", "bf16", "f16")
 
 
-@click.command("diff")
+@click.command("diff", short_help="Compare backends on FILE, or two architectures.")
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
 @click.argument("other", type=click.Path(path_type=Path), metavar="[OTHER]", required=False)
 @sizes

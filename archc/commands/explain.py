@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..compiler.ir.graph import Program
 
 
-@click.command("explain")
+@click.command("explain", short_help="Show where passes rewrote the model in FILE, or why not.")
 @FILE
 @sizes
 @QUANT

@@ -29,7 +29,7 @@ class Bytes(click.ParamType):
         return int(match[1]) * UNITS[match[2].upper()]
 
 
-@click.command("export")
+@click.command("export", short_help="Write the model in FILE as a Hugging Face directory.")
 @FILE
 @sizes
 @WEIGHTS

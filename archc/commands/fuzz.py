@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 COUNT = 100  # programs where neither a number nor a time is given
 
 
-@click.command("fuzz")
+@click.command("fuzz", short_help="Look for programs that a backend gets wrong.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="The first program."
 )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WIDE = 140  # columns of a table that goes to no terminal
 
 
-@click.command("import")
+@click.command("import", short_help="Write the .arch file of a checkpoint.")
 @click.argument("checkpoint", type=click.Path(path_type=Path), metavar="DIR")
 @click.option(
     "-o", "output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write."

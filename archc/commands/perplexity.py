@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..perplexity import Logits
 
 
-@click.command("perplexity")
+@click.command("perplexity", short_help="Measure how well a checkpoint expects a text.")
 @FILE
 @WEIGHTS
 @click.option(

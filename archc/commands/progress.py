@@ -51,7 +51,7 @@ def steps(title: str) -> Iterator[Callable[[str], None]]:
             yield lambda words: None
             return
         task = progress.add_task(title, total=None)
-        yield lambda words: progress.update(task, description=words)
+        yield lambda words: progress.update(task, description=words, refresh=True)
 
 
 @contextmanager

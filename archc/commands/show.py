@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WRITTEN = (".html", ".svg")
 
 
-@click.command("show")
+@click.command("show", short_help="Draw the model in FILE: a tree, an SVG or a page.")
 @FILE
 @sizes
 @click.option("--lines", is_flag=True, help="Every line of the text, also those without products.")
