@@ -71,11 +71,12 @@ def library(
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         return None
-    here = Path(__file__).parent
-    options = [*options, "-shared", "-fPIC", "-Wno-ignored-attributes", f"-I{here}"]
+    headers = sorted(Path(__file__).parent.rglob("*.h"))
+    options = [*options, "-shared", "-fPIC", "-Wno-ignored-attributes"]
+    options += sorted({f"-I{path.parent}" for path in headers})
     options += INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ())
-    headers = [path.read_text(encoding="utf-8") for path in sorted(here.glob("*.h"))]
-    made_from = (text, *headers, compiler, torch.__version__, *options)
+    included = (path.read_text(encoding="utf-8") for path in headers)
+    made_from = (text, *included, compiler, torch.__version__, *options)
     digest = hashlib.sha256("\n".join(made_from).encode()).hexdigest()[:32]
     path = cache_folder() / f"{name}-{digest}.so"
     if path.exists():
