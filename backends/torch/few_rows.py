@@ -3,6 +3,7 @@
     few_rows::product(x, w)                        F.linear(x, w), float32 or bfloat16 each
     few_rows::coded(x, codes, scales, offsets)     w in groups of 32 codes of 8 or of 4 bits
     few_rows::decoded(codes, scales, offsets)      that w, for products of many rows
+    few_rows::encode(w, codes, scales, offsets)    writes the nearest codes of w to those given
 
 The loops are in `few_rows.cpp` and `rows.h`, which lie beside this file: the three stand alone. A
 C++ compiler builds them once for a machine, into the folder of PyTorch's own compiled code. That is
@@ -28,7 +29,7 @@ import torch
 from .folder import cache_folder
 
 # Sums of products are contracted where the loops say so, and nowhere else.
-FLAGS = ("-O3", "-std=c++20", "-ffp-contract=off")
+FLAGS = ("-O3", "-std=c++20", "-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno")
 # What `torch.backends.cpu.get_cpu_capability()` says of a processor, as options of the compiler.
 INSTRUCTIONS = {
     "AVX2": ("-mavx2", "-mfma"),
