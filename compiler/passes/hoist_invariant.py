@@ -193,7 +193,7 @@ class _Hoist:
         return replace(after, nodes=tuple(n for n in after.nodes if n.id in live))
 
     def _note(self, kind: Function, node: Node, reason: str, *, fired: bool = False) -> None:
-        times = sum(name == kind.name for name in self.loop.attrs["kinds"])  # type: ignore[union-attr, misc]
+        times = sum(name == kind.name for name in self.loop.attrs["kinds"])  # type: ignore[union-attr]
         self.session.fired += fired
         size = bytes_of(node.type)
         reason = reason or f"once for {times} layers"
