@@ -43,7 +43,7 @@ def test_each_production_is_reached() -> None:
 
 
 # What no small program has: `quantise` and `dequantise` come of --quant, `packed` of large matrices,
-# `logsumexp` of the loss of a head: a program has none.
+# `logsumexp` of gradients.
 ELSEWHERE = {"quantise", "dequantise", "packed", "logsumexp"}
 
 
