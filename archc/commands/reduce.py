@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -155,11 +156,9 @@ def _by_command(
 
 
 def _succeeds(check: str, path: Path, timeout: float) -> bool:
+    words = f"{check} {shlex.quote(str(path))}"
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     try:
-        done = subprocess.run(
-            f"{check} {path}", shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            timeout=timeout, check=False,
-        )  # fmt: skip
+        return subprocess.run(words, shell=True, timeout=timeout, **quiet).returncode == 0
     except subprocess.TimeoutExpired:
         return False
-    return done.returncode == 0

@@ -86,7 +86,7 @@ def _drawn(model: Model, found: Picture, output: Path, backend: str | None) -> s
     from ..show.page import show_page
     from ..show.stages import stages_of
 
-    return show_page(found, stages_of(model.program, backend))
+    return show_page(found, stages_of(model.program, backend, found.at))
 
 
 def _print(found: Picture, lines: bool) -> None:

@@ -197,7 +197,10 @@ class RepeatHead(ArchError, id="repeat-head"):
     name: str
     title = "a `repeat` has a name and an index"
     labels = {"span": "expected `{name}[i: count]`"}
-    help = "write `repeat {name}[i: count] {{ .. }}`, without `: count` where `{name}` is the count"
+    help = (
+        "write `repeat {name}[i: count] {{ .. }}`;"
+        " `repeat {name}[i] {{ .. }}` runs as often as `{name}` says"
+    )
 
 
 class ExpressionStatement(ArchError, id="expression-statement"):
