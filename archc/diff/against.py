@@ -9,7 +9,7 @@ what is wrong then is *introduced*, else it came to the region wrong.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -62,7 +62,7 @@ def diff_against(
         runs = _Runs(against, case)
         for candidate in candidates:
             progress(f"{candidate} on {case.name} inputs")
-            table.add(_Trial(runs, candidate))
+            table.add(runs.exact if candidate == EXACT else _Trial(runs, candidate))
     if not table.rows:
         raise NothingMatches(name=peer.class_name, model=model.definition.name)
     return Report(
@@ -80,7 +80,8 @@ class ModuleDivergence:
     """Where a port first differs from its class: in which region, which is which module.
 
     `introduced` is false where the module makes the same of what the region was given; then the
-    text between this region and those before it is at fault, and `spans` are of what it reads.
+    text between this region and those before it is at fault, and `spans` are of what it reads, or,
+    when that is right, the lines that read its tensors.
     `lines_read` are the checkpoint's lines for the tensors of the module alone.
     """
 
@@ -190,6 +191,11 @@ class _Runs:
         if dtype not in self._made:
             self._made[dtype] = self.against.peer.run(self.case.inputs, dtype)
         return self._made[dtype]
+
+    @cached_property
+    def exact(self) -> _Trial:
+        """The text itself."""
+        return _Trial(self, EXACT)
 
     @cached_property
     def layout(self) -> Layout:
@@ -302,7 +308,17 @@ class _Trial:
     def base(self) -> PeerRun:
         return self.runs[self.dtype]
 
-    def outputs(self) -> Iterator[tuple[str, str, Node, Comparison]]:
+    @cached_property
+    def regions(self) -> list[tuple[Region, Status, Comparison]]:
+        """How each region that can be compared does."""
+        found = ((region, self.region(region)) for region in self.against.regions)
+        return [(r, self.status(r, whole), whole) for r, whole in found if whole is not None]
+
+    @cached_property
+    def outputs(self) -> list[tuple[str, str, Node, Comparison]]:
+        return list(self._outputs())
+
+    def _outputs(self) -> Iterator[tuple[str, str, Node, Comparison]]:
         """Each output that the class has too: its name there, and how it compares."""
         main = self.against.session.program.main
         for name, node_id in main.outputs:
@@ -367,32 +383,45 @@ class _Trial:
 
     # ------------------------------------------------------------------------ where and why
 
-    def divergence(self, wrong: Sequence[tuple[Region, Status, Comparison]]) -> ModuleDivergence:
-        """The first region that differs. When it only inherits, the one around it that does not."""
-        first, status, comparison = wrong[0]
-        at = self.spans(first, inherits=status == "inherited")
-        if status == "inherited":
-            around = (w for w in wrong if w[1] != "inherited" and _contains(w[0].name, first.name))
-            region, status, comparison = next(around, wrong[0])
-        else:
-            region = first
+    def divergence(self) -> ModuleDivergence | None:
+        """Where the candidate first differs. Where the text does so too, it is to blame."""
+        own = self._in_regions() or self._in_outputs()
+        text = self.runs.exact.divergence() if own and self.candidate != EXACT else None
+        return replace(text, candidate=str(self.candidate)) if text else own
+
+    def _in_regions(self) -> ModuleDivergence | None:
+        """The first region that differs. When it only inherits, the one around it that does not.
+
+        One that reads what agrees, and yet is given something else, is read from wrong tensors.
+        """
+        wrong = [found for found in self.regions if found[1] != "agrees"]
+        if not wrong:
+            return None
+        region, status, comparison = first = wrong[0]
+        misread = status == "inherited" and self._reads_what_agrees(region)
+        if status == "inherited" and not misread:
+            around = (w for w in wrong if w[1] != "inherited" and _contains(w[0].name, region.name))
+            region, status, comparison = next(around, first)
+        alone = misread or region is first[0]
         return ModuleDivergence(
             str(self.candidate),
             self.runs.case.name,
             region.name,
             region.module,
-            at,
+            self.spans(first[0], first[1] == "inherited" and not misread),
             comparison,
             status != "inherited",
-            tuple(e.line.span for e in region.entries) if region is first else (),
+            tuple(e.line.span for e in region.entries) if alone else (),
             self.hints(region) if status == "introduced" else (),
         )
 
-    def in_outputs(
-        self, outputs: Sequence[tuple[str, str, Node, Comparison]]
-    ) -> ModuleDivergence | None:
+    def _reads_what_agrees(self, region: Region) -> bool:
+        right = {key for r, status, _ in self.regions if status == "agrees" for key in r.exits}
+        return bool(region.reads) and set(region.reads) <= right
+
+    def _in_outputs(self) -> ModuleDivergence | None:
         """An output that differs although every region agrees."""
-        wrong = (o for o in outputs if not o[3].passed)
+        wrong = (o for o in self.outputs if not o[3].passed)
         for name, theirs, node, comparison in wrong:
             return ModuleDivergence(
                 str(self.candidate),
@@ -415,7 +444,7 @@ class _Trial:
 
     def hints(self, region: Region) -> tuple[Hint, ...]:
         """Which conventions would make the graph as written agree with the module, here."""
-        exact = _Trial(self.runs, EXACT)
+        exact = self.runs.exact
         alone = exact.alone(region)
         function = self.values.functions[region.path]
         if alone is None or alone[1].key[1] not in function:
@@ -446,24 +475,15 @@ class _Table:
     divergences: dict[Candidate, ModuleDivergence] = field(default_factory=dict)
 
     def add(self, trial: _Trial) -> None:
-        wrong = []
-        for region in trial.against.regions:
-            comparison = trial.region(region)
-            if comparison is None:
-                continue
-            status = trial.status(region, comparison)
+        for region, status, comparison in trial.regions:
             self.enter(trial, region.name, region.module, Cell(status, comparison.error))
-            if status != "agrees":
-                wrong.append((region, status, comparison))
-        outputs = list(trial.outputs())
-        for name, theirs, _, comparison in outputs:
-            status = "agrees" if comparison.passed else "differs"
-            self.enter(trial, f"output {name}", theirs, Cell(status, comparison.error))
-        if trial.candidate in self.divergences:
-            return
-        found = trial.divergence(wrong) if wrong else trial.in_outputs(outputs)
-        if found is not None:
-            self.divergences[trial.candidate] = found
+        for name, theirs, _, comparison in trial.outputs:
+            cell = Cell("agrees" if comparison.passed else "differs", comparison.error)
+            self.enter(trial, f"output {name}", theirs, cell)
+        if trial.candidate not in self.divergences:
+            found = trial.divergence()
+            if found is not None:
+                self.divergences[trial.candidate] = found
 
     def enter(self, trial: _Trial, region: str, module: str, cell: Cell) -> None:
         row = self.rows.setdefault(region, Row(region, {}, module))

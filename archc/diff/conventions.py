@@ -300,8 +300,9 @@ def gains(s: Setting) -> Iterator[Alternative]:
     def more(b: Builder, n: Node, inputs: tuple[int, ...]) -> int:
         return b.add("add", (_copied(b, n, inputs), _number(b, n, 1.0)))
 
+    at_load = {i for n in s.nodes if n.op == "derived" for i in n.inputs}
     for node in s.nodes:
-        if node.op == "weight" and len(node.axes) == 1:
+        if node.op == "weight" and len(node.axes) == 1 and node.id not in at_load:
             yield _changed(s, f"a gain of `1 + {node.hint or 'w'}`", {node.id}, more)
         if node.op == "add" and len(node.axes) == 1:
             ones = [i for i in node.inputs if s.node(i).attrs.get("value") in (1, 1.0)]

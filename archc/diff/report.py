@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 from ..dsl.diagnostics import snippet
 from ..dsl.span import Span
 from ..equality import Comparison
+from .conventions import Hint
 from .quantising import Quantising
 from .regions import folded, places
 
@@ -59,7 +60,8 @@ class Divergence:
 
     `within` is the fused node that contains the node at fault, in words; `introduced` is false when
     the node is right on exact operands, so that the whole run must feed it something else.
-    `reads` are the weights it reads, `at_load` says that it reads nothing else.
+    `reads` are the weights it reads, `at_load` says that it reads nothing else. `hints` are known
+    conventions by which the reference would agree.
     """
 
     candidate: str
@@ -73,6 +75,7 @@ class Divergence:
     within: str = ""
     reads: tuple[str, ...] = ()
     at_load: bool = False
+    hints: tuple[Hint, ...] = ()
 
     def lines(self) -> list[str]:
         """The screen."""
@@ -81,7 +84,8 @@ class Divergence:
         out = [f"{self.candidate} first differs at {self.region}: {name}{inside}"]
         for mark, span in zip("^-", places(self.spans), strict=False):
             out += snippet(span, "", mark)
-        return [*out, f"  {self.what_is_wrong()}", *self._advice()]
+        hints = (f"  hint: {hint}" for hint in self.hints)
+        return [*out, f"  {self.what_is_wrong()}", *self._advice(), *hints]
 
     def what_is_wrong(self) -> str:
         return f"{self.kind}: {stated(self.comparison)} ({self.case} inputs)"
@@ -110,6 +114,7 @@ class Divergence:
             "introduced": self.introduced,
             **judged(self.comparison),
             "reads": list(self.reads),
+            "hints": [hint.words for hint in self.hints],
         }
 
 
