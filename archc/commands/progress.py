@@ -34,8 +34,8 @@ class _Watched(Mapping[str, "Array"]):
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A function to call with (done, total), which the bar follows. It pulses until it is called."""
+def bar(title: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A function to call with (done, total), which the bar follows. Without a total it pulses."""
     with _progress() as progress:
         if progress is None:
             yield lambda done, total: None
