@@ -301,6 +301,7 @@ def test_there_is_no_bar_where_nobody_watches(capsys: pytest.CaptureFixture[str]
         (f"archc compile {LLAMA} --backend t", ["torch", "triton"]),
         ("archc compile --target sm_90,s", ["sm_90,sm_80", "sm_90,sm_100"]),
         (f"archc diff {LLAMA} --backends torch,", ["torch,numpy", "torch,triton"]),
+        ("archc import --class Llama", ["LlamaForCausalLM"]),
         ("archc check --preset ", []),
         ("archc check missing.arch --preset ", []),
         (f"archc check {__file__} --preset ", []),
