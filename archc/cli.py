@@ -16,7 +16,7 @@ import click
 from . import __version__
 from .commands.reports import print_errors
 from .compiler.knobs import DEBUG
-from .dsl.diagnostics import ArchError, Diagnostics, render
+from .dsl.diagnostics import ArchError, Diagnostics, did_you_mean, render
 from .dsl.errors import OutOfMemory
 from .dsl.lexer import MOST_ERRORS
 
@@ -50,6 +50,8 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
+            if not ctx.resilient_parsing and (help := did_you_mean(cmd_name, COMMANDS)):
+                ctx.fail(f"No such command {cmd_name!r}: {help}")
             return None
         module = import_module(f".commands.{COMMANDS[cmd_name]}", __package__)
         command: click.Command = module.command

@@ -127,6 +127,12 @@ def _parsed(name: str) -> syn.File:
     return parse(Source(name, (files("archc.examples") / name).read_text(encoding="utf-8")))
 
 
+def class_names() -> list[str]:
+    """The classes of Hugging Face checkpoints that the examples read."""
+    blocks = (i for f in examples() for i in f.items if isinstance(i, syn.CheckpointDef))
+    return sorted({n for b in blocks if b.format == "huggingface" for n in b.class_names})
+
+
 def _example(opened: Checkpoint) -> tuple[syn.File, syn.CheckpointDef]:
     for file in examples():
         for item in file.items:

@@ -1,7 +1,8 @@
 """Cuts nodes out of a program, so that they run with operands that are given, not computed.
 
 What a node does to exact operands is the error it *introduces*; the rest it inherits. `islands`
-makes a program in which every chosen node stands alone and reads its operands from inputs.
+makes a program in which every chosen node stands alone and reads its operands from inputs;
+`section` one in which they read one another.
 `opened` is a fused node as the primitive nodes of its body, `regrouped` the same node fusing only
 what comes after a cut. Operands that depend on weights alone are copied, not given, so that a node
 is lowered in its usual surroundings.
@@ -45,6 +46,24 @@ def islands(
     grown = _Growth(function, path)
     picked = {f"v{n.id}": n.id for n in function.nodes if n.id in chosen}
     outputs = {name: grown.alone(node_id) for name, node_id in picked.items()}
+    return grown.extract(program, outputs, picked, sizes)
+
+
+def section(
+    program: Program,
+    function: Function,
+    path: str,
+    inside: Collection[int],
+    results: Collection[int],
+    sizes: Mapping[str, int],
+) -> Extract:
+    """The nodes `inside` of `function`, reading one another; what they read of others are inputs."""
+    grown = _Growth(function, path)
+    for node in function.nodes:
+        if node.id in inside:
+            grown.made[node.id] = grown.alone(node.id)
+    picked = {f"v{i}": i for i in results}
+    outputs = {name: grown.operand(i) for name, i in picked.items()}
     return grown.extract(program, outputs, picked, sizes)
 
 

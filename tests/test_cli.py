@@ -164,6 +164,10 @@ def test_a_closed_pipe_is_quiet() -> None:
 # ------------------------------------------------------------------------- files that are bad
 
 
+def test_a_command_that_is_nearly_one() -> None:
+    assert "No such command 'chek': did you mean `check`?" in refused(2, "chek", LLAMA)
+
+
 @pytest.mark.parametrize("command", ["check", "fmt", "cost", "show", "explain"])
 def test_a_missing_file_is_named(command: str, tmp_path: Path) -> None:
     said = refused(1, command, tmp_path / "none.arch")

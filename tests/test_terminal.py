@@ -185,8 +185,8 @@ def test_json_has_no_word_for_infinity(monkeypatch: pytest.MonkeyPatch, small: P
 def test_the_page_shows_what_is_printed(tmp_path: Path) -> None:
     page = list(fences(PAGE))
     results = consoles.walk(page, tmp_path)
-    (console,) = (fence for fence in page if fence.kind == "console")
-    consoles.check(console, results[console.number])
+    for console in (fence for fence in page if fence.kind == "console"):
+        consoles.check(console, results[console.number])
 
 
 # ---------------------------------------------------------------------------------- terminals
@@ -275,6 +275,12 @@ def test_steps_are_named_on_a_terminal() -> None:
     assert "torch on padded inputs" in screen.text
 
 
+def test_there_is_no_bar_where_no_line_can_be_cleared() -> None:
+    with terminal(TERM="dumb") as screen, bar("working") as on_done:
+        on_done(1, 2)
+    assert screen.text == ""
+
+
 def test_there_is_no_bar_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
     with bar("working") as on_done, steps("comparing") as tell:
         on_done(1, 2)
@@ -295,6 +301,7 @@ def test_there_is_no_bar_where_nobody_watches(capsys: pytest.CaptureFixture[str]
         (f"archc compile {LLAMA} --backend t", ["torch", "triton"]),
         ("archc compile --target sm_90,s", ["sm_90,sm_80", "sm_90,sm_100"]),
         (f"archc diff {LLAMA} --backends torch,", ["torch,numpy", "torch,triton"]),
+        ("archc import --class Llama", ["LlamaForCausalLM"]),
         ("archc check --preset ", []),
         ("archc check missing.arch --preset ", []),
         (f"archc check {__file__} --preset ", []),

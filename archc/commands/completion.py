@@ -67,5 +67,12 @@ def listed(names: Callable[[], Iterable[str]]) -> Complete:
     return complete
 
 
+def classes(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """Classes of checkpoints that a bundled example reads."""
+    from ..importer import class_names
+
+    return _begun(class_names(), incomplete)
+
+
 def _begun(names: Iterable[str], begun: str) -> list[str]:
     return [name for name in dict.fromkeys(names) if name.startswith(begun)]

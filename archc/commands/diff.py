@@ -1,4 +1,4 @@
-"""`archc diff`: where backends first differ on one model, or how two models differ."""
+"""`archc diff`: where backends first differ on one model, or from its class; how two models differ."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from .tensors import read_tensors
 if TYPE_CHECKING:
     from ..api import Model
     from ..chunks import Chunks
-    from ..diff import Candidate, Report
+    from ..diff import Candidate, Case, Report
 
 # what each backend needs besides archc itself
 NEEDS = {"numpy": "numpy", "torch": "torch", "triton": "triton"}
 # each of them at both levels; numpy at O0 is the reference itself
 LEVELLED = {"numpy": ("numpy",), "torch": ("torch@O0", "torch"), "triton": ("triton@O0", "triton")}
+EXACT = "numpy@O0@f64"  # what is compared with a class: the text, not a backend
 SMALL = "tiny"  # the preset that a comparison takes by itself: backends differ at any size
 LEVELS = ("O0", "O1")
 DTYPES = ("f64", "f32", "bf16", "f16")
@@ -57,6 +58,13 @@ DTYPES = ("f64", "f32", "bf16", "f16")
     help="Compare runs in chunks of so many rows with one run of the whole sequence; auto tries row by"
     " row, half and then row by row, and thirds.",
 )
+@click.option(
+    "--against",
+    metavar="hf:DIR",
+    help="Compare FILE, with the weights of a checkpoint directory, with its class in transformers:"
+    " outputs by name, and module by module where the checkpoint block says which region it is.",
+)
+@click.option("--class", "class_name", metavar="NAME", help="With --against: another class.")
 @click.option("--introduced", is_flag=True, help="Run every node on its own, not only suspects.")
 @click.option("--full", is_flag=True, help="With OTHER: every parameter and operation.")
 @JSON
@@ -76,23 +84,39 @@ def command(
     dtype: Any,
     quant: Any,
     chunks: Chunks | None,
+    against: str | None,
+    class_name: str | None,
     introduced: bool,
     full: bool,
     as_json: bool,
 ) -> None:
     """Compare what backends compute for FILE, or the architectures of FILE and OTHER.
 
+    With --against FILE is compared with the class of a checkpoint in transformers, in float64 unless
+    --backends says otherwise.
+
     For two files, `--preset P,Q` takes P of FILE and Q of OTHER; one P is taken of both. With --chunks
     runs of whole sequences are compared with runs in chunks.
 
     Exits with 1 when they differ. Each value is held to a float64 run of the graph as written, as
-    closely as the dtype allows; the first node that breaks this is named with its line. With
+    closely as the dtype allows; the first node that breaks this is named with its line, and so is a
+    known convention, such as the pairing of rotary entries, that would make both sides agree. With
     --quant that graph has the quantised weights too, and what they change is shown below.
     """
     if weights is not None and seed is not None:
         raise click.UsageError("--weights and --random exclude each other")
     if chunks is not None and (other is not None or introduced):
         raise click.UsageError("--chunks goes with neither OTHER nor --introduced")
+    if against is not None:
+        _refuse_beside_against(other, weights, introduced, quant, chunks)
+        report = _with_class(
+            _opened_for(against, file, preset, settings, model),
+            class_name,
+            candidates(backends or EXACT, dtype),
+            {"inputs": _case(inputs), "seed": seed or 0, "sizes": random_sizes(lengths)},
+        )
+        _finish(ctx, report, not report.agree, as_json)
+        return
     presets = _presets(preset, other)
     opened = open_model(file, presets[0], settings, model, weights)
     if other is not None:
@@ -140,14 +164,52 @@ def _compared(
     quant: Any,
     chunks: Chunks | None,
 ) -> Report:
-    from ..diff import Case, diff, diff_chunks
+    from ..diff import diff, diff_chunks
 
-    case = Case("given", read_tensors(inputs)) if inputs else None
     with steps("comparing") as progress:
-        options = {"inputs": case, "seed": seed, "sizes": lengths, "progress": progress}
+        options = {"inputs": _case(inputs), "seed": seed, "sizes": lengths, "progress": progress}
         if chunks is not None:
             return diff_chunks(model, candidates, chunks, **options)
         return diff(model, candidates, introduced=introduced, quant=quant, **options)
+
+
+def _case(inputs: Path | None) -> Case | None:
+    from ..diff import Case
+
+    return Case("given", read_tensors(inputs)) if inputs else None
+
+
+def _refuse_beside_against(*others: Any) -> None:
+    if any(others):
+        raise click.UsageError(
+            "--against goes with none of OTHER, --weights, --introduced, --quant and --chunks"
+        )
+
+
+def _opened_for(
+    against: str,
+    file: Path,
+    preset: str | None,
+    settings: tuple[str, ...],
+    model: str | None,
+) -> Model:
+    """FILE with the weights of the directory that `hf:DIR` names."""
+    kind, colon, directory = against.partition(":")
+    if kind != "hf" or not colon or not directory:
+        raise click.BadParameter(f"{against!r} is not of the form hf:DIR", param_hint="--against")
+    return open_model(file, preset, settings, model, Path(directory))
+
+
+def _with_class(
+    model: Model, class_name: str | None, chosen: Sequence[Candidate], options: dict[str, Any]
+) -> Report:
+    from ..diff.against import diff_against
+    from ..diff.peer import Peer
+
+    assert model.checkpoint is not None
+    peer = Peer(model.checkpoint.path, class_name or model.checkpoint.class_name)
+    with steps("comparing") as progress:
+        return diff_against(model, chosen, peer, progress=progress, **options)
 
 
 def candidates(backends: str | None, dtype: Any) -> list[Candidate]:

@@ -105,7 +105,7 @@ def _run(plan: Plan, output: Path, say: Callable[[str], Any]) -> tuple[list[Find
     with bar("fuzzing") as on_program:
         for sample, find in hunt(plan):
             programs += 1
-            on_program(programs, plan.count or programs)
+            on_program(programs, plan.count)
             if find is not None:
                 finds.append(find)
                 say(f"seed {sample.seed}: {find.failure}\n  {find.write(output)}")

@@ -10,6 +10,7 @@ import click
 
 from ..compiler.files import write_file
 from ..dsl.diagnostics import Diagnostics
+from .completion import classes
 from .progress import bar
 from .reports import JSON, print_json
 
@@ -33,6 +34,7 @@ WIDE = 140  # columns of a table that goes to no terminal
     metavar="NAME",
     default="",
     help="Its class, where config.json names none.",
+    shell_complete=classes,
 )
 @JSON
 def command(checkpoint: Path, output: Path | None, class_name: str, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,8 +34,8 @@ class _Watched(Mapping[str, "Array"]):
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A function to call with (done, total), which the bar follows. It pulses until it is called."""
+def bar(title: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A function to call with (done, total), which the bar follows. Without a total it pulses."""
     with _progress() as progress:
         if progress is None:
             yield lambda done, total: None
@@ -56,15 +57,16 @@ def steps(title: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def _progress() -> Iterator[Progress | None]:
-    """None where nobody watches. What goes to a file must not be drawn above the bar instead."""
-    if not sys.stderr.isatty():
+    """None where nobody watches, or a line cannot be cleared."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield None
         return
     from rich.console import Console
     from rich.progress import Progress
 
-    console, watched = Console(stderr=True), sys.stdout.isatty()
-    with Progress(console=console, transient=True, redirect_stdout=watched) as progress:
+    # Lines for the terminal are drawn above the bar; those for a file must stay with the file.
+    console, above = Console(stderr=True), sys.stdout.isatty()
+    with Progress(console=console, transient=True, redirect_stdout=above) as progress:
         yield progress
 
 

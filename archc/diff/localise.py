@@ -21,6 +21,7 @@ from ..compiler.ir.graph import Function, Node, Program
 from ..compiler.ops import FORMATS, FUSED, ModelDType, Precision
 from ..dsl.diagnostics import ArchError, Diagnostics
 from ..equality import RULES, Comparison, compare
+from .conventions import Alternative, Hint, Setting, hints
 from .reference import Reference, Truth
 from .regions import UNPLACED
 from .values import Values
@@ -155,6 +156,36 @@ class Localiser:
                 if all(s is None or s.passed for s in sources):
                     return Fault(key, self.values.node(key), None, traced[key], introduced=False)
         return None
+
+    def hints(self, fault: Fault) -> tuple[Hint, ...]:
+        """Which conventions would make the exact run of a node agree with what the candidate makes."""
+        path, node_id = fault.key
+        function, node = self.values.functions[path], self.values.node(fault.key)
+        given = islands(self.program, function, path, [node_id], self.sizes)
+        name = f"v{node_id}"
+        reference = Reference(given.program, self.bench.weights, self.bench.dtype)
+        inputs = reference.rounded(_fed(given, self.at(path)))
+        try:
+            with failing():
+                got = self.bench.load(given.program).run(inputs)[name]
+        except CandidateFailed:
+            return ()
+        tried, output = given.program, name
+        whole = function[node.inputs[0]] if node.op == "result" else node
+        if whole.op in FUSED:
+            index = node.attrs.integer("index") if node.op == "result" else 0
+            tried = opened(self.program, function, path, whole, self.sizes).program
+            output, _ = tried.main.outputs[index]
+
+        def agrees(alternative: Alternative) -> bool:
+            truth = Reference(alternative.program, alternative.weights, self.bench.dtype).truth(
+                inputs
+            )
+            gold, base = (run.outputs[output] for run in (truth.gold, truth.base))
+            return compare(got, gold, base, self.bench.dtype).passed
+
+        parameters = {p.path: p for p in self.program.parameters}
+        return hints(Setting(tried, self.bench.weights, parameters), agrees)
 
     def _narrowed(self, key: ValueKey, comparison: Comparison) -> Fault:
         path, function = key[0], self.values.functions[key[0]]

@@ -7,6 +7,7 @@ Below, for each candidate that differs, the node where it begins, with its line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -14,6 +15,7 @@ from typing import Any, Literal, Protocol
 from ..dsl.diagnostics import snippet
 from ..dsl.span import Span
 from ..equality import Comparison
+from .conventions import Hint
 from .quantising import Quantising
 from .regions import folded, places
 
@@ -38,10 +40,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A group of nodes; a candidate has no cell where its program has no such group."""
+    """A group of nodes; a candidate has no cell where its program has no such group.
+
+    `module` is the published class's part that it is compared with, if any.
+    """
 
     region: str
     cells: dict[str, Cell] = field(default_factory=dict)
+    module: str = ""
 
     @property
     def statuses(self) -> dict[str, Status]:
@@ -54,7 +60,8 @@ class Divergence:
 
     `within` is the fused node that contains the node at fault, in words; `introduced` is false when
     the node is right on exact operands, so that the whole run must feed it something else.
-    `reads` are the weights it reads, `at_load` says that it reads nothing else.
+    `reads` are the weights it reads, `at_load` says that it reads nothing else. `hints` are known
+    conventions by which the reference would agree.
     """
 
     candidate: str
@@ -68,6 +75,7 @@ class Divergence:
     within: str = ""
     reads: tuple[str, ...] = ()
     at_load: bool = False
+    hints: tuple[Hint, ...] = ()
 
     def lines(self) -> list[str]:
         """The screen."""
@@ -76,7 +84,8 @@ class Divergence:
         out = [f"{self.candidate} first differs at {self.region}: {name}{inside}"]
         for mark, span in zip("^-", places(self.spans), strict=False):
             out += snippet(span, "", mark)
-        return [*out, f"  {self.what_is_wrong()}", *self._advice()]
+        hints = (f"  hint: {hint}" for hint in self.hints)
+        return [*out, f"  {self.what_is_wrong()}", *self._advice(), *hints]
 
     def what_is_wrong(self) -> str:
         return f"{self.kind}: {stated(self.comparison)} ({self.case} inputs)"
@@ -105,6 +114,7 @@ class Divergence:
             "introduced": self.introduced,
             **judged(self.comparison),
             "reads": list(self.reads),
+            "hints": [hint.words for hint in self.hints],
         }
 
 
@@ -136,6 +146,7 @@ class Report:
     rows: tuple[Row, ...]
     divergences: tuple[Finding, ...]
     quantising: tuple[Quantising, ...] = ()
+    against: str = "the reference"
 
     @property
     def agree(self) -> bool:
@@ -150,6 +161,7 @@ class Report:
             "groups": [
                 {
                     "region": row.region,
+                    **({"module": row.module} if row.module else {}),
                     **{
                         name: {"status": cell.status, "error": _number(cell.error)}
                         for name, cell in row.cells.items()
@@ -163,7 +175,8 @@ class Report:
 
     def __str__(self) -> str:
         head = [self.model, *(f"  inputs {case}" for case in self.cases), ""]
-        table = _table(("region", *self.candidates), [self._texts(row) for row in self._shown()])
+        titles = ("region", *(["module"] if self._has_modules else []), *self.candidates)
+        table = _table(titles, [self._texts(row) for row in self._shown()])
         ends = [line for d in self.divergences for line in ("", *d.lines())]
         lossy = [line for q in self.quantising for line in ("", *self._lossy(q))]
         return "\n".join([*head, *table, *ends, *lossy, "", self.verdict()])
@@ -178,7 +191,7 @@ class Report:
         right = [name for name in self.candidates if name not in wrong]
         if not wrong:
             verb = "agree" if len(right) > 1 else "agrees"
-            return f"{listed(right)} {verb} with the reference"
+            return f"{listed(right)} {verb} with {self.against}"
         first = self.divergences[0]
         span = next(places(first.spans), None)
         at = f" ({span.source.name}:{span.line})" if span else ""
@@ -191,7 +204,11 @@ class Report:
 
     def _texts(self, row: Row) -> tuple[str, ...]:
         cells = (str(row.cells[c]) if c in row.cells else "" for c in self.candidates)
-        return (row.region, *cells)
+        return (row.region, *([row.module] if self._has_modules else []), *cells)
+
+    @property
+    def _has_modules(self) -> bool:
+        return any(row.module for row in self.rows)
 
 
 def _merged(label: str, rows: Sequence[Row]) -> Row:
@@ -199,7 +216,9 @@ def _merged(label: str, rows: Sequence[Row]) -> Row:
     for row in rows:
         for name, cell in row.cells.items():
             cells[name] = cell.worse(cells.get(name, cell))
-    return Row(label, cells)
+    first, last = (re.split(r"(\d+)", rows[i].module) for i in (0, -1))
+    parts = (a if a == b else f"{a}..{b}" for a, b in zip(first, last, strict=False))
+    return Row(label, cells, "".join(parts))
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

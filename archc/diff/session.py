@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from .. import api
@@ -14,6 +14,7 @@ from ..compiler.ops import ModelDType, Precision
 from ..compiler.passes import Optimised, optimise
 from ..compiler.passes.quantise import Quant
 from ..equality import Comparison, compare, flips_allowed, rms
+from .conventions import Hint
 from .inputs import Case
 from .localise import Bench, CandidateFailed, Fault, Localiser, failing
 from .reference import Reference, Truth
@@ -87,6 +88,7 @@ class Session:
         self.program, self.weights, self.quant = program, weights, quant
         self._stages: dict[tuple[int, ModelDType, tuple[str, ...]], Stage] = {}
         self._loaded: dict[Candidate, Executable] = {}
+        self._hinted: set[Candidate] = set()
 
     def stage(self, level: int, dtype: ModelDType, unwanted: tuple[str, ...] = ()) -> Stage:
         """The program, optimised without `unwanted`, and its reference in `dtype`, made once."""
@@ -115,10 +117,18 @@ class Session:
         fault = localiser.fault(traced, alone)
         divergence = None
         if fault is not None:
-            divergence = diverged(stage, fault, str(candidate), case.name)
+            hinted = self._hints(localiser, candidate, fault)
+            divergence = replace(diverged(stage, fault, str(candidate), case.name), hints=hinted)
         elif not all(c.passed for c in whole.values()) and not _ties(traced):
             divergence = self._in_outputs(candidate, case, whole)
         return Trial(candidate, stage, traced, whole, alone, divergence)
+
+    def _hints(self, localiser: Localiser, candidate: Candidate, fault: Fault) -> tuple[Hint, ...]:
+        """For the first fault of a candidate, which is the one that is told."""
+        if candidate in self._hinted or not fault.introduced:
+            return ()
+        self._hinted.add(candidate)
+        return localiser.hints(fault)
 
     def _whole_run(self, candidate: Candidate, case: Case) -> tuple[Traced, Outputs]:
         """How values and outputs compare. Raises CandidateFailed."""

@@ -33,7 +33,7 @@ class Facts:
     exact: bool = False  # a product of float32 values, whatever the model's type
     pieces: int = 1  # of the result that a program computes at once
     scores: int = 1  # of an attention's gradient: products in a tile, of which the sum is made
-    running: bool = False  # a loop in a pointwise kernel: its columns meet a tile of what is summed
+    running: bool = False  # a loop whose sums keep the columns: they meet a tile of what is summed
 
 
 # (rows, columns, reduced), warps, stages; by bytes of an element
@@ -87,7 +87,7 @@ FEW_PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
 ELEMENTS: dict[Kind, int] = {"flat": 1024, "row": 2048}
 INTERPRETED_ELEMENTS = 1 << 16
 MOST_HELD = 16  # elements of a row's tile that a thread holds
-RUNNING = 32  # columns, and summed entries, of a running sum's tile
+RUNNING = 32  # columns, and summed entries, of such a tile
 
 # An axis whose length is a multiple of this has no mask: every block along it ends where it ends.
 UNMASKED = 128

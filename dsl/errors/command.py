@@ -47,6 +47,30 @@ class NoWeights(ArchError, id="no-weights"):
     help = "name a checkpoint with `--weights DIR`, or take random ones with `--random SEED`"
 
 
+class UnknownClass(ArchError, id="unknown-class"):
+    name: str
+    path: str
+    title = "transformers has no class `{name}`, which {path} is said to be of"
+    help = "`--class NAME` names another"
+
+
+class PeerFails(ArchError, id="peer-fails"):
+    name: str
+    reason: str
+    title = "`{name}` of transformers does not run: {reason}"
+    help = "`--inputs IN.safetensors` gives it other inputs, `--class NAME` takes another class"
+
+
+class NothingMatches(ArchError, id="nothing-matches"):
+    name: str
+    model: str
+    title = "nothing of `{name}` can be compared with `{model}`"
+    help = (
+        "inputs and outputs are matched by their names, a module with the region whose weights the\n"
+        "checkpoint block makes of its tensors"
+    )
+
+
 class BadTensorFile(ArchError, id="bad-tensor-file"):
     path: str
     reason: str

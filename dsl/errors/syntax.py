@@ -198,7 +198,8 @@ class RepeatHead(ArchError, id="repeat-head"):
     title = "a `repeat` has a name and an index"
     labels = {"span": "expected `{name}[i: count]`"}
     help = (
-        "write `repeat {name}[i: count] {{ .. }}`; `repeat {name}[i] {{ .. }}` runs as often as `{name}` says"
+        "write `repeat {name}[i: count] {{ .. }}`;"
+        " `repeat {name}[i] {{ .. }}` runs as often as `{name}` says"
     )
 
 

@@ -1,0 +1,495 @@
+"""Does a port compute what its class in `transformers` does? Outputs by name, regions by the map.
+
+The class is judge here: its float64 run is gold, its run in the dtype of the candidate the base of
+the rule in `equality.py`. Each region that is a module (`matching.py`) is compared where it ends;
+what is padding is left out. Where one differs, the module is run again on the region's own input:
+what is wrong then is *introduced*, else it came to the region wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..api import Model
+from ..backends.base import Array, ValueKey, bind_inputs
+from ..compiler.checkpoint.lines import expand
+from ..compiler.extract import section
+from ..compiler.ir.graph import Node
+from ..compiler.ops import ModelDType, Precision
+from ..dsl.diagnostics import snippet
+from ..dsl.errors import NothingMatches
+from ..dsl.span import Span
+from ..equality import Comparison, compare
+from .conventions import Alternative, Hint, Setting, hints
+from .inputs import Case, random_cases, read_inputs
+from .matching import Layout, Region, by_module, prefixes, regions
+from .peer import Call, Peer, PeerRun
+from .reference import Reference
+from .regions import in_std, places
+from .report import Cell, Report, Row, Status, judged, located, stated
+from .session import Candidate, Session, Stage
+from .values import Values, same_values
+
+OUTPUTS = {"hidden": "last_hidden_state", "pooled": "pooler_output"}  # names that classes use
+RULE: dict[ModelDType, ModelDType] = {"f64": "f32"}  # classes keep islands of float32 in float64
+EXACT = Candidate("numpy", 0, "f64", "numpy@O0@f64")  # what is compared when nothing else is asked
+
+
+def diff_against(
+    model: Model,
+    candidates: Sequence[Candidate],
+    peer: Peer,
+    *,
+    inputs: Case | None = None,
+    seed: int = 0,
+    sizes: Mapping[str, int] | None = None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Report:
+    """Compares `candidates` on `model`, loaded from the checkpoint of `peer`, with that class.
+
+    Raises NoWeights, PeerFails, NothingMatches, and whatever backends raise for constructs they lack.
+    """
+    against = _Against.of(model, peer, inputs)
+    cases = [inputs] if inputs else list(against.cases(seed, sizes or {}))
+    table = _Table()
+    for case in cases:
+        progress(f"{peer.class_name} on {case.name} inputs")
+        runs = _Runs(against, case)
+        for candidate in candidates:
+            progress(f"{candidate} on {case.name} inputs")
+            table.add(runs.exact if candidate == EXACT else _Trial(runs, candidate))
+    if not table.rows:
+        raise NothingMatches(name=peer.class_name, model=model.definition.name)
+    return Report(
+        model.definition.name,
+        tuple(map(str, candidates)),
+        tuple(map(str, cases)),
+        tuple(table.rows.values()),
+        tuple(table.divergences.values()),
+        against=peer.class_name,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleDivergence:
+    """Where a port first differs from its class: in which region, which is which module.
+
+    `introduced` is false where the module makes the same of what the region was given; then the
+    text between this region and those before it is at fault, and `spans` are of what it reads, or,
+    when that is right, the lines that read its tensors.
+    `lines_read` are the checkpoint's lines for the tensors of the module alone.
+    """
+
+    candidate: str
+    case: str
+    region: str
+    module: str
+    spans: tuple[Span, ...]
+    comparison: Comparison
+    introduced: bool
+    lines_read: tuple[Span, ...] = ()
+    hints: tuple[Hint, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The screen."""
+        what = f"{self.region}, which is `{self.module}`" if self.module else self.region
+        out = [f"{self.candidate} first differs at {what}"]
+        for mark, span in zip("^-", places(self.spans), strict=False):
+            out += snippet(span, "", mark)
+        for span in self.lines_read:
+            out += snippet(span, "its weights are read here", "-")
+        kind = "error introduced" if self.introduced else "what it is given differs"
+        out.append(f"  {kind}: {stated(self.comparison)} ({self.case} inputs)")
+        return [*out, *(f"  hint: {hint}" for hint in self.hints)]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "candidate": self.candidate,
+            "inputs": self.case,
+            "region": self.region,
+            "module": self.module,
+            "places": located((*self.spans, *self.lines_read)),
+            "introduced": self.introduced,
+            **judged(self.comparison),
+            "hints": [hint.words for hint in self.hints],
+        }
+
+
+@dataclass(frozen=True)
+class _Against:
+    """The model and the class, and which modules are which regions."""
+
+    model: Model
+    peer: Peer
+    session: Session
+    regions: Sequence[Region]
+
+    @classmethod
+    def of(cls, model: Model, peer: Peer, inputs: Case | None) -> _Against:
+        weights, block, checkpoint = model.given_weights(), model.block, model.checkpoint
+        assert block is not None
+        assert checkpoint is not None
+        names = inputs.inputs if inputs else peer.accepts & read_inputs(model.program).keys()
+        if not names:
+            raise NothingMatches(name=peer.class_name, model=model.definition.name)
+        session = Session(model.program_for(names), weights)
+        tensors = checkpoint.weights_file().names
+        modules = prefixes(by_module(peer.modules()), tensors, peer.base)
+        lines = expand(block, session.program, tensors)
+        found = regions(session.stage(0, "f64").values, lines, modules, tensors)
+        return cls(model, peer, session, found)
+
+    def cases(self, seed: int, sizes: Mapping[str, int]) -> Iterator[Case]:
+        """Random ones, padded as the class expects it."""
+        for case in random_cases(self.session.program, seed, sizes):
+            masked = {n: self._ends(v) if v.dtype == bool else v for n, v in case.inputs.items()}
+            yield Case(case.name, dict(self._padded(masked)))
+
+    @staticmethod
+    def _ends(mask: Array) -> Array:
+        """Padding at the end alone: a query of padding that sees nothing makes classes give NaN."""
+        ended = np.sort(mask, axis=-1)[..., ::-1].copy()
+        ended[..., 0] = True
+        return ended
+
+    def _padded(self, inputs: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+        """The class's own id where padding is, and nowhere else."""
+        nodes = read_inputs(self.session.program)
+        masks = {nodes[n].axes: v for n, v in inputs.items() if nodes[n].type.dtype == "bool"}
+        for name, value in inputs.items():
+            mask, pad = masks.get(nodes[name].axes), self.peer.padding
+            if nodes[name].attrs["kind"] == "ids" and mask is not None and pad is not None:
+                value = np.where(mask, np.where(value == pad, pad + 1, value), pad)
+            yield name, value
+
+    @property
+    def stage(self) -> Stage:
+        """The graph as written."""
+        return self.session.stage(0, "f64")
+
+    @cached_property
+    def numbers(self) -> tuple[float, ...]:
+        """Small numbers of the config, which may be an epsilon."""
+        config = self.model.checkpoint.config if self.model.checkpoint else {}
+        return tuple(v for v in config.values() if isinstance(v, float) and 0 <= v <= 1e-2)
+
+
+@dataclass
+class _Runs:
+    """The runs of the class on one case, by dtype."""
+
+    against: _Against
+    case: Case
+    _made: dict[ModelDType, PeerRun] = field(default_factory=dict)
+
+    def __getitem__(self, dtype: ModelDType) -> PeerRun:
+        if dtype not in self._made:
+            self._made[dtype] = self.against.peer.run(self.case.inputs, dtype)
+        return self._made[dtype]
+
+    @cached_property
+    def exact(self) -> _Trial:
+        """The text itself."""
+        return _Trial(self, EXACT)
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout.of(self.against.session.program, self.case.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A value that a region returns, and the call of its module that it is."""
+
+    key: ValueKey
+    call: int
+    value: Array  # in the order of the module's
+
+
+@dataclass
+class _Trial:
+    """One candidate on one case."""
+
+    runs: _Runs
+    candidate: Candidate
+
+    @property
+    def against(self) -> _Against:
+        return self.runs.against
+
+    @property
+    def dtype(self) -> ModelDType:
+        """That of the rule, and of the run of the class that it allows for."""
+        return RULE.get(self.candidate.dtype, self.candidate.dtype)
+
+    @property
+    def values(self) -> Values:
+        return self.against.stage.values
+
+    @cached_property
+    def ran(self) -> tuple[Mapping[str, Array], Mapping[ValueKey, Array]]:
+        """Outputs and values, by the keys of the graph as written."""
+        session = self.against.session
+        stage = session.stage_of(self.candidate)
+        outputs, values = session.executable(self.candidate).trace(
+            stage.reference.rounded(self.runs.case.inputs)
+        )
+        if not self.candidate.level:
+            return outputs, values
+        pairs = same_values(stage.optimised)
+        return outputs, {before: values[after] for before, after in pairs if after in values}
+
+    def pair(self, region: Region) -> Iterator[_Pair]:
+        """The values of a region that can be compared with calls of its module."""
+        calls = self.runs["f64"].calls.get(region.module, [])
+        if region.reads and any(call.given() is None for call in calls):
+            return  # it adds to a value what the module alone makes of whole numbers
+        last = [(key, 0) for key in reversed(region.exits)] if len(calls) == 1 else []
+        several = len(calls) == len(region.exits) > 1 and not region.is_layer
+        pairs = [(k, i) for i, k in enumerate(region.exits)] if several else last
+        for key, call in pairs:
+            gold = self.runs["f64"].returned(region.module, call)
+            value = None if gold is None else self.arranged(key, gold.shape, region)
+            if value is not None:
+                yield self.formed(_Pair(key, call, value), region)
+                if not several:
+                    return
+
+    def formed(self, pair: _Pair, region: Region) -> _Pair:
+        """The pair, or one of a form of its value that agrees where it does not."""
+        for key in region.forms[pair.key]:
+            gold, base = self.returned(region, pair.call)
+            value = self.arranged(key, gold.shape, region)
+            if (
+                value is None
+                or self.compared(self.values.node(pair.key), pair.value, gold, base).passed
+            ):
+                break
+            if self.compared(self.values.node(key), value, gold, base).passed:
+                return _Pair(key, pair.call, value)
+        return pair
+
+    def returned(self, region: Region, call: int) -> tuple[Array, Array]:
+        """What a call of a region's module gave, exactly and in the dtype of the rule."""
+        gold, base = (r.returned(region.module, call) for r in (self.runs["f64"], self.base))
+        assert gold is not None
+        assert base is not None
+        return gold, base
+
+    def arranged(
+        self, key: ValueKey, shape: tuple[int, ...], region: Region | None = None
+    ) -> Array | None:
+        value = self.ran[1].get(key)
+        if value is None:
+            return None
+        entries = region.entries if region else ()
+        return self.runs.layout.arranged(value, self.values.node(key), shape, entries)
+
+    def compared(self, node: Node, value: Array, gold: Array, base: Array) -> Comparison:
+        """Over what is no padding."""
+        seen = self.runs.layout.seen(node, gold.shape)
+        wide = (x.astype(np.float64)[seen] for x in (value, gold, base))
+        return compare(*wide, self.dtype)
+
+    def region(self, region: Region) -> Comparison | None:
+        """How what a region returns compares, at worst over its calls."""
+        found = []
+        for pair in self.pair(region):
+            gold, base = self.returned(region, pair.call)
+            found.append(self.compared(self.values.node(pair.key), pair.value, gold, base))
+        return max(found, key=lambda c: (not c.passed, c.error), default=None)
+
+    @property
+    def base(self) -> PeerRun:
+        return self.runs[self.dtype]
+
+    @cached_property
+    def regions(self) -> list[tuple[Region, Status, Comparison]]:
+        """How each region that can be compared does."""
+        found = ((region, self.region(region)) for region in self.against.regions)
+        return [(r, self.status(r, whole), whole) for r, whole in found if whole is not None]
+
+    @cached_property
+    def outputs(self) -> list[tuple[str, str, Node, Comparison]]:
+        return list(self._outputs())
+
+    def _outputs(self) -> Iterator[tuple[str, str, Node, Comparison]]:
+        """Each output that the class has too: its name there, and how it compares."""
+        main = self.against.session.program.main
+        for name, node_id in main.outputs:
+            theirs = next(
+                (n for n in (name, OUTPUTS.get(name)) if n in self.runs["f64"].outputs), None
+            )
+            if theirs is None:
+                continue
+            gold, base = self.runs["f64"].outputs[theirs], self.base.outputs[theirs]
+            value = self.runs.layout.arranged(self.ran[0][name], main[node_id], gold.shape)
+            if value is None:
+                shapes = f"shape {list(self.ran[0][name].shape)} instead of {list(gold.shape)}"
+                yield name, theirs, main[node_id], Comparison(False, float("inf"), 0.0, shapes)
+            else:
+                yield name, theirs, main[node_id], self.compared(main[node_id], value, gold, base)
+
+    # ------------------------------------------------------------------ what is introduced
+
+    def alone(self, region: Region) -> tuple[Comparison, _Pair, Array, Array] | None:
+        """How a region compares with its module run on the region's input; also what that made.
+
+        None where the module cannot be given that input.
+        """
+        for pair in self.pair(region):
+            call = self.runs["f64"].calls[region.module][pair.call]
+            given = self.given(region, call)
+            gold, base = self.returned(region, pair.call)
+            made = gold
+            if given is not None:
+                again = self.against.peer.again(region.module, call, given)
+                if again is None:
+                    return None
+                made = again
+            elif region.reads:
+                return None
+            moved = base.astype(np.float64) + (made - gold)
+            node = self.values.node(pair.key)
+            return self.compared(node, pair.value, made, moved), pair, made, moved
+        return None
+
+    def given(self, region: Region, call: Call) -> Array | None:
+        """The region's input in place of that of a call; padding stays as the class has it."""
+        theirs = call.given()
+        if theirs is None:
+            return None
+        for key in region.reads:
+            value = self.arranged(key, theirs.shape)
+            if value is not None:
+                seen = self.runs.layout.seen(self.values.node(key), theirs.shape)
+                mixed = theirs.copy()
+                mixed[seen] = value.astype(theirs.dtype)[seen]
+                return mixed
+        return None
+
+    def status(self, region: Region, whole: Comparison) -> Status:
+        if whole.passed:
+            return "agrees"
+        alone = self.alone(region)
+        if alone is None:
+            return "differs"
+        return "inherited" if alone[0].passed else "introduced"
+
+    # ------------------------------------------------------------------------ where and why
+
+    def divergence(self) -> ModuleDivergence | None:
+        """Where the candidate first differs. Where the text does so too, it is to blame."""
+        own = self._in_regions() or self._in_outputs()
+        text = self.runs.exact.divergence() if own and self.candidate != EXACT else None
+        return replace(text, candidate=str(self.candidate)) if text else own
+
+    def _in_regions(self) -> ModuleDivergence | None:
+        """The first region that differs. When it only inherits, the one around it that does not.
+
+        One that reads what agrees, and yet is given something else, is read from wrong tensors.
+        """
+        wrong = [found for found in self.regions if found[1] != "agrees"]
+        if not wrong:
+            return None
+        region, status, comparison = first = wrong[0]
+        misread = status == "inherited" and self._reads_what_agrees(region)
+        if status == "inherited" and not misread:
+            around = (w for w in wrong if w[1] != "inherited" and _contains(w[0].name, region.name))
+            region, status, comparison = next(around, first)
+        alone = misread or region is first[0]
+        return ModuleDivergence(
+            str(self.candidate),
+            self.runs.case.name,
+            region.name,
+            region.module,
+            self.spans(first[0], first[1] == "inherited" and not misread),
+            comparison,
+            status != "inherited",
+            tuple(e.line.span for e in region.entries) if alone else (),
+            self.hints(region) if status == "introduced" else (),
+        )
+
+    def _reads_what_agrees(self, region: Region) -> bool:
+        right = {key for r, status, _ in self.regions if status == "agrees" for key in r.exits}
+        return bool(region.reads) and set(region.reads) <= right
+
+    def _in_outputs(self) -> ModuleDivergence | None:
+        """An output that differs although every region agrees."""
+        wrong = (o for o in self.outputs if not o[3].passed)
+        for name, theirs, node, comparison in wrong:
+            return ModuleDivergence(
+                str(self.candidate),
+                self.runs.case.name,
+                f"output {name}",
+                theirs,
+                self.values.node(self.values.maker(("", node.id))).spans,
+                comparison,
+                introduced=True,
+            )
+        return None
+
+    def spans(self, region: Region, inherits: bool) -> tuple[Span, ...]:
+        """Where a region is called, or what it reads is computed."""
+        key = region.reads[0] if inherits and region.reads else region.exits[-1]
+        spans = self.values.node(key).spans
+        if inherits:
+            return spans
+        return tuple(s for s in spans if not in_std(s)) or spans
+
+    def hints(self, region: Region) -> tuple[Hint, ...]:
+        """Which conventions would make the graph as written agree with the module, here."""
+        exact = self.runs.exact
+        alone = exact.alone(region)
+        function = self.values.functions[region.path]
+        if alone is None or alone[1].key[1] not in function:
+            return ()
+        _, pair, gold, base = alone
+        node, result = self.values.node(pair.key), pair.key[1]
+        program, weights = self.against.session.program, self.against.session.weights
+        truth = self.against.stage.truth(self.runs.case).gold.values
+        sizes = bind_inputs(program, self.runs.case.inputs, Precision("f64")).sizes
+        part = section(program, function, region.path, region.inside, (result,), sizes)
+        fed = {name: truth[region.path, i] for name, i in part.feeds.items()}
+
+        def agrees(tried: Alternative) -> bool:
+            made = Reference(tried.program, tried.weights, "f64").truth(fed).gold.outputs
+            (value,) = made.values()
+            ours = self.runs.layout.arranged(value, node, gold.shape, region.entries)
+            return ours is not None and exact.compared(node, ours, gold, base).passed
+
+        parameters = {p.path: p for p in program.parameters}
+        return hints(Setting(part.program, weights, parameters, self.against.numbers), agrees)
+
+
+@dataclass(slots=True)
+class _Table:
+    """Grows with every trial: the worst of each region by candidate, and where each first differs."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    divergences: dict[Candidate, ModuleDivergence] = field(default_factory=dict)
+
+    def add(self, trial: _Trial) -> None:
+        for region, status, comparison in trial.regions:
+            self.enter(trial, region.name, region.module, Cell(status, comparison.error))
+        for name, theirs, _, comparison in trial.outputs:
+            cell = Cell("agrees" if comparison.passed else "differs", comparison.error)
+            self.enter(trial, f"output {name}", theirs, cell)
+        if trial.candidate not in self.divergences:
+            found = trial.divergence()
+            if found is not None:
+                self.divergences[trial.candidate] = found
+
+    def enter(self, trial: _Trial, region: str, module: str, cell: Cell) -> None:
+        row = self.rows.setdefault(region, Row(region, {}, module))
+        name = str(trial.candidate)
+        row.cells[name] = cell.worse(row.cells.get(name, cell))
+
+
+def _contains(outer: str, inner: str) -> bool:
+    return inner.startswith((f"{outer}.", f"{outer}["))

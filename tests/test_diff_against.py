@@ -1,0 +1,349 @@
+"""A port against its class in `transformers`: right ones agree, each planted mistake is named."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from references import REFERENCES
+from safetensors.numpy import save_file
+
+import archc
+from archc.cli import main
+from archc.diff import Candidate
+from archc.diff.against import EXACT, diff_against
+from archc.diff.inputs import run_time_symbols
+from archc.diff.matching import prefixes
+from archc.diff.peer import Peer
+from archc.diff.regions import places
+from archc.diff.report import Report
+
+EXAMPLES = Path(archc.__file__).parent.parent / "examples"
+LENGTHS = {"b": 3, "s": 7}  # the last row is not padded
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory: pytest.TempPathFactory):
+    """The class of a reference with its checkpoint, made once."""
+
+    @cache
+    def made(name: str) -> Peer:
+        directory = tmp_path_factory.mktemp(name)
+        REFERENCES[name].build(directory)
+        return Peer(directory, REFERENCES[name].class_name)
+
+    return made
+
+
+def compared(peer: Peer, file: Path, *candidates: Candidate) -> Report:
+    model = archc.load(file, weights=peer.directory)
+    sizes = {s: LENGTHS.get(s, 5) for s in run_time_symbols(model.program)}
+    return diff_against(model, candidates or (EXACT,), peer, sizes=sizes)
+
+
+# --------------------------------------------------------------------------------- agreement
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs"),
+    [
+        (
+            "llama-grouped",
+            {
+                "layers[0].attention": "model.layers.0.self_attn",
+                "layers[2].attention.k": "model.layers.2.self_attn.k_proj",
+                "layers[1]": "model.layers.1",
+                "layers[1].ffn": "model.layers.1.mlp",
+                "output logits": "logits",
+            },
+        ),
+        ("gpt2", {"layers[0].attention": "transformer.h.0.attn", "tokens": "transformer.wte"}),
+        (
+            "bert-hidden",
+            {
+                "layers[0].norm1": "encoder.layer.0.attention.output.LayerNorm",
+                "output hidden": "last_hidden_state",
+            },
+        ),
+        (
+            "mixtral",  # its file says `block_sparse_moe` where the class says `mlp`
+            {
+                "layers[0].moe": "model.layers.0.mlp",
+                "layers[0].moe.router": "model.layers.0.mlp.gate",
+            },
+        ),
+        ("t5", {"decoder[0].cross": "decoder.block.0.layer.1.EncDecAttention"}),
+        ("gemma2", {"embed": "model.embed_tokens"}),  # whose module scales, outside of the region
+    ],
+)
+def test_a_right_port_agrees(name: str, pairs: dict[str, str], peer) -> None:
+    found = compared(peer(name), EXAMPLES / f"{REFERENCES[name].example}.arch")
+    assert found.agree, str(found)
+    modules = {row.region: row.module for row in found.rows}
+    assert pairs.items() <= modules.items()
+
+
+def test_backends_are_held_to_the_class_too(peer) -> None:
+    others = Candidate("numpy"), Candidate("torch", 0), Candidate("numpy", 1, "bf16", "bf16")
+    found = compared(peer("llama-grouped"), EXAMPLES / "llama.arch", *others)
+    assert found.agree, str(found)
+    logits = next(row for row in found.rows if row.region == "output logits")
+    assert set(logits.cells) == {"numpy", "torch", "bf16"}
+    assert logits.cells["bf16"].error > logits.cells["numpy"].error > 0
+
+
+# ---------------------------------------------------------------------------------- mistakes
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A change of an example's text, where it is found, a part of that line, and the hint."""
+
+    reference: str
+    before: str
+    after: str
+    region: str
+    line: str
+    hint: str = ""
+
+
+LLAMA, ATTENTION, FFN = "llama-grouped", "layers[0].attention", "layers[0].ffn"
+NORM2 = "x += x |> rmsnorm(eps) as norm2"
+Q, K = "attention.q.w[(g, r, e) -> rows]", "attention.k.w[(g, e) -> rows]"
+GATE, UP = '"mlp.gate_proj.weight" = ffn.gate.w', '"mlp.up_proj.weight" = ffn.up.w'
+OUT = '"self_attn.o_proj.weight" = attention.o.w'
+QUERY = '"self_attn.q_proj.weight" = attention.q.w'
+MISTAKES = {
+    "epsilon": Mistake(
+        LLAMA,
+        NORM2,
+        NORM2.replace("(eps)", "(1e-6)"),
+        "layers[0].norm2",
+        "rmsnorm(1e-6)",
+        "0.002 in place of 1e-06",
+    ),
+    "epsilon outside": Mistake(
+        "gemma",
+        "rsqrt(mean(h * h, d) + eps)",
+        "(1 / (sqrt(mean(h * h, d)) + eps))",
+        "layers[0].norm1",
+        "sqrt(mean",
+    ),
+    "gain of w": Mistake(
+        "gemma",
+        "(1 + f32(gain))",
+        "f32(gain)",
+        "layers[0].norm1",
+        "f32(gain)",
+        "a gain of `1 + gain`",
+    ),
+    "no scale": Mistake(
+        LLAMA,
+        "head_dim, mask",
+        "head_dim, scale = 1.0, mask",
+        ATTENTION,
+        "attention(heads",
+        "scores multiplied by 16 ** -0.5",
+    ),
+    "rotary pairs": Mistake(
+        LLAMA,
+        "rope(theta,",
+        'rope(theta, pairing = "interleaved",',
+        ATTENTION,
+        "attention(heads",
+        "rotary pairs of halves",
+    ),
+    "no causal mask on itself": Mistake(
+        LLAMA,
+        "mask = causal,",
+        "mask = (s, t) -> slot(t) < slot(s),",
+        ATTENTION,
+        "attention(heads",
+        "`<=` in place of `<`",
+    ),
+    "window": Mistake(
+        "mistral-window",
+        "sliding(window)",
+        "sliding(window + 1)",
+        ATTENTION,
+        "attention(heads",
+        "a bound of one less",
+    ),
+    "GELU": Mistake(
+        "gpt2",
+        '"gelu_new": gelu_tanh',
+        '"gelu_new": gelu',
+        FFN,
+        "ffn(hidden",
+        "gelu_tanh in place of this activation",
+    ),
+    "SiLU": Mistake(
+        LLAMA, '"silu": silu', '"silu": gelu', FFN, "gated_ffn(", "silu in place of this activation"
+    ),
+    "gate and up": Mistake(
+        LLAMA,
+        f"{GATE}; ",
+        f"{GATE.replace('gate.w', 'up.w')}; {UP.replace('up.w', 'gate.w')}; ",
+        FFN,
+        "gated_ffn(",
+        "`layers[0].ffn.gate.w` and `layers[0].ffn.up.w` exchanged",
+    ),
+    "order of q and k": Mistake(
+        "gpt2",
+        f"{Q}, {K}",
+        f"{K}, {Q}",
+        ATTENTION,
+        "attention(heads",
+        "`layers[0].attention.q.w` and `layers[0].attention.k.w` exchanged",
+    ),
+    "head by head": Mistake(
+        "gpt2",
+        f"concat(\n      {Q}, {K}, attention.v.w[(g, e) -> rows], rows)",
+        f"stack({Q.split('[')[0]}[r: 0], {K.split('[')[0]}, attention.v.w, part)"
+        "[(g, part, e) -> rows]",
+        ATTENTION,
+        "attention(heads",
+        "one after the other in the file",
+    ),
+    "square matrix": Mistake(
+        LLAMA,
+        OUT,
+        OUT.replace('"', '"[h, d]', 2).replace('"[h, d]', '"', 1),
+        f"{ATTENTION}.o",
+        "attention(heads",
+        "`layers[0].attention.o.w` transposed",
+    ),
+    "rows": Mistake(
+        LLAMA,
+        QUERY,
+        QUERY.replace('" =', '"[(e, g, r), in] ='),
+        ATTENTION,
+        "attention(heads",
+        "the rows of `layers[0].attention.q.w` as (16, 4) in place of (4, 16)",
+    ),
+    "no residual": Mistake(LLAMA, NORM2, NORM2.replace("+=", "="), "layers[0]", "gated_ffn(hidden"),
+    "stream not scaled": Mistake(
+        "gemma", "embed(input_ids) * d ** 0.5", "embed(input_ids)", "embed", "embed(input_ids)"
+    ),
+    "wrong layer": Mistake(
+        LLAMA,
+        '"input_layernorm.weight" = norm1.gain\n',
+        '"input_layernorm.weight" = norm2.gain\n',
+        "layers[0].norm1",
+        "rmsnorm(eps) as norm1",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_mistake_is_named(kind: str, peer, tmp_path: Path) -> None:
+    mistake = MISTAKES[kind]
+    text = planted(mistake, kind)
+    file = tmp_path / "port.arch"
+    file.write_text(text)
+
+    report = compared(peer(mistake.reference), file)
+
+    (found,) = report.divergences
+    span = next(places(found.spans))
+    assert found.region == mistake.region, str(report)
+    assert span.source.name == str(file)
+    assert mistake.line in span.source.line(span.line)
+    words = [hint.words for hint in found.hints]
+    assert any(mistake.hint in w for w in words) if mistake.hint else not words, words
+    statuses = {row.region: row.statuses["numpy@O0@f64"] for row in report.rows}
+    assert statuses[mistake.region] == ("inherited" if kind == "wrong layer" else "introduced")
+
+
+def planted(mistake: Mistake, kind: str) -> str:
+    text = (EXAMPLES / f"{REFERENCES[mistake.reference].example}.arch").read_text()
+    assert mistake.before in text
+    text = text.replace(mistake.before, mistake.after)
+    if kind == "gate and up":  # the line that reads it rightly goes
+        assert text.count(UP) == 1
+        text = text.replace(f"{UP}; ", "")
+    if kind == "wrong layer":
+        text = text.replace(
+            '"post_attention_layernorm.weight" = norm2.gain',
+            '"post_attention_layernorm.weight" = norm1.gain',
+        )
+    return text
+
+
+def test_an_error_that_came_wrong_is_inherited(peer, tmp_path: Path) -> None:
+    file = tmp_path / "port.arch"
+    file.write_text(planted(MISTAKES["no scale"], "no scale"))
+    report = compared(peer(LLAMA), file)
+    status = {row.region: row.statuses["numpy@O0@f64"] for row in report.rows}
+    assert status["layers[0].attention.q"] == "agrees"
+    assert status["layers[0].attention.o"] == "inherited"  # it projects what it is given rightly
+    assert status["layers[0].norm2"] == status["layers[1].ffn"] == "inherited"
+    assert status["layers[1].attention"] == status["layers[0]"] == "introduced"
+    assert status["output logits"] == "differs"
+
+
+# --------------------------------------------------------------------------------- the names
+
+
+def test_modules_under_other_names() -> None:
+    """A prefix that the file lacks or has more, and one child that is called otherwise."""
+    below = {"": ["bert", "cls"], "bert": ["a"], "bert.a": ["gate"]}
+    assert prefixes(below, ["a.gate.w", "cls.w"], "bert") == {
+        "cls": "cls.",
+        "bert.a": "a.",
+        "bert.a.gate": "a.gate.",
+    }
+    assert prefixes({"": ["a"]}, ["bert.a.w", "cls.w"], "bert") == {"a": "bert.a.", "": "bert."}
+    assert prefixes({"": ["m"], "m": ["mlp", "b"]}, ["m.moe.w", "m.b.w"], "") == {
+        "m": "m.",
+        "m.mlp": "m.moe.",
+        "m.b": "m.b.",
+    }
+
+
+# ------------------------------------------------------------------------------- the command
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(main, ["diff", *map(str, arguments)])
+
+
+def test_command(peer, tmp_path: Path) -> None:
+    directory = peer("gpt2").directory
+    save_file(
+        {"input_ids": np.arange(6).reshape(2, 3), "attention_mask": np.ones((2, 3), np.int64)},
+        tmp_path / "in.safetensors",
+    )
+    given = ("--against", f"hf:{directory}", "--inputs", tmp_path / "in.safetensors")
+    result = run(EXAMPLES / "gpt2.arch", *given)
+    assert result.exit_code == 0, result.output
+    assert "layers[0..2].attention  " in result.output
+    assert "transformer.h.0..2.attn  " in result.output
+    assert result.output.rstrip().endswith("numpy@O0@f64 agrees with GPT2LMHeadModel")
+
+    file = tmp_path / "port.arch"
+    file.write_text(planted(MISTAKES["GELU"], "GELU"))
+    result = run(file, *given, "--backends", "torch", "--json")
+    assert result.exit_code == 1, result.output
+    (found,) = json.loads(result.stdout)["divergences"]
+    assert (found["region"], found["module"]) == (FFN, "transformer.h.0.mlp")
+    assert found["hints"] == ["gelu_tanh in place of this activation"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--against", "somewhere"), 2, "is not of the form hf:DIR"),
+        (("--against", "hf:nowhere"), 1, "not-a-checkpoint"),
+        (("--against", "hf:x", "--chunks", "auto"), 2, "--against goes with none of"),
+    ],
+)
+def test_wrong_use(arguments: tuple[str, ...], code: int, words: str) -> None:
+    result = run(EXAMPLES / "llama.arch", *arguments)
+    assert result.exit_code == code, result.output
+    assert words in result.output
