@@ -12,7 +12,7 @@ import math
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -368,24 +368,26 @@ def _swapped(s: Setting, a: str, b: str) -> dict[str, Array]:
 
 def joint(s: Setting) -> Iterator[Alternative]:
     """Parts of a fused matrix, head by head in place of one after the other, or the other way."""
-    seen = set[tuple[str, ...]]()
-    for path in (p.path for p in s.program.parameters):
-        parts = tuple(_alike(s, path))
-        if len(parts) < 2 or parts in seen:
-            continue
-        seen.add(parts)
-        whole = np.concatenate([_matrix(s, p) for p in parts])
-        length = len(whole) // len(parts)
-        for inner in (*_inner_sizes(s, path), 1):
-            count, outer = len(parts), length // inner
-            for shape, words in (
-                ((count, outer, inner), "one after the other in the file"),
-                ((outer, count, inner), "head by head in the file"),
-            ):
-                back = whole.reshape(*shape, -1).swapaxes(0, 1).reshape(whole.shape)
-                named = ", ".join(f"`{p}`" for p in parts)
-                pieces = dict(zip(parts, np.split(back, count), strict=True))
-                yield _read(s, f"the rows of {named} {words}", pieces)
+    groups = dict.fromkeys(tuple(_alike(s, p.path)) for p in s.program.parameters)
+    for group in groups:
+        for first, last in combinations(range(len(group) + 1), 2):
+            if last - first > 1:
+                yield from _regrouped(s, group[first:last])
+
+
+def _regrouped(s: Setting, parts: Sequence[str]) -> Iterator[Alternative]:
+    whole = np.concatenate([_matrix(s, p) for p in parts])
+    count, length = len(parts), len(whole) // len(parts)
+    named = ", ".join(f"`{p}`" for p in parts)
+    for inner in (*_inner_sizes(s, parts[0]), 1):
+        outer = length // inner
+        for shape, words in (
+            ((count, outer, inner), "one after the other in the file"),
+            ((outer, count, inner), "head by head in the file"),
+        ):
+            back = whole.reshape(*shape, -1).swapaxes(0, 1).reshape(whole.shape)
+            pieces = dict(zip(parts, np.split(back, count), strict=True))
+            yield _read(s, f"the rows of {named} {words}", pieces)
 
 
 def _matrices(s: Setting) -> Iterator[tuple[str, Array]]:
