@@ -14,8 +14,9 @@ from importlib import import_module
 import click
 
 from . import __version__
+from .commands.reports import print_errors
 from .compiler.knobs import DEBUG
-from .dsl.diagnostics import ArchError, Diagnostics, render
+from .dsl.diagnostics import ArchError, Diagnostics, did_you_mean, render
 from .dsl.errors import OutOfMemory
 from .dsl.lexer import MOST_ERRORS
 
@@ -49,6 +50,8 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
+            if not ctx.resilient_parsing and (help := did_you_mean(cmd_name, COMMANDS)):
+                ctx.fail(f"No such command {cmd_name!r}: {help}")
             return None
         module = import_module(f".commands.{COMMANDS[cmd_name]}", __package__)
         command: click.Command = module.command
@@ -65,22 +68,25 @@ class Commands(click.Group):
             click.echo(err=True)
             ctx.exit(INTERRUPTED)
         except Diagnostics as found:
-            ctx.exit(mistakes(found.errors))
+            ctx.exit(mistakes(ctx, found.errors))
         except ArchError as error:
-            ctx.exit(mistakes([error]))
+            ctx.exit(mistakes(ctx, [error]))
         except MemoryError as error:
-            ctx.exit(mistakes([OutOfMemory(reason=str(error) or "an allocation failed")]))
+            reason = str(error) or "an allocation failed"
+            ctx.exit(mistakes(ctx, [OutOfMemory(reason=reason)]))
         except Exception as error:
             ctx.exit(bug(error, debug))
 
 
-def mistakes(errors: Sequence[ArchError]) -> int:
+def mistakes(ctx: click.Context, errors: Sequence[ArchError]) -> int:
     """Show what is wrong in the user's input, a blank line between errors."""
-    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    color = sys.stderr.isatty() and not plain
     shown = [render(error, color=color) for error in errors[:MOST_ERRORS]]
     if len(errors) > len(shown):
         shown.append(f"and {len(errors) - len(shown):,} more")
     click.echo("\n\n".join(shown), err=True, color=color)
+    print_errors(ctx, errors)
     return MISTAKE
 
 
@@ -105,7 +111,11 @@ def bug(error: Exception, debug: bool) -> int:
 def main() -> None:
     """Check, compile, run and compare language-model architectures written in .arch files.
 
-    Shell completion (bash, zsh, fish): eval "$(_ARCHC_COMPLETE=bash_source archc)"
+    \b
+    Shell completion, also of presets, models and sizes, in the shell's start-up file:
+      bash   eval "$(_ARCHC_COMPLETE=bash_source archc)"
+      zsh    eval "$(_ARCHC_COMPLETE=zsh_source archc)"
+      fish   _ARCHC_COMPLETE=fish_source archc | source
     """
 
 

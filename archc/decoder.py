@@ -104,12 +104,14 @@ class Decoder:
     def _wanted(self, program: Program) -> Program:
         return last_row(program) if self.rows == "last" else program
 
-    def __call__(self, state: State | None, /, **inputs: Any) -> tuple[dict[str, Array], State]:
+    def __call__(
+        self, state: State | None = None, /, **inputs: Any
+    ) -> tuple[dict[str, Array], State]:
         """Outputs of the new rows, and the state after them.
 
-        A first call is given all inputs, a later one those along the decoded axis; outputs that no row
-        reaches, such as an encoder's, are the first call's only. Raises `CacheFull`, and what running
-        the model raises.
+        A first call is given all inputs and no state (or None), a later one those along the decoded
+        axis; outputs that no row reaches, such as an encoder's, are the first call's only. Raises
+        `CacheFull`, and what running the model raises.
         """
         program = self.derived.prefill if state is None else self.derived.chunk
         arrays = {n: np.asarray(a) for n, a in inputs.items() if self._is_read(program, n)}

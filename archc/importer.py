@@ -54,7 +54,7 @@ class Imported:
             "parameters": self.parameters,
             "config": [row.to_json() for row in self.config],
             "tensors": [row.to_json() for row in self.tensors],
-            "errors": [{"id": error.id, "message": error.message} for error in self.errors],
+            "errors": [error.to_json() for error in self.errors],
         }
 
 
@@ -125,6 +125,12 @@ def examples() -> Iterator[syn.File]:
 @cache
 def _parsed(name: str) -> syn.File:
     return parse(Source(name, (files("archc.examples") / name).read_text(encoding="utf-8")))
+
+
+def class_names() -> list[str]:
+    """The classes of Hugging Face checkpoints that the examples read."""
+    blocks = (i for f in examples() for i in f.items if isinstance(i, syn.CheckpointDef))
+    return sorted({n for b in blocks if b.format == "huggingface" for n in b.class_names})
 
 
 def _example(opened: Checkpoint) -> tuple[syn.File, syn.CheckpointDef]:

@@ -51,20 +51,22 @@ def new_directory(directory: Path, *, only: bool = False) -> Iterator[Path]:
     With `only` nothing else may be there. Nothing appears when the body raises or is killed, and
     what a killed one left is removed by the next. Raises `Unwritable`.
     """
-    directory = Path(os.path.abspath(directory))
+    place = Path(os.path.abspath(directory))
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(directory.parent):
-            _sweep(directory)
-            made = Path(tempfile.mkdtemp(prefix=_prefix(directory), dir=directory.parent))
+        if os.path.lexists(place):
+            place.mkdir(exist_ok=True)  # refuses what is no directory
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(place.parent):
+            _sweep(place)
+            made = Path(tempfile.mkdtemp(prefix=_prefix(place), dir=place.parent))
             held = os.open(made, os.O_RDONLY)
             flock(held, LOCK_EX)  # says that its process lives
         try:
             yield made
-            with _locked(directory.parent):
+            with _locked(place.parent):
                 if only:
                     require_empty(directory)
-                _place(made, directory)
+                _place(made, place)
         finally:
             os.close(held)
             shutil.rmtree(made, ignore_errors=True)

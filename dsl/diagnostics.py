@@ -93,8 +93,28 @@ class ArchError(_Facts):
             if name != "span" and isinstance(span, Span):
                 yield span, words.format(**self.facts)
 
+    def to_json(self) -> dict[str, Any]:
+        """What `render` shows, as data; its place is that of the first label."""
+        labels = [{**_place(span), "text": words} for span, words in self.annotations()]
+        place = labels[0] if labels else {}
+        return {
+            "id": self.id,
+            "message": self.message,
+            "help": self.help_text(),
+            "notes": list(getattr(self, "__notes__", ())),
+            **{key: place.get(key) for key in ("file", "line", "column", "end")},
+            "labels": labels,
+        }
+
     def __str__(self) -> str:
         return render(self)
+
+
+def _place(span: Span) -> dict[str, Any]:
+    """Lines and columns from 1; the end is the place behind the last character."""
+    line, column = span.source.position(span.end)
+    end = {"line": line, "column": column}
+    return {"file": span.source.name, "line": span.line, "column": span.column, "end": end}
 
 
 class InternalError(Exception):

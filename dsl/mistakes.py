@@ -23,6 +23,7 @@ from .errors import (
     MissingBody,
     OperatorAfterPipeline,
     PipelineAsOperand,
+    RepeatHead,
     ReservedWord,
     ResultBrackets,
     SyntaxMistake,
@@ -305,6 +306,18 @@ def _missing_body(scene: Scene) -> ArchError | None:
     return MissingBody(span=scene.place, opener=scene.opener.text)
 
 
+def _repeat_head(scene: Scene) -> ArchError | None:
+    """`repeat layers {` or `repeat 4 {`."""
+    after = scene.index - scene.first
+    if scene.opener.text != "repeat" or after not in (1, 2):
+        return None
+    if after == 1 and scene.found.kind in (NUMBER, "("):
+        return RepeatHead(span=scene.place, name="layers")
+    if after == 2 and scene.before.kind == NAME and scene.found.kind in ("{", NAME, ":", END):
+        return RepeatHead(span=scene.span(scene.index - 1, scene.index - 1), name=scene.before.text)
+    return None
+
+
 def _expression_statement(scene: Scene) -> ArchError | None:
     if scene.index == scene.first:
         alone = "weight" in scene.accepted and scene.found.kind in _OPERAND
@@ -327,6 +340,7 @@ DETECTORS: tuple[Detector, ...] = (
     _broken_line,
     _assignment_in_condition,
     _comparison_as_assignment,
+    _repeat_head,
     _misplaced_word,
     _reserved_word,
     _result_brackets,

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from trained import small
+
 from archc.api import load
 from archc.backends.triton import TritonBackend
 from archc.backends.triton.aot import Compiled
@@ -20,6 +22,7 @@ from archc.backends.triton.host import plan
 from archc.backends.triton.kernel import Kernel
 from archc.backends.triton.source import tile_of
 from archc.backends.triton.tiles import TARGETS
+from archc.compiler.gradient import derive
 from archc.compiler.passes import optimise
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -53,6 +56,16 @@ def decoding(example: str) -> list[Kernel]:
         if k.facts.kind in ("attend", "product")
     }
     return [replace(k, name=f"{example}__few_{k.name}") for k in found.values()]
+
+
+def training(folder: Path) -> list[Kernel]:
+    """The gradients of an attention's keys and values, which sum over rows."""
+    program = small(folder, "large").program.returning(["loss"])
+    derived = derive(program, "loss", [p.path for p in program.parameters])
+    unwanted = TritonBackend().unwanted_passes("bf16")
+    made = plan(optimise(derived.backward, disable=unwanted).program).kernels.values()
+    *_, of_keys, of_values = (k for k in made if k.facts.kind == "attend")
+    return [replace(k, name=f"small__{k.name}") for k in (of_keys, of_values)]
 
 
 def distinct(named: Iterable[str]) -> dict[str, list[Kernel]]:

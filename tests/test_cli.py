@@ -109,7 +109,6 @@ def test_shell_completion_knows_the_commands() -> None:
         ("compile", LLAMA, "--backend", "triton", "--target", "sm_91", "-o", "x"),
         ("compile", LLAMA, "--backend", "torch", "--report", "-o", "x"),
         ("compile", LLAMA, "--backend", "triton", "--report", "--set", "b=1", "-o", "x"),
-        ("compile", LLAMA, "--backend", "triton", "--json", "-o", "x"),
         ("run", LLAMA, "--random", "0", "--inputs", "x", "--output", "y", "--dtype", "f12"),
         ("run", LLAMA, "--random", "0", "--inputs", "x", "--output", "y", "-O", "7"),
         ("run", LLAMA, "--random", "0", "--inputs", "x", "--output", "y", "--compile"),
@@ -163,6 +162,10 @@ def test_a_closed_pipe_is_quiet() -> None:
 
 
 # ------------------------------------------------------------------------- files that are bad
+
+
+def test_a_command_that_is_nearly_one() -> None:
+    assert "No such command 'chek': did you mean `check`?" in refused(2, "chek", LLAMA)
 
 
 @pytest.mark.parametrize("command", ["check", "fmt", "cost", "show", "explain"])
@@ -320,6 +323,7 @@ def test_compile_a_kernel_for_a_target(small: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     args = ("--backend", "triton", "--target", "sm_90", "--report", "--set", "b=300")
     said = ok("compile", small, *args, "-o", out)
+    printed = json.loads(ok("compile", small, *args, "-o", tmp_path / "again", "--json"))
     assert f"wrote {out / 'kernels.py'}" in said
     assert "tensor ops" in said
     assert list((out / "sm_90").glob("*.cubin"))
@@ -329,6 +333,9 @@ def test_compile_a_kernel_for_a_target(small: Path, tmp_path: Path) -> None:
     assert re.search(rf"unfused plan +{moved / 1e3:.2f} kB +1 kernels", said)
     assert re.search(rf"lower bound +{moved / 1e3:.2f} kB", said)
     assert kernel["resources"]["sm_90"]["spills"] == 0
+    found = printed["programs"]["model"]
+    assert found["report"] == json.loads((tmp_path / "again" / "report.json").read_text())
+    assert [k["usage"]["spills"] for k in found["kernels"]] == [0]
 
 
 # ---------------------------------------------------------------------------------------- run

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import snippets
 from checks import EVERY_PASS
+from click.testing import CliRunner
 from small_models import program
 from snippets import FENCE, Snippet
 
 import archc
+from archc.cli import main
 from archc.compiler.checkpoint import (
     bind,
     checkpoint_block,
@@ -36,6 +38,7 @@ from archc.dsl.describe import signature, summary
 ROOT = Path(__file__).parent.parent
 LANGUAGE = ROOT / "docs" / "language.md"
 COST = ROOT / "docs" / "cost.md"
+SHOW = ROOT / "docs" / "show.md"
 PASSES = ROOT / "docs" / "passes.md"
 OPS_PAGE = ROOT / "docs" / "ops.md"
 PAGES = [
@@ -43,6 +46,7 @@ PAGES = [
     ROOT / "docs" / "porting.md",
     ROOT / "docs" / "decode.md",
     COST,
+    SHOW,
     PASSES,
     OPS_PAGE,
     ROOT / "docs" / "tour.md",
@@ -199,6 +203,15 @@ def test_the_cost_report_on_its_page_is_fresh(accept: bool) -> None:
         snippets.rewrite(snippet.shown, found)
     else:
         assert snippet.shown.text == found
+
+
+def test_the_tree_on_its_page_is_fresh(accept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    line = "show examples/llama.arch --preset llama2_70b --set b=1 --set s=4096"
+    assert f"    archc {line}\n" in SHOW.read_text(encoding="utf-8")
+    printed = CliRunner().invoke(main, line.split()).stdout
+    shown = "".join(f"    {text}".rstrip() + "\n" for text in printed.splitlines())
+    assert_fresh(SHOW, "tree", shown, accept)
 
 
 def test_every_built_in_function_is_in_its_table() -> None:

@@ -3,7 +3,8 @@
 A golden holds `-- error`, the exact screen, and what leads to it: `-- source`, a file `model.arch`
 that is checked; or `-- command`, a command line of archc; or, for what no command can do,
 `-- python`. The latter two run among the files of `goldens.lay_out`, with the variables of
-`-- environment` set and without the package of `-- without NAME`.
+`-- environment` set and without the package of `-- without NAME`. `-- fixed` is the source once the
+help was followed, which has no mistake.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from archc.dsl.diagnostics import CATALOGUE, ArchError, Diagnostics, render
 
 GOLDENS = sorted(Path(__file__).with_name("errors").glob("*.golden"))
 MISTAKE, USAGE = 1, 2
+
+
+FIXED = [path for path in GOLDENS if "fixed" in goldens.read(path)]
 
 
 def check(text: str) -> None:
@@ -83,13 +87,48 @@ def shown(screen: str) -> set[str]:
     return set(re.findall(r"^error\[([\w-]+)\]", screen, re.MULTILINE))
 
 
+@pytest.mark.parametrize("path", FIXED, ids=lambda path: path.stem)
+def test_what_the_help_says_mends_the_file(path: Path) -> None:
+    sections = goldens.read(path)
+    assert sections["fixed"] != sections["source"]
+    module = module_of(parse(Source("model.arch", sections["fixed"])))
+    for name in module.models:
+        elaborate(module, the_model(module, name))
+
+
+def test_most_mistakes_in_a_file_are_shown_mended() -> None:
+    assert len({path.name.split(".")[0] for path in FIXED}) > 100
+
+
+SNIPPET = re.compile(r"^ *\d+ \| (?P<line>.*)\n *\| (?P<under> *[-^]+)", re.MULTILINE)
+ONE = re.compile(r"[A-Za-z0-9_]+|.")
+
+
+def test_every_caret_stands_under_whole_words() -> None:
+    """And every mistake of a source has one, unless it is of the file as a whole."""
+    without = set()
+    for path in GOLDENS:
+        screen = goldens.read(path)["error"]
+        found = list(SNIPPET.finditer(screen))
+        without |= set() if found or "source" not in goldens.read(path) else {path.stem}
+        for snippet in found:
+            line, under = snippet["line"], snippet["under"]
+            start, end = len(under) - len(under.lstrip()), min(len(under), len(line))
+            edges = {0, *(m.end() for m in ONE.finditer(line))}
+            told = f"{path.stem}: {line[start:end]!r}"
+            assert not line[start:end] or line[start:end].strip(" ") == line[start:end], told
+            assert start in edges or start == len(line), told
+            assert end in edges or '"' in line, told
+    assert sorted(without) == []
+
+
 def test_every_error_has_a_golden() -> None:
     named = {path.name.split(".")[0] for path in GOLDENS}
     assert sorted(set(CATALOGUE) - named) == []
 
 
 def test_every_golden_is_of_an_error() -> None:
-    kinds = {*WAYS, *goldens.FILES, "environment", "without", "error"}
+    kinds = {*WAYS, *goldens.FILES, "environment", "without", "error", "fixed"}
     for path in GOLDENS:
         assert path.name.split(".")[0] in CATALOGUE
         extra = {name for name in goldens.read(path) if name.split(" ")[0] not in kinds}

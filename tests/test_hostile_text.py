@@ -140,3 +140,36 @@ def test_ten_trillion_parameters_are_checked_in_a_second(tmp_path) -> None:
     assert parameters > 10**13
     assert seconds < 1.0
     assert megabytes < 300
+
+
+USES = (
+    '"/etc/passwd"',
+    "/etc/passwd",
+    "../secret",
+    "std/../../secret",
+    "secret",
+    "std.secret",
+    '"std"',
+)
+
+
+@pytest.mark.parametrize("name", USES)
+def test_use_reads_no_file(name: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one library is part of the package: nothing beside the file is looked for."""
+    for file in ("secret", "secret.arch", "std.arch"):
+        (tmp_path / file).write_text("fn mine(x[...]) = x")
+    (tmp_path / "link.arch").symlink_to("/etc/passwd")
+    monkeypatch.chdir(tmp_path)
+    shown = screens(f"use {name}\nmodel M {{ input x: float[b]\noutput y = mine(x) }}")
+    assert shown
+    assert "secret.arch" not in "".join(shown)
+    (mine,) = screens("use std\nmodel M { input x: float[b]\noutput y = mine(x) }")
+    assert "unknown-name" in mine
+
+
+def test_a_check_runs_nothing_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text is never handed to Python: neither evaluated nor imported."""
+    for name in ("eval", "exec", "compile"):
+        monkeypatch.setattr(f"builtins.{name}", lambda *_: pytest.fail("text was run"))
+    text = body("n = \"__import__('os').abort()\"\nx = x + eval(n)")
+    assert [s.split("]")[0] for s in screens(text)] == ["error[unknown-name"]

@@ -7,6 +7,8 @@ an hour of two cores; `--all-kernels -k llama` those of one.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from kernel_gates import (
     COVER,
@@ -16,6 +18,7 @@ from kernel_gates import (
     examples,
     first_of_each_kind,
     kind_of,
+    training,
 )
 
 from archc.backends.triton import aot
@@ -58,6 +61,13 @@ def test_kernels_that_decode(target: str, accept: bool) -> None:
     parts = {k.facts.kind for k in kernels if k.name.endswith("_part")}
     assert parts == {"attend", "product"}
     gate(aot.compile_kernels(kernels, [target], few=True, processes=1), accept)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_kernels_that_train(target: str, accept: bool, tmp_path: Path) -> None:
+    kernels = training(tmp_path)
+    assert [k.facts.scores for k in kernels] == [2, 1]  # only the keys' needs the scores' gradient
+    gate(aot.compile_kernels(kernels, [target], processes=1), accept)
 
 
 @pytest.mark.all_kernels

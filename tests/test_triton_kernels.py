@@ -199,6 +199,14 @@ def test_products_of_every_shape():
     check(program)
 
 
+def test_products_over_one_entry():
+    """Neither operand depends on the summed axis: its tile has more entries than there are."""
+    m, x = model_with_x()
+    one = sized("one", 1)
+    q = x.split(d, (sized("twelve", 12), one))
+    check(m.program(y=q.dot(q.rename((s, t)), one)))
+
+
 def test_long_rows_run_in_a_loop():
     m = Model()
     x = m.input("x", b, s, d)

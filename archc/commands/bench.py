@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import BACKENDS, DTYPES, FILE, RANDOM, WEIGHTS, open_model, sizes
+from .progress import steps
+from .reports import JSON, print_json
 
 if TYPE_CHECKING:
     from ..bench import Figures, Found, Way
@@ -20,7 +21,7 @@ MB = 1e6
 HEAD = ("", "prefill tok/s", "decode tok/s", "load s", "first s", "peak MB")
 
 
-@click.command("bench")
+@click.command("bench", short_help="Time a prompt and the decoding after it.")
 @FILE
 @sizes
 @WEIGHTS
@@ -51,7 +52,7 @@ HEAD = ("", "prefill tok/s", "decode tok/s", "load s", "first s", "peak MB")
 @click.option("--tokens", type=COUNT, default=128, show_default=True, help="Tokens to decode.")
 @click.option("--rounds", type=COUNT, default=5, show_default=True)
 @click.option("--threads", type=COUNT, help="As many as the machine has, if not given.")
-@click.option("--json", "as_json", is_flag=True, help="All figures as JSON.")
+@JSON
 def command(
     file: Path,
     preset: str | None,
@@ -81,8 +82,12 @@ def command(
         for backend, dtype, quant in product(*map(dict.fromkeys, (backends, dtypes, quants)))
         for how in ((False, True) if compiled and backend == "torch" else (False,))
     ]
-    found = measure(opened, ways, Work(**work), lambda words: click.echo(words, err=True))
-    click.echo(json.dumps(record(found), indent=1) if as_json else "\n".join(table(found)))
+    with steps("measuring") as tell:
+        found = measure(opened, ways, Work(**work), tell)
+    if as_json:
+        print_json(record(found))
+    else:
+        click.echo("\n".join(table(found)))
     if found.failed:
         raise click.exceptions.Exit(1)
 

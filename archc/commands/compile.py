@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..compiler.files import files_in, new_directory
+from .completion import listed
 from .options import BACKENDS, FILE, QUANT, WEIGHTS, open_model, open_sized, sizes
-from .resources import DEVICES, Asked, Resources
+from .progress import bar
+from .reports import JSON, print_json
+from .resources import DEVICES, Asked, Resources, targets
 
 if TYPE_CHECKING:
     from ..api import Model
@@ -27,7 +29,10 @@ MODEL = "model"
 @FILE
 @click.option("--backend", type=BACKENDS, required=True, help="What to compile for.")
 @click.option(
-    "--target", metavar="T,...", help="GPU architectures for triton, such as sm_90,gfx942."
+    "--target",
+    metavar="T,...",
+    help="GPU architectures for triton, such as sm_90,gfx942.",
+    shell_complete=listed(targets),
 )
 @sizes
 @WEIGHTS
@@ -61,7 +66,7 @@ MODEL = "model"
     show_default=True,
     help="Whose tiles the report counts, and whose peak rates bound its times.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+@JSON
 def command(
     file: Path,
     backend: str,
@@ -90,8 +95,6 @@ def command(
 
     if decode and verify:
         raise click.UsageError("--verify runs whole sequences: it does not go with --decode")
-    if as_json and not report:
-        raise click.UsageError("--json prints what --report counts")
     asked = Asked.of(backend, emit, target, device if report else None)
     chosen = (file, preset, settings, model, weights)
     opened, at = open_sized(*chosen) if report else (open_model(*chosen), {})
@@ -99,10 +102,11 @@ def command(
     asked.check(programs.values(), at)
     unwanted = backend_called(backend).unwanted_passes("f32")
     check = exact if verify else None
-    made = {
-        name: optimise(p, disable=unwanted, quant=quant, verify=check)
-        for name, p in programs.items()
-    }
+    with bar("optimising"):
+        made = {
+            name: optimise(p, disable=unwanted, quant=quant, verify=check)
+            for name, p in programs.items()
+        }
     found: dict[str, Resources] = {}
     with new_directory(output) as folder:
         for stem, optimised in made.items():
@@ -110,16 +114,17 @@ def command(
                 (folder / name).write_text(text, encoding="utf-8")
             prefix = "" if stem == MODEL else f"{stem}."
             found[stem] = asked.resources(programs[stem], optimised.program, at, folder, prefix)
-        written = _listing(folder, output)
+        written = _written(folder, output)
+    counted = {name: _counted(done.sites, pipeline(quant)) for name, done in made.items()}
     if as_json:
-        objects = {stem: resources.to_json() for stem, resources in found.items()}
-        click.echo(json.dumps(objects.get(MODEL, objects), indent=2))
+        parts = {name: {"passes": counted[name], **found[name].to_json()} for name in made}
+        print_json({"wrote": written, "programs": parts, "verified": verify})
         return
-    for text in (written, *(text for resources in found.values() for text in resources.texts())):
+    click.echo("\n".join(map(_line, written)))
+    for text in (text for resources in found.values() for text in resources.texts()):
         click.echo(text)
-    for stem, optimised in made.items():
-        title = "pass" if stem == MODEL else stem
-        click.echo(f"\n{passes_table(optimised.sites, pipeline(quant), title)}")
+    for stem, rows in counted.items():
+        click.echo(f"\n{_table('pass' if stem == MODEL else stem, rows)}")
     if verify:
         lossy = ", but for quantise, which changed weights" if quant else ""
         click.echo(f"verified: no pass changed a result beyond rounding{lossy}")
@@ -147,31 +152,42 @@ def _texts(
     return {name.replace(MODEL, stem): text for name, text in texts.items()}
 
 
-def _listing(folder: Path, output: Path) -> str:
-    """A line per file at the top, and per folder of machine code."""
+def _written(folder: Path, output: Path) -> list[dict[str, Any]]:
+    """A row per file at the top, and per folder of machine code."""
     groups: dict[Path, list[Path]] = {}
     for path in files_in(folder):
         within = path.relative_to(folder)
         key = within if within.parent == Path() else within.parent / "*"
         groups.setdefault(key, []).append(path)
-    lines = []
-    for key, paths in groups.items():
-        kinds = ", ".join(sorted({p.suffix for p in paths}))
-        count = f"{len(paths)} files {kinds}, " if len(paths) > 1 else ""
-        lines.append(
-            f"wrote {output / key} ({count}{sum(p.stat().st_size for p in paths):,} bytes)"
-        )
-    return "\n".join(lines)
+    return [
+        {
+            "path": str(output / key),
+            "files": len(paths),
+            "kinds": sorted({p.suffix for p in paths}),
+            "bytes": sum(p.stat().st_size for p in paths),
+        }
+        for key, paths in groups.items()
+    ]
 
 
-def passes_table(sites: Sequence[Site], passes: Sequence[Pass], title: str = "pass") -> str:
-    """A row per pass: how often its rules fired, how often they recognised a place and declined.
+def _line(row: Mapping[str, Any]) -> str:
+    kinds = ", ".join(row["kinds"])
+    count = f"{row['files']} files {kinds}, " if row["files"] > 1 else ""
+    return f"wrote {row['path']} ({count}{row['bytes']:,} bytes)"
 
-    `title` stands over the passes.
-    """
+
+def _counted(sites: Sequence[Site], passes: Sequence[Pass]) -> list[dict[str, Any]]:
+    """A row per pass: how often its rules fired, how often they recognised a place and declined."""
     counts = Counter((s.pass_name, s.fired) for s in sites)
-    rows = [(p.name, counts[p.name, True], counts[p.name, False]) for p in passes]
+    return [
+        {"pass": p.name, "fired": counts[p.name, True], "declined": counts[p.name, False]}
+        for p in passes
+    ]
+
+
+def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """`title` stands over the passes."""
     return "\n".join(
         [f"{title:<20} {'fired':>6} {'declined':>9}"]
-        + [f"{name:<20} {fired:>6} {declined:>9}" for name, fired, declined in rows]
+        + [f"{row['pass']:<20} {row['fired']:>6} {row['declined']:>9}" for row in rows]
     )

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from .options import FILE, WEIGHTS, open_sized, sizes
+from .reports import JSON, print_json
 
 
 @click.command("cost")
 @FILE
 @sizes
 @WEIGHTS
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@JSON
 def command(
     file: Path,
     preset: str | None,
@@ -33,4 +33,7 @@ def command(
 
     sized, at = open_sized(file, preset, settings, model, weights)
     report = cost(sized.program, at)
-    click.echo(json.dumps(report.to_json(), indent=2) if as_json else report.to_text())
+    if as_json:
+        print_json(report.to_json())
+    else:
+        click.echo(report.to_text())

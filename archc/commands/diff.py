@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import DTYPE, QUANT, WEIGHTS, ChunkList, open_model, sizes
+from .options import DTYPE, EACH_BACKEND, QUANT, WEIGHTS, ChunkList, open_model, sizes
+from .progress import steps
+from .reports import JSON, print_json
 from .tensors import read_tensors
 
 if TYPE_CHECKING:
@@ -28,13 +29,14 @@ LEVELS = ("O0", "O1")
 DTYPES = ("f64", "f32", "bf16", "f16")
 
 
-@click.command("diff")
+@click.command("diff", short_help="Compare backends on FILE, or two architectures.")
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
 @click.argument("other", type=click.Path(path_type=Path), metavar="[OTHER]", required=False)
 @sizes
 @click.option(
     "--backends",
     metavar="A,B,...",
+    shell_complete=EACH_BACKEND,
     help="What to compare (default: all that are installed). A backend may carry a level and a"
     " dtype of its own: numpy@O0, torch@bf16.",
 )
@@ -65,7 +67,7 @@ DTYPES = ("f64", "f32", "bf16", "f16")
 @click.option("--class", "class_name", metavar="NAME", help="With --against: another class.")
 @click.option("--introduced", is_flag=True, help="Run every node on its own, not only suspects.")
 @click.option("--full", is_flag=True, help="With OTHER: every parameter and operation.")
-@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@JSON
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -145,7 +147,10 @@ def _presets(given: str | None, other: Path | None) -> list[str | None]:
 
 
 def _finish(ctx: click.Context, report: Any, differ: bool, as_json: bool) -> None:
-    click.echo(json.dumps(report.to_json(), indent=2) if as_json else str(report))
+    if as_json:
+        print_json(report.to_json())
+    else:
+        click.echo(str(report))
     ctx.exit(1 if differ else 0)
 
 
@@ -161,10 +166,11 @@ def _compared(
 ) -> Report:
     from ..diff import diff, diff_chunks
 
-    options = {"inputs": _case(inputs), "seed": seed, "sizes": lengths, "progress": _progress}
-    if chunks is not None:
-        return diff_chunks(model, candidates, chunks, **options)
-    return diff(model, candidates, introduced=introduced, quant=quant, **options)
+    with steps("comparing") as progress:
+        options = {"inputs": _case(inputs), "seed": seed, "sizes": lengths, "progress": progress}
+        if chunks is not None:
+            return diff_chunks(model, candidates, chunks, **options)
+        return diff(model, candidates, introduced=introduced, quant=quant, **options)
 
 
 def _case(inputs: Path | None) -> Case | None:
@@ -202,11 +208,8 @@ def _with_class(
 
     assert model.checkpoint is not None
     peer = Peer(model.checkpoint.path, class_name or model.checkpoint.class_name)
-    return diff_against(model, chosen, peer, progress=_progress, **options)
-
-
-def _progress(message: str) -> None:
-    click.echo(f"running {message}", err=True)
+    with steps("comparing") as progress:
+        return diff_against(model, chosen, peer, progress=progress, **options)
 
 
 def candidates(backends: str | None, dtype: Any) -> list[Candidate]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,15 @@ import click
 
 from ..dsl.diagnostics import InternalError
 from .options import FILE, QUANT, open_sized, sizes
+from .progress import bar
+from .reports import JSON, print_json
 
 if TYPE_CHECKING:
     from ..api import Model
     from ..compiler.ir.graph import Program
 
 
-@click.command("explain")
+@click.command("explain", short_help="Show where passes rewrote the model in FILE, or why not.")
 @FILE
 @sizes
 @QUANT
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     help="Run the graph before and after each pass, in float64, and name the first rewrite that changes"
     " a result.",
 )
+@JSON
 def command(
     file: Path,
     preset: str | None,
@@ -44,6 +47,7 @@ def command(
     quant: Any,
     which: str,
     bisecting: bool,
+    as_json: bool,
 ) -> None:
     """Show every place where a pass rewrote the model in FILE, or declined to.
 
@@ -51,21 +55,40 @@ def command(
     memory of activations before and after the passes is one too.
     """
     from ..compiler.passes import optimise
-    from ..compiler.passes.explain import explain_text, totals_text
+    from ..compiler.passes.explain import (
+        explain_json,
+        explain_text,
+        quiet_json,
+        totals,
+        totals_text,
+    )
 
     if bisecting and which != "full":
         raise click.UsageError("--bisect runs whole sequences: it does not go with --program")
     sized, at = open_sized(file, preset, settings, model)
     program = _program(sized, which)
     if bisecting:
-        _bisect(program, quant)
+        _bisect(program, quant, as_json)
         return
     done = optimise(program, quant=quant)
     sizes = {**program.sizes, **at}
+    activations = _activations(program, done.program, at)
+    if as_json:
+        print_json(
+            {
+                "sites": explain_json(done.sites, sizes),
+                "canonical": quiet_json(done.sites),
+                "passes": totals(done.sites, sizes),
+                "activations": {name: row for name, (_, row) in activations.items()},
+            }
+        )
+        return
     click.echo(explain_text(done.sites, sizes))
     click.echo(totals_text(done.sites, sizes))
-    for line in _activations(program, done.program, at):
-        click.echo(line)
+    if activations:
+        click.echo("activations")
+    for words, row in activations.values():
+        click.echo(f"  {words:<25}{row['before']:>16,} -> {row['after']:,} bytes")
 
 
 def _program(model: Model, which: str) -> Program:
@@ -75,34 +98,58 @@ def _program(model: Model, which: str) -> Program:
     return derived.prefill if which == "prefill" else derived.chunk
 
 
-def _activations(before: Program, after: Program, at: Mapping[str, int]) -> Iterator[str]:
-    """Bytes of what is computed, before and after the passes, once run-time sizes are known."""
+def _activations(
+    before: Program, after: Program, at: Mapping[str, int]
+) -> dict[str, tuple[str, dict[str, int]]]:
+    """Bytes of what is computed, before and after the passes, once run-time sizes are known.
+
+    By name, with words for it.
+    """
     from ..compiler.buffers import Memory
     from ..compiler.cost import run_time_symbols
 
     if run_time_symbols(before) - at.keys():
-        return
-    yield "activations"
-    for measure, what in (
-        (Memory.separate, "a buffer for each value"),
-        (Memory.shared, "shared buffers"),
-        (Memory.peak, "most alive at once"),
-    ):
-        old, new = (measure(Memory(p, at), p.main) for p in (before, after))
-        yield f"  {what:<25}{old:>16,} -> {new:,} bytes"
+        return {}
+    measures = {
+        "separate": (Memory.separate, "a buffer for each value"),
+        "shared": (Memory.shared, "shared buffers"),
+        "peak": (Memory.peak, "most alive at once"),
+    }
+    return {
+        name: (
+            words,
+            {
+                "before": measure(Memory(before, at), before.main),
+                "after": measure(Memory(after, at), after.main),
+            },
+        )
+        for name, (measure, words) in measures.items()
+    }
 
 
-def _bisect(program: Program, quant: Any) -> None:
-    """Says which rewrite is wrong, if one is; that is our bug, and the exit status 2 of one."""
+def _bisect(program: Program, quant: Any, as_json: bool) -> None:
+    """Says which rewrite is wrong, if one is; that is our bug, and the exit status 70 of one."""
     from ..backends.numpy import exact
     from ..compiler.passes.bisect import bisect
-    from ..compiler.passes.explain import explain_text
+    from ..compiler.passes.explain import entry, explain_text
 
-    found = bisect(program, exact, quant)
-    if not found.error:
+    with bar("running the graph before and after each pass"):
+        found = bisect(program, exact, quant)
+    if as_json:
+        site = found.site and entry(found.site, program.sizes)
+        print_json(
+            {
+                "rewrites": found.fired,
+                "error": found.error or None,
+                "pass": found.pass_name or None,
+                "site": site,
+            }
+        )
+    elif not found.error:
         click.echo(f"{found.fired} rewrites, and none changes a result beyond rounding")
-        return
-    where = explain_text([found.site], program.sizes) if found.site else found.pass_name
-    click.echo(f"rewrite {found.fired} is wrong; ARCHC_RULE_LIMIT={found.fired - 1} leaves it out")
-    click.echo(where)
-    raise InternalError(found.error)
+    else:
+        where = explain_text([found.site], program.sizes) if found.site else found.pass_name
+        limit = f"ARCHC_RULE_LIMIT={found.fired - 1}"
+        click.echo(f"rewrite {found.fired} is wrong; {limit} leaves it out\n{where}")
+    if found.error:
+        raise InternalError(found.error)

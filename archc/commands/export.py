@@ -10,6 +10,7 @@ import click
 
 from .options import FILE, RANDOM, WEIGHTS, open_model, sizes
 from .progress import shown
+from .reports import JSON, print_json
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -28,7 +29,7 @@ class Bytes(click.ParamType):
         return int(match[1]) * UNITS[match[2].upper()]
 
 
-@click.command("export")
+@click.command("export", short_help="Write the model in FILE as a Hugging Face directory.")
 @FILE
 @sizes
 @WEIGHTS
@@ -48,6 +49,7 @@ class Bytes(click.ParamType):
     show_default=True,
     help="Weights of more bytes are written as shards with an index.",
 )
+@JSON
 def command(
     file: Path,
     preset: str | None,
@@ -57,6 +59,7 @@ def command(
     seed: int | None,
     output: Path,
     shard_size: int,
+    as_json: bool,
 ) -> None:
     """Write the model in FILE as a Hugging Face directory: config.json and safetensors.
 
@@ -66,4 +69,7 @@ def command(
     opened = open_model(file, preset, settings, model, weights, seed)
     with shown(opened) as watched:
         files = watched.export(output, shard_bytes=shard_size)
-    click.echo(f"wrote {output}: {', '.join(files)}")
+    if as_json:
+        print_json({"wrote": str(output), "files": list(files)})
+    else:
+        click.echo(f"wrote {output}: {', '.join(files)}")

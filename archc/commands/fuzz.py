@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import EACH_BACKEND
 from .progress import bar
+from .reports import JSON, print_json
 
 if TYPE_CHECKING:
     from ..fuzz.hunt import Find, Plan
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 COUNT = 100  # programs where neither a number nor a time is given
 
 
-@click.command("fuzz")
+@click.command("fuzz", short_help="Look for programs that a backend gets wrong.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="The first program."
 )
@@ -26,6 +27,7 @@ COUNT = 100  # programs where neither a number nor a time is given
 @click.option(
     "--backends",
     metavar="A,B,...",
+    shell_complete=EACH_BACKEND,
     help="What to run (default: all that are installed, torch and triton at both levels). As for diff, one"
     " may carry a level and a dtype: torch@O0.",
 )
@@ -49,7 +51,7 @@ COUNT = 100  # programs where neither a number nor a time is given
 @click.option(
     "--print", "printing", is_flag=True, help="Write the programs to stdout; run nothing."
 )
-@click.option("--json", "as_json", is_flag=True, help="The finds as JSON.")
+@JSON
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -75,9 +77,10 @@ def command(
         count = COUNT
     if printing:
         samples = Plan((), candidate, seed, count, minutes).samples()
-        click.echo(
-            "\n".join(f"# seed {sample.seed}\n{sample.text}" for sample in samples), nl=False
-        )
+        if as_json:
+            print_json({"programs": [{"seed": s.seed, "text": s.text} for s in samples]})
+        else:
+            click.echo("\n".join(f"# seed {s.seed}\n{s.text}" for s in samples), nl=False)
         return
     names = installed()
     specs = backends.split(",") if backends else [s for name in names for s in LEVELLED[name]]
@@ -87,7 +90,7 @@ def command(
     finds, programs = _run(plan, output, (lambda line: None) if as_json else click.echo)
     if as_json:
         made = {"seed": seed, "programs": programs, "finds": [find.to_json() for find in finds]}
-        click.echo(json.dumps(made, indent=2))
+        print_json(made)
     else:
         words = f"{len(finds)} of them fail" if finds else "none fails"
         click.echo(f"{programs} programs from seed {seed} on {', '.join(specs)}: {words}")
@@ -102,7 +105,7 @@ def _run(plan: Plan, output: Path, say: Callable[[str], Any]) -> tuple[list[Find
     with bar("fuzzing") as on_program:
         for sample, find in hunt(plan):
             programs += 1
-            on_program(programs, plan.count or programs)
+            on_program(programs, plan.count)
             if find is not None:
                 finds.append(find)
                 say(f"seed {sample.seed}: {find.failure}\n  {find.write(output)}")

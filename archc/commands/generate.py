@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -12,7 +13,8 @@ import click
 
 from ..memory import keep_memory
 from .options import BACKENDS, DTYPE, DTYPES, FILE, QUANT, WEIGHTS, open_model
-from .progress import shown
+from .progress import bar, shown
+from .reports import json_option
 
 if TYPE_CHECKING:
     from ..api import Model
@@ -115,12 +117,7 @@ SHARE = click.FloatRange(min=0, max=1)
     show_default=True,
     help="How many it drafts at a time.",
 )
-@click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    help="An object for each prompt, on a line of its own, in place of text.",
-)
+@json_option("An object for each prompt, on a line of its own, in place of text.")
 @click.option("--backend", type=BACKENDS, default="torch", show_default=True)
 @DTYPE
 @click.option(
@@ -181,17 +178,19 @@ def command(
     rows = "last" if small is None else "all"
     decoder = _loaded(model, padded=ragged and small is None, rows=rows, **options)
     printer = Printer(asked or [""] * len(sources), on_new_line=chat)
-    results = generate.generate(
-        model,
-        ids or None,
-        source=read or None,
-        messages=chat,
-        stop=stop,
-        decoder=decoder,
-        draft=None if small is None else _loaded(small, padded=False, rows="last", **options),
-        stream=None if as_json else printer.show,
-        **settings,
-    )
+    drafting = None if small is None else _loaded(small, padded=False, rows="last", **options)
+    with bar("generating") if as_json else nullcontext():
+        results = generate.generate(
+            model,
+            ids or None,
+            source=read or None,
+            messages=chat,
+            stop=stop,
+            decoder=decoder,
+            draft=drafting,
+            stream=None if as_json else printer.show,
+            **settings,
+        )
     for result, prompt in zip(results, printer.prompts, strict=True) if as_json else ():
         click.echo(json.dumps({"prompt": prompt, **asdict(result)}, ensure_ascii=False))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,9 @@ import click
 
 from ..compiler.files import write_file
 from ..dsl.diagnostics import Diagnostics
+from .completion import classes
+from .progress import bar
+from .reports import JSON, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 WIDE = 140  # columns of a table that goes to no terminal
 
 
-@click.command("import")
+@click.command("import", short_help="Write the .arch file of a checkpoint.")
 @click.argument("checkpoint", type=click.Path(path_type=Path), metavar="DIR")
 @click.option(
     "-o", "output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write."
@@ -32,8 +34,9 @@ WIDE = 140  # columns of a table that goes to no terminal
     metavar="NAME",
     default="",
     help="Its class, where config.json names none.",
+    shell_complete=classes,
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the tables as one JSON object.")
+@JSON
 def command(checkpoint: Path, output: Path | None, class_name: str, as_json: bool) -> None:
     """Write the bundled example that reads the checkpoint in DIR, with its sizes filled in.
 
@@ -43,9 +46,10 @@ def command(checkpoint: Path, output: Path | None, class_name: str, as_json: boo
     """
     from ..importer import read_directory
 
-    imported = read_directory(checkpoint, class_name)
+    with bar("reading the checkpoint"):
+        imported = read_directory(checkpoint, class_name)
     if as_json:
-        click.echo(json.dumps(imported.to_json(), indent=2))
+        print_json(imported.to_json())
     else:
         _show(imported, to_error=output is None)
     if imported.errors:

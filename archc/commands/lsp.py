@@ -7,7 +7,7 @@ import click
 from ..dsl.errors import MissingPackage
 
 
-@click.command("lsp")
+@click.command("lsp", short_help="Serve an editor over the Language Server Protocol.")
 def command() -> None:
     """Serve an editor over the Language Server Protocol, on standard input and output.
 

@@ -11,6 +11,7 @@ import click
 
 from ..dsl import Source, parse
 from ..dsl.syntax import Call, Expr, Number, PresetDef
+from . import completion
 
 if TYPE_CHECKING:
     from ..api import Model
@@ -18,14 +19,22 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FILE = click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
-PRESET = click.option("--preset", metavar="P", help="A preset of the file.")
-MODEL = click.option("--model", metavar="NAME", help="A model of the file, where it has several.")
+PRESET = click.option(
+    "--preset", metavar="P", help="A preset of the file.", shell_complete=completion.presets
+)
+MODEL = click.option(
+    "--model",
+    metavar="NAME",
+    help="A model of the file, where it has several.",
+    shell_complete=completion.models,
+)
 SET = click.option(
     "--set",
     "settings",
     multiple=True,
     metavar="K=V",
     help="A hyperparameter as an .arch expression. May be repeated.",
+    shell_complete=completion.settings,
 )
 WEIGHTS = click.option(
     "--weights",
@@ -66,6 +75,7 @@ class ChunkList(click.ParamType):
 
 
 BACKENDS = click.Choice(["numpy", "torch", "triton"])
+EACH_BACKEND = completion.listed(lambda: BACKENDS.choices)
 
 
 def sizes(command: Command) -> Command:

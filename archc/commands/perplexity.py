@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 
 from .options import BACKENDS, DTYPE, FILE, QUANT, WEIGHTS, open_model
 from .progress import bar, shown
+from .reports import JSON, print_json
 
 if TYPE_CHECKING:
     from ..api import Compiled
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..perplexity import Logits
 
 
-@click.command("perplexity")
+@click.command("perplexity", short_help="Measure how well a checkpoint expects a text.")
 @FILE
 @WEIGHTS
 @click.option(
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--backend", type=BACKENDS, default="torch", show_default=True)
 @DTYPE
 @QUANT
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@JSON
 def command(
     file: Path,
     weights: Path | None,
@@ -76,7 +76,7 @@ def command(
         )
     if as_json:
         values = {"tokens": found.tokens, "scored": found.scored, "nll": found.nll}
-        click.echo(json.dumps({**values, "perplexity": found.perplexity}))
+        print_json({**values, "perplexity": found.perplexity})
         return
     click.echo(f"tokens      {found.tokens:,} ({found.scored:,} scored)")
     click.echo(f"mean nll    {found.nll:.5f} nats")

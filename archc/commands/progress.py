@@ -1,13 +1,16 @@
-"""Progress bars, on terminals only."""
+"""Progress bars: on standard error, where that is a terminal, and gone at the end."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from ..api import Model
     from ..backends.base import Array
 
@@ -31,17 +34,40 @@ class _Watched(Mapping[str, "Array"]):
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A function to call with (done, total); on a terminal a bar follows it and goes at the end."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
+def bar(title: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A function to call with (done, total), which the bar follows. Without a total it pulses."""
+    with _progress() as progress:
+        if progress is None:
+            yield lambda done, total: None
+            return
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def steps(title: str) -> Iterator[Callable[[str], None]]:
+    """A function to call with what is done next, which stands before a pulsing bar."""
+    with _progress() as progress:
+        if progress is None:
+            yield lambda words: None
+            return
+        task = progress.add_task(title, total=None)
+        yield lambda words: progress.update(task, description=words, refresh=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """None where nobody watches, or a line cannot be cleared."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield None
         return
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    # Lines for the terminal are drawn above the bar; those for a file must stay with the file.
+    console, above = Console(stderr=True), sys.stdout.isatty()
+    with Progress(console=console, transient=True, redirect_stdout=above) as progress:
+        yield progress
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -13,8 +14,9 @@ import click
 from ..compiler.files import write_file
 from ..dsl import parse_file
 from ..dsl.errors import NothingFails
-from .options import DTYPE, FILE, overrides, sizes
+from .options import DTYPE, EACH_BACKEND, FILE, overrides, sizes
 from .progress import bar
+from .reports import JSON, print_json
 
 if TYPE_CHECKING:
     from ..fuzz.judge import Trial
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "--backends",
     metavar="A,B,...",
+    shell_complete=EACH_BACKEND,
     help="What to run, as for diff (default: all that are installed). The first to fail is kept failing.",
 )
 @click.option(
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="OUT", help="Default: stdout."
 )
+@JSON
 def command(
     file: Path,
     preset: str | None,
@@ -66,6 +70,7 @@ def command(
     limit: int,
     timeout: float,
     output: Path | None,
+    as_json: bool,
 ) -> None:
     """Make FILE as small as it gets while it fails in the same way.
 
@@ -89,13 +94,17 @@ def command(
             small = _by_command(file, trial, check, limit, timeout, on_question)
         else:
             small = _by_backends(file, trial, backends, dtype, limit, timeout, on_question)
+    if output is not None:
+        write_file(output, small.text.encode())
+    before, after = (len(t.text.splitlines()) for t in (trial, small))
+    if as_json:
+        lines = {"lines_before": before, "lines_after": after}
+        print_json({**lines, "sizes": dict(small.sizes), "program": small.text})
+        return
     if output is None:
         click.echo(small.text, nl=False)
-    else:
-        write_file(output, small.text.encode())
     sized = "".join(f" --size {name}={size}" for name, size in small.sizes.items())
-    lines = (len(t.text.splitlines()) for t in (trial, small))
-    click.echo("{} lines to {}{}".format(*lines, sized and f", with{sized}"), err=True)
+    click.echo(f"{before} lines to {after}{sized and f', with{sized}'}", err=True)
 
 
 def _by_backends(
@@ -147,11 +156,9 @@ def _by_command(
 
 
 def _succeeds(check: str, path: Path, timeout: float) -> bool:
+    words = f"{check} {shlex.quote(str(path))}"
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     try:
-        done = subprocess.run(
-            f"{check} {path}", shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            timeout=timeout, check=False,
-        )  # fmt: skip
+        return subprocess.run(words, shell=True, timeout=timeout, **quiet).returncode == 0
     except subprocess.TimeoutExpired:
         return False
-    return done.returncode == 0

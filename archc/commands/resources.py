@@ -38,7 +38,12 @@ class Resources:
             yield f"\n{self.report.to_text()}"
 
     def to_json(self) -> dict[str, Any]:
-        return {} if self.report is None else self.report.to_json()
+        """What there is, by `kernels` and `report`."""
+        kernels = [kernel.to_json() for kernel in self.compiled]
+        return {
+            **({"kernels": kernels} if kernels else {}),
+            **({} if self.report is None else {"report": self.report.to_json()}),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +58,8 @@ class Asked:
         """Raises BadParameter and UsageError."""
         if device is not None and (backend != "triton" or emit != "source"):
             raise click.UsageError("--report counts what the kernels of triton move")
-        targets = _targets(backend, target)
-        return cls(targets if emit == "source" else (), device)
+        chosen = _targets(backend, target)
+        return cls(chosen if emit == "source" else (), device)
 
     def check(self, programs: Iterable[Program], at: Mapping[str, int]) -> None:
         """Raises UsageError where a run-time size is needed and not given."""
@@ -86,10 +91,18 @@ class Asked:
         from ..backends.triton.roofline import DEVICES as KNOWN
 
         part = prefix.removesuffix(".")
-        made = report(original, optimised, at, KNOWN[self.device], compiled, part)
+        with bar("counting what kernels move"):
+            made = report(original, optimised, at, KNOWN[self.device], compiled, part)
         text = json.dumps(made.to_json(), indent=2) + "\n"
         (folder / f"{prefix}report.json").write_text(text, encoding="utf-8")
         return Resources(tuple(compiled), made)
+
+
+def targets() -> Iterable[str]:
+    """All that kernels can be compiled for."""
+    from ..backends.triton.aot import TARGETS
+
+    return TARGETS
 
 
 def _targets(backend: str, named: str | None) -> tuple[str, ...]:
@@ -98,14 +111,12 @@ def _targets(backend: str, named: str | None) -> tuple[str, ...]:
         if named is not None:
             raise click.BadParameter("only triton has targets", param_hint="--target")
         return ()
-    from ..backends.triton.aot import TARGETS
-
-    targets = DEFAULT_TARGETS if named is None else tuple(dict.fromkeys(named.split(",")))
-    unknown = [t for t in targets if t not in TARGETS]
+    chosen = DEFAULT_TARGETS if named is None else tuple(dict.fromkeys(named.split(",")))
+    unknown = [t for t in chosen if t not in targets()]
     if unknown:
-        reason = f"there is no target {unknown[0]!r}; there are {', '.join(TARGETS)}"
+        reason = f"there is no target {unknown[0]!r}; there are {', '.join(targets())}"
         raise click.BadParameter(reason, param_hint="--target")
-    return targets
+    return chosen
 
 
 def _kernels(program: Program, targets: Sequence[str], folder: Path) -> list[Compiled]:

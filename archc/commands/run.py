@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ from .options import (
     open_model,
     sizes,
 )
-from .progress import shown
+from .progress import bar, shown
+from .reports import JSON, print_json
 from .tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 @click.option(
     "--compile/--eager", "compiled", default=False, help="Whether torch compiles each layer kind."
 )
+@JSON
 def command(
     file: Path,
     preset: str | None,
@@ -84,6 +86,7 @@ def command(
     level: str,
     chunks: Chunks | None,
     compiled: bool,
+    as_json: bool,
 ) -> None:
     """Run the model in FILE once."""
     if compiled and backend != "torch":
@@ -95,13 +98,19 @@ def command(
     options |= {"compile": True} if compiled else {}
     with shown(opened) as watched:
         if chunks is None:
-            results = watched.compile(backend, inputs=given, **options)(**given)
+            run: Callable[..., dict[str, Array]] = watched.compile(backend, inputs=given, **options)
         else:
-            results = _in_chunks(watched, backend, chunks, given, options)
+            run = _in_chunks(watched, backend, chunks, given, options)
+    with bar("running"):
+        results = run(**given)
     results = widened(results, dtype)
     write_tensors(output, results)
-    shapes = ", ".join(f"{n} {list(a.shape)} {a.dtype}" for n, a in results.items())
-    click.echo(f"wrote {output}: {shapes}")
+    made = {n: {"shape": list(a.shape), "dtype": str(a.dtype)} for n, a in results.items()}
+    if as_json:
+        print_json({"wrote": str(output), "outputs": made})
+        return
+    words = (f"{name} {array['shape']} {array['dtype']}" for name, array in made.items())
+    click.echo(f"wrote {output}: {', '.join(words)}")
 
 
 def _in_chunks(
@@ -110,11 +119,12 @@ def _in_chunks(
     chunks: Chunks,
     given: Mapping[str, Array],
     options: Mapping[str, Any],
-) -> dict[str, Array]:
+) -> Callable[..., dict[str, Array]]:
     from ..chunks import run, sizes_of
 
     made = sizes_of(chunks, model.program_for(given), given)
-    return run(model.decoder(backend, inputs=given, **options), made, given)
+    decoder = model.decoder(backend, inputs=given, **options)
+    return lambda **arrays: run(decoder, made, arrays)
 
 
 def widened(results: Mapping[str, Array], dtype: str) -> dict[str, Array]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,8 @@ import click
 
 from ..compiler.files import write_file
 from .options import BACKENDS, FILE, open_sized, sizes
+from .progress import bar
+from .reports import JSON, print_json
 
 if TYPE_CHECKING:
     from ..api import Model
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 WRITTEN = (".html", ".svg")
 
 
-@click.command("show")
+@click.command("show", short_help="Draw the model in FILE: a tree, an SVG or a page.")
 @FILE
 @sizes
 @click.option("--lines", is_flag=True, help="Every line of the text, also those without products.")
@@ -32,7 +33,7 @@ WRITTEN = (".html", ".svg")
 @click.option(
     "--backend", type=BACKENDS, help="With a page: the passes for this backend, and its source."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the tree as one JSON object.")
+@JSON
 def command(
     file: Path,
     preset: str | None,
@@ -55,12 +56,14 @@ def command(
     sized, at = open_sized(file, preset, settings, model)
     found = picture(sized, at, preset or "")
     if output is not None:
-        write_file(output, _drawn(sized, found, output, backend).encode())
+        with bar("drawing"):
+            drawn = _drawn(sized, found, output, backend)
+        write_file(output, drawn.encode())
         click.echo(f"wrote {output} ({output.stat().st_size:,} bytes)")
     elif as_json:
         from ..show.data import record
 
-        click.echo(json.dumps(record(found), indent=1))
+        print_json(record(found))
     else:
         _print(found, lines)
 
@@ -83,7 +86,7 @@ def _drawn(model: Model, found: Picture, output: Path, backend: str | None) -> s
     from ..show.page import show_page
     from ..show.stages import stages_of
 
-    return show_page(found, stages_of(model.program, backend))
+    return show_page(found, stages_of(model.program, backend, found.at))
 
 
 def _print(found: Picture, lines: bool) -> None:

@@ -38,7 +38,7 @@ WORD = re.compile(r"\{(\w+)\}")
 WEIGHTS = {
     "unary": 2.0,
     "binary": 2.0,
-    "steps": 1.0,
+    "steps": 1.5,
     "rows": 1.5,
     "layers": 3.0,
     "ahead": 2.5,

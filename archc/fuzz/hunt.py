@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..compiler.files import write_file
+from ..compiler.files import new_directory, write_file
 from ..diff import Candidate
 from .draft import Sample, compose
 from .judge import Failure, Trial
@@ -62,11 +62,11 @@ class Find:
     def write(self, directory: Path) -> Path:
         """The folder of this find. Raises `Unwritable`."""
         folder = directory / f"seed-{self.sample.seed}"
-        folder.mkdir(parents=True, exist_ok=True)
         head = "".join(f"# {line}\n" for line in (str(self.failure), *self.commands()))
-        write_file(folder / "reduced.arch", f"{head}{self.smallest.text}".encode())
-        write_file(folder / "original.arch", self.sample.text.encode())
-        write_file(folder / "find.json", json.dumps(self.to_json(), indent=2).encode())
+        with new_directory(folder) as made:
+            write_file(made / "reduced.arch", f"{head}{self.smallest.text}".encode())
+            write_file(made / "original.arch", self.sample.text.encode())
+            write_file(made / "find.json", json.dumps(self.to_json(), indent=2).encode())
         return folder
 
 

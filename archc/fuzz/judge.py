@@ -72,22 +72,29 @@ _ROUNDED = ("differs", "chunks differ", "passes differ")
 
 
 def _judged(trial: Trial, candidates: Sequence[Candidate]) -> Failure | None:
-    running = ["check"]
+    running = [""]
     try:
         model = _checked(trial)
         if isinstance(model, Failure):
             return model
-        running[0] = ""
-        return _compared(model, trial, candidates, running)
-    except (ArchError, Diagnostics) as error:
-        first = error.errors[0] if isinstance(error, Diagnostics) else error
-        kind = "refused" if running[0] == "check" else "cannot run"
-        return Failure(f"{kind}: {first.id}", running[0], first.message)
-    except CandidateFailed as error:
-        return Failure(f"fails: {str(error).partition(':')[0]}", running[0], str(error))
     except Exception as error:  # whatever it is, it is the find
-        words = str(error).strip().partition("\n")[0]
-        return Failure(f"crashes: {type(error).__name__}", running[0], words)
+        return _raised("refused", "", error)
+    try:
+        return _compared(model, trial, candidates, running)
+    except Exception as error:  # as above
+        return _raised("cannot run", running[0], error)
+
+
+def _raised(refusal: str, candidate: str, error: Exception) -> Failure:
+    """A mistake that was found in the text, or a bug."""
+    if isinstance(error, Diagnostics):
+        return _raised(refusal, candidate, error.errors[0])
+    if isinstance(error, ArchError):
+        return Failure(f"{refusal}: {error.id}", candidate, error.message)
+    if isinstance(error, CandidateFailed):
+        return Failure(f"fails: {str(error).partition(':')[0]}", candidate, str(error))
+    words = str(error).strip().partition("\n")[0]
+    return Failure(f"crashes: {type(error).__name__}", candidate, words)
 
 
 def _checked(trial: Trial) -> Model | Failure:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Production:
-    """`top` is one that cannot stand in the body of a `repeat`, `untimed` one without `time` lines."""
+    """`top` stands in no body of a `repeat`, unless it is one; `untimed` bears no `time` line."""
 
     name: str
     text: str

@@ -58,8 +58,9 @@ def _smaller(trial: Trial) -> Iterator[Trial]:
 
 
 def _formatted(text: str) -> str | None:
-    """The text in its canonical form; None where it is no program."""
+    """The text in its canonical form, without empty lines; None where it is no program."""
+    lines = [line for line in text.splitlines() if line.strip()]
     try:
-        return format_file(parse(Source("cut.arch", text)))
+        return format_file(parse(Source("cut.arch", "\n".join(lines))))
     except (ArchError, Diagnostics):
         return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 ROW_GAP, COLUMN_GAP, LANE = 30.0, 22.0, 10.0
-SWEEPS = 8
+SWEEPS, SETTLING = 8, 16
 Point = tuple[float, float]
 End = int | str | tuple[int, int]  # a box, or the point of an arrow in a rank
 
@@ -104,16 +104,21 @@ def _columns(
     rows: list[list[End]], links: Sequence[tuple[End, End]], widths: Mapping[End, float]
 ) -> dict[End, float]:
     """Middles, so that ends of arrows are near each other."""
+    middles: dict[End, float] = {}
+    for row in rows:
+        middles |= zip(row, _spread([0.0] * len(row), [widths[e] for e in row]), strict=True)
     near: dict[End, list[End]] = {}
+    above, below = dict[End, End](), dict[End, End]()
     for a, b in links:  # an arrow that leaves its spine to pass by boxes pulls less
         pull = 4 if isinstance(a, tuple) == isinstance(b, tuple) else 1
         near.setdefault(a, []).extend([b] * pull)
         near.setdefault(b, []).extend([a] * pull)
-    middles: dict[End, float] = {}
-    for row in rows:
-        middles |= zip(row, _spread([0.0] * len(row), [widths[e] for e in row]), strict=True)
-    for sweep in range(2 * SWEEPS):
-        for row in rows if sweep % 2 == 0 else rows[::-1]:
+        above[b], below[a] = a, b
+    for sweep in range(SETTLING):
+        down = sweep % 2 == 0
+        for end in (e for row in rows for e in row if isinstance(e, tuple)):  # straight on
+            near[end] = [above[end] if down else below[end]]
+        for row in rows if down else rows[::-1]:
             wanted = [_mean([middles[n] for n in near.get(e, [])], middles[e]) for e in row]
             middles |= zip(row, _spread(wanted, [widths[e] for e in row]), strict=True)
     left = min((middles[e] - widths[e] / 2 for e in widths), default=0.0)
@@ -145,7 +150,8 @@ def _route(
     """From the bottom of the first box, beside those between, to the top of the last."""
     first, *between, last = chain
     assert isinstance(first, int | str)
-    points = [(middles[first], place[first][1] + sizes[first][1])]
+    _, y, height = place[first]
+    points = [(middles[first], y + sizes[first][1]), (middles[first], y + height)]
     for end in between:
         _, y, height = place[end]
         points += [(middles[end], y), (middles[end], y + height)]

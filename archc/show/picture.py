@@ -222,7 +222,7 @@ class _Builder:
         read = self._read(lambda key: True)
         states, self.states = tuple(self.states), []
         own = _of_weights(weights, read, states)
-        outputs = tuple(main[i].type for _, i in main.outputs)
+        outputs = tuple(main[i].type for _, i in reversed(main.outputs))
         return Block(
             0, "model", self.program.name, "", Dim.of(1), _sum(children, own), results=outputs,
             site=(Lines.of(self.model.definition.span),), weights=weights, children=children,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import unified_diff
 from typing import Any
@@ -52,30 +52,35 @@ class Stages:
     pieces: tuple[Piece, ...] = ()
 
 
-def stages_of(program: Program, backend: str | None) -> Stages:
+def stages_of(program: Program, backend: str | None, at: Mapping[str, int] | None = None) -> Stages:
     """The passes as they run for a backend, or all of them, and the source that it makes.
+
+    Bytes that a rule moves are numbers where `at` has all run-time sizes.
 
     Only with a backend is one imported. Raises NoLowering, MissingPackage.
     """
+    sizes = {**program.sizes, **(at or {})}
     if backend is None:
-        return Stages(_stages(program, ())[0])
+        return Stages(_stages(program, (), sizes)[0])
     from ..api import backend as backend_called
     from ..backends.triton import require_packages
 
     if backend == "triton":
         require_packages("generating kernels")
     runner = backend_called(backend)
-    passes, after = _stages(program, runner.unwanted_passes("f32"))
+    passes, after = _stages(program, runner.unwanted_passes("f32"), sizes)
     texts = {} if backend == "numpy" else runner.emit(after)
     pieces = tuple(piece for name, text in texts.items() for piece in pieces_of(name, text))
     return Stages(passes, backend, pieces)
 
 
-def _stages(program: Program, unwanted: Collection[str]) -> tuple[tuple[Stage, ...], Program]:
+def _stages(
+    program: Program, unwanted: Collection[str], sizes: Mapping[str, int]
+) -> tuple[tuple[Stage, ...], Program]:
     session, found = Session(), list[Stage]()
     for made, before, after, _ in steps(program, chosen(unwanted), session):
         sites = [s for s in session.sites if s.pass_name == made.name]
-        told = tuple(entry(s, program.sizes) for s in sites if s.rule not in QUIET)
+        told = tuple(entry(s, sizes) for s in sites if s.rule not in QUIET)
         diffs = tuple(_diffs(before, after))
         found.append(Stage(made.name, made.equation, told, _quiet(sites), diffs))
         program = after

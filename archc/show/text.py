@@ -19,16 +19,17 @@ WIDTHS = (15, 8, 7, 23, 7)  # of all columns but the first
 
 def show_text(picture: Picture, console: Console, lines: bool = False) -> None:
     """Print the tree. Without `lines` a line of the text is left out where it has no products."""
+    from rich.padding import Padding
     from rich.text import Text
 
     console.print(Text(heading(picture), style="bold"), soft_wrap=True)
     for line in facts(picture):
-        console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
+        console.print(Padding(Text(line, style="dim"), (0, 0, 0, 2)))
     console.print()
     console.print(_table(picture, console, lines))
     console.print()
     for line in legend(picture):
-        console.print(Text(line, style="dim"), soft_wrap=True)
+        console.print(Text(line, style="dim"))
 
 
 def heading(picture: Picture) -> str:

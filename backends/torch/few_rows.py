@@ -82,7 +82,7 @@ def library(
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}")
-    source = part.with_suffix(".cpp")
+    source = part.with_name(f"{part.name}.cpp")  # of this process: others build the same
     source.write_text(text, encoding="utf-8")
     command = [compiler, str(source), "-o", str(part), *options, *libraries]
     try:

@@ -28,7 +28,13 @@ from .layout import Layout
 
 ONE, ZERO = Dim.of(1), Dim()
 GROUP = 32  # of `rows.h`: codes that share a scale
-TYPES: dict[DType, str] = {"float": "float", "f32": "float", "int": "int64_t", "bool": "bool"}
+TYPES: dict[DType, str] = {
+    "float": "float",
+    "f32": "float",
+    "int": "int64_t",
+    "i8": "int8_t",
+    "bool": "bool",
+}
 WRITTEN_OUT = frozenset({"pointwise", "linear", "attend"})
 NAMES = frozenset({"rename", "transpose", "split", "merge", "slice", "pick", "broadcast"})
 STORED = frozenset({"dot", "sum", "amax", "softmax"})
@@ -357,7 +363,7 @@ class _Function:
 
     def _computes(self, node: Node) -> bool:
         """Whether to have an element again costs something."""
-        if node.op in LIGHT or node.type.dtype in ("int", "bool"):
+        if node.op in LIGHT or node.type.dtype in ("int", "i8", "bool"):
             return False
         return node.op in ("concat", "take") or is_elementwise(node)
 
@@ -533,8 +539,6 @@ class _Function:
         if order != [*columns, *summed] or not self._is_dense(place, order) or place.offset != ZERO:
             return False
         k, n = (math.prod(sizes[a] for a in axes) for axes in (summed, columns))
-        if place.ctype.startswith("coded") and k % GROUP:
-            raise Refused("a last group that is shorter")
         rows = [a for a in given.axes if a not in inner]
         source = self._rows(given, rows, summed)
         made = self._new(node, (*rows, *columns))
@@ -766,14 +770,17 @@ class _Function:
             strides[node.axes[-1]] = ONE if node.axes[-1].time is None else strides[node.axes[-1]]
         return Place(pointer, ctype, strides)
 
-    def _codes(self, node: Node) -> Place:
+    def _codes(self, node: Node) -> Place | None:
+        """Codes that lie as the kernels read them."""
         form = Format.of(node.attrs)
-        codes, scales, *offsets = (self.place(i) for i in node.inputs)
-        assert codes is not None
-        assert scales is not None
+        stored = [self.place(i) for i in node.inputs]
+        codes, scales, *offsets = stored
+        length = self._number(form.axis.size)
+        if codes is None or scales is None or None in offsets or length % GROUP:
+            return None
         whole = codes.strides[form.packed] == ONE == scales.strides[form.groups]
-        if form.group != GROUP or not whole or self._number(self._static(form.axis.size)) % GROUP:
-            raise Refused("codes in other groups")
+        if form.group != GROUP or not whole:
+            return None
         strides = {a: s * form.per_byte for a, s in codes.strides.items() if a != form.packed}
         offset = offsets[0].pointer if offsets and offsets[0] is not None else ""
         self.coded[codes.pointer] = scales.pointer, offset, scales.ctype
@@ -883,7 +890,8 @@ class _Function:
         """An element that is computed where it is read."""
         if node.op in ELEMENTWISE:
             return self._elementwise(block, node, env)
-        rule = {"concat": self._concat, "take": self._take}.get(node.op)
+        inner = {"concat": self._concat, "take": self._take, "dequantise": self._raised}
+        rule = inner.get(node.op)
         if rule is not None:
             return rule(block, node, env)
         if node.op == "const":
@@ -962,6 +970,19 @@ class _Function:
             return f"({inside} ? {there} : (run.outside->store(true), {ctype}(0)))"
         assert isinstance(fill, int | float)
         return f"({inside} ? {there} : {ctype}({fill!r}))"
+
+    def _raised(self, block: _Block, node: Node, env: Env) -> str:
+        """An entry of a weight in few bits, as of a row that an index picks."""
+        form, index = Format.of(node.attrs), env[Format.of(node.attrs).axis]
+        place = {
+            form.packed: f"({index} / {form.per_byte})",
+            form.groups: f"({index} / {form.group})",
+        }
+        code, scale, *offset = (self.element(block, i, {**env, **place}) for i in node.inputs)
+        if form.bits == 8:
+            return f"(float({code}) * {scale})"
+        nibble = f"({index} % 2 ? uint8_t({code}) >> 4 : uint8_t({code}) & 15)"
+        return f"(float({nibble} - 8) * {scale} + {offset[0]})"
 
     def _apart(self, block: _Block, node_id: int, env: Env) -> str:
         """An element that is read only if it is there."""

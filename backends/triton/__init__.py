@@ -135,6 +135,11 @@ class TritonExecutable(Executable):
         kind = getattr(torch, TORCH_TYPES[dtype]) if dtype and half else like.dtype
         return like.new_empty((*like.shape[:dim], length, *like.shape[dim + 1 :]), dtype=kind)
 
+    def array(self, state: Any) -> Array:
+        from .session import array
+
+        return array(state)
+
     def trace(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[ValueKey, Array]]:
         from .session import array, named_as
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,15 @@ class Compiled:
             )
             if failed
         )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kernel": self.kernel,
+            "target": self.target,
+            "seconds": self.seconds,
+            "usage": None if self.usage is None else asdict(self.usage),
+            "failures": list(self.failures),
+        }
 
 
 def compile_program(

@@ -43,15 +43,11 @@ def begun(program: Program, function: Function) -> dict[int, Begun]:
     """What the kernels of a function begin, by the node of the product."""
     found: dict[int, Begun] = {}
     for node in function.nodes:
-        if node.op in FREE | HOST:
-            continue
-        for source in node.inputs:
-            maker = function[source]
+        for maker in () if node.op in FREE | HOST else map(function.__getitem__, node.inputs):
             if maker.op == "linear" and maker.id not in found:
                 made = _begun(program, function, maker, node)
                 if made is not None:
                     found[maker.id] = made
-                    break
     return found
 
 
@@ -62,7 +58,7 @@ def _begun(program: Program, function: Function, maker: Node, node: Node) -> Beg
         return None
     (leaf, *more) = [i for i, value in reader.leaves.items() if value == maker.id] or [-1]
     inside = [*above(reader, reduction.inputs)]
-    if more or any(not _follows(reader, n, leaf) for n in inside):
+    if more or any(not _follows(n, leaf) for n in inside):
         return None
     if any(n.id == leaf for n in above(reader, reader.outputs, [reduction])):
         return None
@@ -91,7 +87,7 @@ def _reduction(region: Region) -> Node | None:
     return found[0] if alone and found[0].type.dtype in ("float", "f32") else None
 
 
-def _follows(region: Region, node: Node, leaf: int) -> bool:
+def _follows(node: Node, leaf: int) -> bool:
     """Whether a node is the product's result, a number, or pointwise in such."""
     return node.id == leaf or node.op == "const" or (node.op in OPS and OPS[node.op].pointwise)
 

@@ -313,7 +313,8 @@ class _Builder:
         products = sum(n.op == "dot" for n in self.space.reductions)
         cols = _extent(self.space.cols).constant if self.space.cols else 1
         angles = any("tl.sin(" in line or "tl.cos(" in line for line in self.body.lines)
-        running = self.kind == "flat" and "BLOCK_K" in reducer.blocks
+        meets = self.kind == "flat" or (self.kind == "row" and self.column_mode == "grid")
+        running = meets and "BLOCK_K" in reducer.blocks
         pieces = max(Counter(output for output, _ in self.space.outputs).values())
         return Facts(
             self.kind, width, products, cols, angles, reducer.exact, pieces, self._scores(), running

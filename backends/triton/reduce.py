@@ -514,7 +514,7 @@ class Reducer:
         half = all(node.type.dtype == "float" for node, _ in peeled)
         value = evaluator.value(peeled[side][0].id, peeled[side][1])
         tiles = dot.kept[side] | span.tiles[slot]
-        if not value.stored:
+        if not value.stored or not span.tiles[slot] <= value.tiles:  # else its load is masked
             value = evaluator.masked(value, span.masks[slot], literal(0.0))
         value = evaluator.spread(value, tiles)
         if half and value.stored:

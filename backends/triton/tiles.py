@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from .descriptors import DESCRIPTORS
@@ -31,7 +33,7 @@ class Facts:
     exact: bool = False  # a product of float32 values, whatever the model's type
     pieces: int = 1  # of the result that a program computes at once
     scores: int = 1  # of an attention's gradient: products in a tile, of which the sum is made
-    running: bool = False  # a loop in a pointwise kernel: its columns meet a tile of what is summed
+    running: bool = False  # a loop whose sums keep the columns: they meet a tile of what is summed
 
 
 # (rows, columns, reduced), warps, stages; by bytes of an element
@@ -53,6 +55,12 @@ ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
     INTERPRETER: {64: (64, 64, 4, 1), 128: (64, 64, 4, 1), 256: (64, 64, 4, 1)},
 }
 
+# Triton 3.8 keeps the queries of the large tile in registers, where there is no room for them: what it
+# has instead, by its version, target and head size.
+OTHERWISE: dict[tuple[str, str, int], Tile] = {
+    ("3.8", "sm_90", 128): {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, DESCRIPTORS: False},
+}
+
 # Where tiles are read through tensor descriptors. Older devices and AMD have no such instruction,
 # float32 is for no tensor core, and with few rows a program ends before making one has paid. The
 # interpreter so runs both ways.
@@ -62,6 +70,7 @@ DESCRIBED = ("sm_90", "sm_100", INTERPRETER)
 ATTENTION_GRADIENT: dict[str, dict[int, tuple[int, int, int, int]]] = {
     **ATTENTION,
     "sm_80": {64: (64, 64, 4, 2), 128: (64, 32, 4, 2), 256: (32, 32, 8, 1)},
+    "sm_90": {64: (128, 64, 8, 3), 128: (128, 64, 8, 3), 256: (64, 32, 8, 2)},
     "gfx942": {64: (64, 64, 4, 2), 128: (64, 32, 4, 2), 256: (32, 32, 4, 1)},
 }
 
@@ -78,7 +87,7 @@ FEW_PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
 ELEMENTS: dict[Kind, int] = {"flat": 1024, "row": 2048}
 INTERPRETED_ELEMENTS = 1 << 16
 MOST_HELD = 16  # elements of a row's tile that a thread holds
-RUNNING = 32  # columns, and summed entries, of a running sum's tile
+RUNNING = 32  # columns, and summed entries, of such a tile
 
 # An axis whose length is a multiple of this has no mask: every block along it ends where it ends.
 UNMASKED = 128
@@ -93,8 +102,10 @@ def tile(facts: Facts, target: str, element_bytes: int, *, few: bool = False) ->
         table = (FEW_PRODUCTS if few else PRODUCTS)[target]
         return _product(facts, table, element_bytes) | described
     if facts.kind == "attend":
-        whole = _attend(facts, target, element_bytes) | described
-        return whole | {"BLOCK_M": 16, "num_warps": 4} if few else whole
+        whole = _attend(facts, target, element_bytes, few) | described
+        is_known = element_bytes == 2 and not few and facts.scores == 1
+        other = OTHERWISE.get((_triton(), target, _head(facts))) if is_known else None
+        return whole | (other or {})
     if facts.kind == "chunks":
         return _chunks(facts, target)
     if facts.kind == "steps":
@@ -112,15 +123,32 @@ def _product(
     return {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "num_warps": warps, "num_stages": stages}
 
 
-def _attend(facts: Facts, target: str, element_bytes: int) -> Tile:
-    size = next((s for s in (64, 128) if facts.width <= s), 256)
-    table = ATTENTION if facts.scores == 1 else ATTENTION_GRADIENT
+def _attend(facts: Facts, target: str, element_bytes: int, few: bool) -> Tile:
+    size, table = _head(facts), ATTENTION if facts.scores == 1 else ATTENTION_GRADIENT
     m, n, warps, stages = table[target][size]
     if element_bytes > 2 and target != INTERPRETER:
-        m, n, stages = 64, 32 if size < 256 else 16, 1
+        m, n, warps, stages = 64, 32 if size < 256 else 16, min(warps, 8), 1
+    elif few and size < 256 and facts.scores == 1:
+        n = 64
+    if few:
+        m, warps = 16, 4
     return {
         "BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": 32, "num_warps": warps, "num_stages": stages,
     }  # fmt: skip
+
+
+def _head(facts: Facts) -> int:
+    """The size of a head, of those in the table."""
+    return next((size for size in (64, 128) if facts.width <= size), 256)
+
+
+@cache
+def _triton() -> str:
+    """The installed version, or the one that tables are made for."""
+    try:
+        return ".".join(version("triton").split(".")[:2])
+    except PackageNotFoundError:
+        return "3.9"
 
 
 def _rows(facts: Facts, target: str) -> Tile:

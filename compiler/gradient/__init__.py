@@ -24,6 +24,7 @@ from ..passes.drop_unread import DROP_UNREAD
 from ..passes.sink_merges import SINK_MERGES
 from ..passes.tile_attention import TILE_ATTENTION
 from ..rewrite import Pass, Session, run_pass
+from .columns import LOG_SUM_EXP, in_columns
 from .derivation import Derivation
 from .reverse import GRADIENT
 
@@ -47,8 +48,9 @@ def derive(
 ) -> Differentiated:
     """The gradient of the output `loss`, one number, for each of `weights`.
 
-    Attention is differentiated as tiles (`attention.py`), unless it is not `tiled`. Outputs other than
-    the loss stay outputs of `backward`. Raises `LossShape` and `NoGradient`.
+    Unless they are not `tiled`, attention is differentiated as tiles (`attention.py`), and what has a
+    long vocabulary for each token is made again in tiles of it (`columns.py`). Outputs other than the
+    loss stay outputs of `backward`. Raises `LossShape` and `NoGradient`.
     """
     value = program.main[dict(program.main.outputs)[loss]]
     if value.axes or value.type.dtype not in ("float", "f32", "f64"):
@@ -61,6 +63,8 @@ def derive(
     session.learn(canonical)
     derivation = Derivation(canonical, session, frozenset(weights))
     backward = derivation.backward(loss)
+    if tiled:
+        backward = in_columns(_after(backward, (CANONICALIZE,), session), session)
     gradients = {
         join(path, name.removeprefix(GRADIENT)): join(path, name)
         for path, function in calls(backward)
@@ -82,4 +86,6 @@ def _tiled(program: Program, session: Session) -> Program:
     """With attentions as tiles; not in the steps of scans, of which chunks are yet to be made."""
     nodes = (n for function in program.functions for n in function.nodes if n.op in SCANS)
     steps = {name: program.function(name) for node in nodes for name in callees(node)}
-    return _after(program, (SINK_MERGES, TILE_ATTENTION), session).with_functions(steps.values())
+    return _after(program, (SINK_MERGES, TILE_ATTENTION, LOG_SUM_EXP), session).with_functions(
+        steps.values()
+    )

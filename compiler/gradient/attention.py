@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from ..ir.graph import Attrs, AttrValue, Axis, Function, Node, TensorType
 from ..ops.attend import MOVES, AttendPlan, NotTileable, plan_attend
+from ..ops.reduce import weights
 from .reverse import Reverse, Special
 
 
@@ -162,10 +163,7 @@ class _Weights(Special):
         assert isinstance(of, _Inside)
         _, log_total, _ = of.given
         at = of.adjoint(self.node, (), frozenset())
-        empty = at.add("eq", log_total, at.number(float("-inf")))
-        shift = at.add("where", empty, at.number(0.0), log_total)
-        (scores,) = self.node.inputs
-        of.here[self.node.id] = at.add("exp", at.add("sub", of.here[scores], shift))
+        of.here[self.node.id] = weights(at, of.here[self.node.inputs[0]], log_total)
 
     def reverse(self, found: tuple[int | None, ...]) -> None:
         of, (d,) = self.outer, found

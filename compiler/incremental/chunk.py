@@ -11,7 +11,16 @@ from dataclasses import replace
 
 from ...dsl.dims import Dim
 from ...dsl.errors import NeedsWholeSequence
-from ..ir.graph import STATE, AttrValue, Axis, Builder, Function, Node, TensorType
+from ..ir.graph import (
+    STATE,
+    AttrValue,
+    Axis,
+    Builder,
+    Function,
+    Node,
+    TensorType,
+    with_axes,
+)
 from ..passes.properties import VIEWS, is_elementwise, reduced_axes
 from ..state import Kind, Plan
 from ..values import ONE, ZERO, Reach, wider
@@ -155,7 +164,7 @@ class _Chunk:
     def clone(self, node: Node, inputs: tuple[int, ...], axes: Mapping[Axis, Axis]) -> int:
         """The same op on other operands, along other axes."""
         self._check_sizes(node)
-        attrs = {name: _with_axes(value, axes) for name, value in node.attrs.items()}
+        attrs = {name: with_axes(value, axes) for name, value in node.attrs.items()}
         types = tuple(self.type(t, axes) for t in node.types)
         declared = types if node.op in DECLARED else None
         return self.builder.add(node.op, inputs, attrs, declared, node.origins, node.hint)
@@ -473,12 +482,6 @@ class _Chunk:
         held = self.type(node.types[index], {self.decoded: self.derivation.history(reach)})
         zero = self.add("const", (), {"value": 0, "dtype": held.dtype})
         return self.add("broadcast", (zero,), {"axes": held.axes})
-
-
-def _with_axes(value: AttrValue, axes: Mapping[Axis, Axis]) -> AttrValue:
-    if isinstance(value, tuple):
-        return tuple(_with_axes(v, axes) for v in value)
-    return axes.get(value, value) if isinstance(value, Axis) else value
 
 
 DECLARED = frozenset({"weight", "repeat", "scan", "table", "state", "input"})

@@ -63,6 +63,13 @@ class TensorType:
 AttrValue: TypeAlias = "int | float | bool | str | Dim | Axis | tuple[AttrValue, ...] | None"
 
 
+def with_axes(value: AttrValue, axes: Mapping[Axis, Axis]) -> AttrValue:
+    """An attribute with other axes in place of some."""
+    if isinstance(value, tuple):
+        return tuple(with_axes(v, axes) for v in value)
+    return axes.get(value, value) if isinstance(value, Axis) else value
+
+
 class Attrs(Mapping[str, AttrValue]):
     """An immutable, hashable mapping, iterated in name order."""
 

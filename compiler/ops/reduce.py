@@ -230,6 +230,18 @@ def _(call: Call, x: Array) -> Array:
     return np.squeeze(most, along) + np.log(total)
 
 
+@LOGSUMEXP.backward
+def _(at: Adjoint) -> tuple[int]:
+    return (at.add("mul", at.d, weights(at, at.node.inputs[0], at.node.id)),)
+
+
+def weights(at: Adjoint, x: int, total: int) -> int:
+    """The softmax in terms of the `logsumexp`: zeros in a row of -inf."""
+    empty = at.add("eq", total, at.number(-math.inf))
+    shift = at.add("where", empty, at.number(0.0), total)
+    return at.add("exp", at.add("sub", x, shift))
+
+
 def finite(maximum: Array) -> Array:
     """The maximum to subtract: a finite one for an empty row, whose exponentials then vanish."""
     return np.asarray(np.maximum(maximum, np.finfo(maximum.dtype).min))

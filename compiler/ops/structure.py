@@ -539,6 +539,8 @@ def _counted(at: Adjoint, axis: Axis, index: int, new: tuple[Axis, ...]) -> int:
         summed = tuple(other if a == axis else a for a in summed)
     ones = at.add("to_float", at.add("eq", at.add("index", axis=axis), index))
     first = at.add("mul", ones, sides[0]) if apart else ones
+    if not summed:
+        return at.add("mul", first, sides[-1])
     return at.add("dot", first, sides[-1], axes=summed)
 
 

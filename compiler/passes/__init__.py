@@ -27,6 +27,7 @@ from .fuse_loss import FUSE_LOSS
 from .fuse_norm_linear import FUSE_NORM_LINEAR
 from .fuse_pointwise import FUSE_POINTWISE
 from .group_experts import GROUP_EXPERTS
+from .hoist_invariant import HOIST_INVARIANT
 from .pack_projections import PACK_PROJECTIONS
 from .pack_weights import PACK_WEIGHTS
 from .parameters import DERIVE_PARAMETERS
@@ -46,6 +47,7 @@ PIPELINE: tuple[Pass, ...] = (
     GROUP_EXPERTS,
     FFT_CONVOLUTION,
     TILE_ATTENTION,
+    HOIST_INVARIANT,
     PACK_PROJECTIONS,
     FUSE_NORM_LINEAR,
     FUSE_LOSS,

@@ -66,6 +66,12 @@ def explain_json(sites: Sequence[Site], sizes: Mapping[str, int]) -> list[dict[s
     return [entry(s, sizes) for s in sites if s.rule not in QUIET]
 
 
+def quiet_json(sites: Sequence[Site]) -> list[dict[str, Any]]:
+    """How often each quiet rule fired, by pass."""
+    counts = Counter((s.pass_name, s.rule) for s in sites if s.rule in QUIET and s.fired)
+    return [{"pass": p, "rule": rule, "fired": n} for (p, rule), n in sorted(counts.items())]
+
+
 def explain_text(sites: Sequence[Site], sizes: Mapping[str, int]) -> str:
     """A line per site, grouped by pass and function; quiet rules as counts per pass."""
     lines: list[str] = []
@@ -85,25 +91,43 @@ def totals_text(sites: Sequence[Site], sizes: Mapping[str, int]) -> str:
 
     A site counts once, however often its function runs, and twice where two passes come upon it.
     """
+    rows = (
+        f"  {row['pass']:<18} {row['fired']} fired, {row['declined']} declined{_moved(row)}"
+        for row in totals(sites, sizes)
+    )
+    return "\n".join(["in sum", *rows])
+
+
+def totals(sites: Sequence[Site], sizes: Mapping[str, int]) -> list[dict[str, Any]]:
+    """What `totals_text` shows, as plain data."""
     shown = [s for s in sites if s.rule not in QUIET]
-    lines = ["in sum"]
+    rows = []
     for name in dict.fromkeys(s.pass_name for s in shown):
         own = [s for s in shown if s.pass_name == name]
         fired = [s for s in own if s.fired]
-        counts = f"{len(fired)} fired, {len(own) - len(fired)} declined"
-        lines.append(f"  {name:<18} {counts}{_moved(fired, sizes)}")
-    return "\n".join(lines)
+        moved = [(s.before, s.after) for s in fired if s.before is not None and s.after is not None]
+        before, after = (
+            (_count(sum(column, Dim()), sizes) for column in zip(*moved, strict=True))
+            if moved
+            else (None, None)
+        )
+        rows.append(
+            {
+                "pass": name,
+                "fired": len(fired),
+                "declined": len(own) - len(fired),
+                "bytes_before": before,
+                "bytes_after": after,
+            }
+        )
+    return rows
 
 
-def _moved(sites: Sequence[Site], sizes: Mapping[str, int]) -> str:
-    """The bytes before and after of the sites that have them; empty for none."""
-    found = [(s.before, s.after) for s in sites if s.before is not None and s.after is not None]
-    if not found:
+def _moved(data: Mapping[str, Any]) -> str:
+    """The bytes before and after; empty where there are none."""
+    if data["bytes_before"] is None:
         return ""
-    before, after = (
-        _human(_count(sum(column, Dim()), sizes)) for column in zip(*found, strict=True)
-    )
-    return f"  [{before} -> {after}]"
+    return f"  [{_human(data['bytes_before'])} -> {_human(data['bytes_after'])}]"
 
 
 def _line(data: Mapping[str, Any]) -> str:
@@ -112,10 +136,7 @@ def _line(data: Mapping[str, Any]) -> str:
         filter(None, [_range(data["lines"]), data["region"] and f"({data['region']})"])
     )
     reason = f": {data['reason']}" if data["reason"] else ""
-    moved = ""
-    if data["bytes_before"] is not None:
-        moved = f"  [{_human(data['bytes_before'])} -> {_human(data['bytes_after'])}]"
-    return f"  {mark} {data['rule']} {where}{reason}{moved}"
+    return f"  {mark} {data['rule']} {where}{reason}{_moved(data)}"
 
 
 def _range(lines: Sequence[str]) -> str:
@@ -135,9 +156,9 @@ def _human(count: int | str | None) -> str:
 
 
 def _quiet(sites: Sequence[Site]) -> list[str]:
-    counts = Counter((s.pass_name, s.rule) for s in sites if s.rule in QUIET and s.fired)
-    names = dict.fromkeys(name for name, _ in counts)
+    rows = quiet_json(sites)
+    names = dict.fromkeys(s.pass_name for s in sites if s.rule in QUIET and s.fired)
     return [
-        f"{name}: " + ", ".join(f"{r} x{n}" for (p, r), n in sorted(counts.items()) if p == name)
+        f"{name}: " + ", ".join(f"{r['rule']} x{r['fired']}" for r in rows if r["pass"] == name)
         for name in names
     ]

@@ -36,7 +36,8 @@ class NothingFails(ArchError, id="nothing-fails"):
     asked: str
     title = "{path} does not fail: there is nothing to keep while it is made smaller"
     help = (
-        "asked was {asked}; `archc reduce` takes --backends, --check, --random, --size and --dtype"
+        "{asked} found nothing wrong: ask other --backends, another --dtype or --size, other weights"
+        " by --random, or a command of your own by --check"
     )
 
 

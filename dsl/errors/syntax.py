@@ -193,6 +193,16 @@ class MissingBody(ArchError, id="missing-body"):
     help = "a body stands in braces: `{opener} .. {{ .. }}`"
 
 
+class RepeatHead(ArchError, id="repeat-head"):
+    name: str
+    title = "a `repeat` has a name and an index"
+    labels = {"span": "expected `{name}[i: count]`"}
+    help = (
+        "write `repeat {name}[i: count] {{ .. }}`;"
+        " `repeat {name}[i] {{ .. }}` runs as often as `{name}` says"
+    )
+
+
 class ExpressionStatement(ArchError, id="expression-statement"):
     text: str
     title = "an expression alone does nothing"

@@ -33,4 +33,5 @@ def one_input(data: bytes) -> None:
 
 if __name__ == "__main__":
     atheris.Setup([sys.argv[0], "-timeout=10", "-rss_limit_mb=2048", *sys.argv[1:]], one_input)
+    splices.grafts()  # takes longer than an input may
     atheris.Fuzz()
