@@ -30,6 +30,7 @@ from ..dsl.dims import Dim, maximum
 from ..dsl.span import Span
 from .ir.graph import Axis, Function, Node, Program, TensorType, callees
 from .ir.walk import join
+from .key_axes import with_key_axes
 from .passes.canonicalize import CANONICALIZE
 from .rewrite import Session, run_pass
 from .values import ONE, ZERO, Given, Reach, Values, want
@@ -76,7 +77,7 @@ def state_of(program: Program) -> tuple[State, ...]:
     if not program.decode:
         return ()
     canonical, _ = run_pass(CANONICALIZE, program, Session())
-    return _together(plan_of(canonical).states())
+    return _together(plan_of(with_key_axes(canonical)).states())
 
 
 def _together(states: Iterable[State]) -> tuple[State, ...]:

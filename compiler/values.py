@@ -267,7 +267,7 @@ class Values:
             for key in filter(self.is_key, node.axes):
                 reading = [self.function[i] for i in self.users[node.id]]
                 whole = node.id in self.function.output_ids or node.op in ("input", "result")
-                whole |= any(_counts(user, key) for user in reading)
+                whole |= any(counts(user, key) for user in reading)
                 alone = self.key(node) == key
                 reach = None if whole else self.window(node) if alone else ZERO
                 found[key] = wider(found.get(key, ZERO), reach)
@@ -280,15 +280,13 @@ class Values:
         key = self.key(node)
         if key is None:
             return None
-        query = self.decoded
         widest: Reach = Dim()
         todo, seen = [(node.id, key)], {(node.id, key)}
-        while todo and query is not None and widest is not None:
+        while todo and self.decoded is not None and widest is not None:
             current, axis = todo.pop()
             for user in (self.function[i] for i in self.users[current]):
-                if _reduces(user, axis):
-                    seen_back = Visibility(self.edit, axis, query).support(user).lower
-                    widest = wider(widest, None if seen_back is None else seen_back + 1)
+                if reduces(user, axis):
+                    widest = wider(widest, self.sees(user, axis))
                     continue
                 below = (
                     dict(user.attrs.pairs("pairs")).get(axis, axis) if user.op == "rename" else axis
@@ -298,7 +296,14 @@ class Values:
                 if (user.id, below) not in seen:
                     seen.add((user.id, below))
                     todo.append((user.id, below))
-        return widest if query is not None else None
+        return widest if self.decoded is not None else None
+
+    def sees(self, node: Node, key: Axis) -> Reach:
+        """How many of the last positions a reduction along an axis of keys sees."""
+        if self.decoded is None:
+            return None
+        lower = Visibility(self.edit, key, self.decoded).support(node).lower
+        return None if lower is None else lower + 1
 
     # ------------------------------------------------------------------------------ the cut
 
@@ -415,14 +420,14 @@ class Values:
         return maximum(-slot.low, 0) if known else None
 
 
-def _counts(node: Node, key: Axis) -> bool:
+def counts(node: Node, key: Axis) -> bool:
     """Whether a node says where along an axis of keys it found something, or may do so inside."""
     if node.op in ("scan", "repeat"):
         return True
     return node.op in ("topk", "cumsum") and node.attrs["axis"] == key
 
 
-def _reduces(node: Node, axis: Axis) -> bool:
+def reduces(node: Node, axis: Axis) -> bool:
     """Whether a node sums, or chooses among, the entries of an axis."""
     return node.op in REDUCES and axis in reduced_axes(node)
 

@@ -27,6 +27,7 @@ from ...dsl.errors import NoDecode
 from ...dsl.span import Span
 from ..ir.graph import Program
 from ..ir.walk import iterations, join
+from ..key_axes import with_key_axes
 from ..passes.canonicalize import CANONICALIZE
 from ..passes.drop_unread import DROP_UNREAD
 from ..rewrite import Session, run_pass
@@ -70,6 +71,7 @@ def derive(program: Program, text: Span | None = None) -> Incremental:
     session = Session()
     canonical, _ = run_pass(CANONICALIZE, _without_loss(program), session)
     canonical, _ = run_pass(DROP_UNREAD, canonical, session)
+    canonical = with_key_axes(canonical)
     session.learn(canonical)
     derivation = Derivation(canonical, session, chunk_of)
     main = derivation.main(plan_of(canonical))

@@ -1,0 +1,98 @@
+"""Attentions that see differently far back have key axes of their own; others share theirs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from small_models import inputs, program
+from small_models import model as small
+
+from archc.api import Model
+from archc.compiler.elaborate import module_of, the_model
+from archc.compiler.incremental import derive
+from archc.compiler.ir.verify import verify
+from archc.compiler.key_axes import with_key_axes
+from archc.compiler.passes.canonicalize import CANONICALIZE
+from archc.compiler.rewrite import Session, run_pass
+from archc.dsl import Source, parse
+
+ATTENTIONS = "; ".join(
+    f"{name} = x |> attention(1, mask = {mask}) as {name}"
+    for name, mask in [("far", "causal"), ("near", "sliding(2)"), ("mid", "sliding(3)")]
+)
+SHARED = """k = x |> linear(e: 4) as k
+  a = {score}
+  p = softmax(where(causal(s, t), a, -inf), t)
+  {other}
+  r = softmax(where(sliding(2)(s, t), c, -inf), t)
+  output y[b, s, e] = dot(p, k[s -> t], t) + dot(r, k[s -> t], t)"""
+SCORE = "dot(x |> linear(e: 4) as {q}, k[s -> t], e)"
+
+# The key axes of each, and how much is kept of what.
+CASES = {
+    "three windows": (
+        f"{ATTENTIONS}; output y[b, s, d] = far + near + mid",
+        3,
+        {"far.k": None, "far.v": None, "near.k": 1, "near.v": 1, "mid.k": 2, "mid.v": 2},
+    ),
+    "facts of positions": (
+        f"time s: valid = keep\n  {ATTENTIONS}; output y[b, s, d] = far + near + mid",
+        3,
+        {"far.k": None, "far.v": None, "near.k": 1, "near.v": 1, "mid.k": 2, "mid.v": 2}
+        | {"keep": None},
+    ),
+    "equal windows": (
+        "near = x |> attention(1, mask = sliding(2)) as near;"
+        " other = x |> attention(1, mask = sliding(2)) as other; output y[b, s, d] = near + other",
+        1,
+        {"near.k": 1, "near.v": 1, "other.k": 1, "other.v": 1},
+    ),
+    "keys in common": (
+        SHARED.format(score=SCORE.format(q="q"), other=f"c = {SCORE.format(q='u')}"),
+        2,
+        {"k": None},
+    ),
+    "scores in common": (
+        SHARED.format(score=SCORE.format(q="q"), other="c = 2.0 * a"),
+        1,
+        {"k": None},
+    ),
+    "a bias in common": (
+        SHARED.format(
+            score=f"{SCORE.format(q='q')} + 0.1 * float(t - s)",
+            other=f"c = {SCORE.format(q='u')} + 0.1 * float(t - s)",
+        ),
+        2,
+        {"k": None},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_key_axes_and_what_is_kept(name: str) -> None:
+    body, count, kept = CASES[name]
+    found = program(small(f"decode s; {body}"))
+    canonical, _ = run_pass(CANONICALIZE, found, Session())
+    separated = with_key_axes(canonical)
+    verify(separated)
+    keys = {a.name for n in separated.main.nodes for a in n.axes if a.time == "s"} - {"s"}
+    assert len(keys) == count, keys
+    assert count > 1 or separated == canonical
+    slots = {slot.path: slot.capacity and slot.capacity.constant for slot in derive(found).slots}
+    assert slots == kept
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_row_by_row(name: str) -> None:
+    text = small(f"decode s; {CASES[name][0]}")
+    module = module_of(parse(Source("model.arch", text)))
+    model = Model(module, the_model(module), {}).with_random_weights(0)
+    decoder = model.decoder("numpy", dtype="f64", level=0)
+    keep = np.array([[1, 1, 0, 1, 1], [0, 1, 1, 1, 1]], bool)
+    given = {k: v for k, v in inputs(keep=keep).items() if k in model.inputs}
+    rows, state = [], None
+    for cut in (slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 5)):
+        outputs, state = decoder(state, **{k: v[:, cut] for k, v in given.items()})
+        rows.append(outputs["y"])
+    whole = model.compile("numpy", dtype="f64", level=0)(**given)["y"]
+    np.testing.assert_allclose(np.concatenate(rows, 1), whole, rtol=1e-12, atol=1e-12)
