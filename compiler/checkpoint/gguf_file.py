@@ -156,8 +156,12 @@ class GgufStore(TensorStore):
             blocks = packed[start // elements * size : stop // elements * size]
             result[start:stop] = dequantize(blocks[None], kind)[0]
 
-        with ThreadPoolExecutor(os.cpu_count()) as threads:  # NumPy lets others run
-            list(threads.map(unpack, range(0, count, UNPACKED_AT_ONCE)))
+        starts = range(0, count, UNPACKED_AT_ONCE)
+        if len(starts) > 1:
+            with ThreadPoolExecutor(os.cpu_count()) as threads:  # NumPy lets others run
+                list(threads.map(unpack, starts))
+        elif count:  # not worth a thread
+            unpack(0)
         _release(self.file, tensor.offset, packed.nbytes)
         return result.reshape(tensor.shape)
 
