@@ -2,7 +2,8 @@
 
 `FAULTS[backend][kind]` makes a context manager. A `Faulty` backend is the real one with a fault
 active while it lowers and while it runs; the reference runs of a comparison stay outside it.
-A stale weight needs no such thing: the backend is given another layer's.
+A stale weight needs no such thing: the backend is given another layer's. `PASSES` are faults of
+rewrites, which every backend would run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from archc.backends.base import Backend, Executable
 from archc.backends.numpy import tiles
 from archc.compiler.ir.graph import Attrs, Program
 from archc.compiler.ops import OPS
+from archc.compiler.passes import canonicalize
 
 Array = np.ndarray[Any, Any]
 Fault = Callable[[], AbstractContextManager[Any]]
@@ -338,3 +341,53 @@ TRITON: dict[str, Fault] = {
 }
 
 FAULTS: dict[str, dict[str, Fault]] = {"numpy": NUMPY, "torch": TORCH, "triton": TRITON}
+
+# ------------------------------------------------------------------------------------- passes
+
+
+def in_a_pass(name: str, function: str, wrong: Callable[..., Any]) -> Fault:
+    """`wrong(right, edit, *arguments)` in place of a function of a pass's module."""
+    return wrapped(vars(import_module(f"archc.compiler.passes.{name}")), function, wrong)
+
+
+def taken_for_neutral(op: str, value: float) -> Fault:
+    """`x op value` is rewritten to x."""
+    return lambda: setting(canonicalize.NEUTRAL, op, value)
+
+
+def times(value: float) -> Callable[..., int]:
+    def wrong(right, edit, *arguments):
+        made = right(edit, *arguments)
+        kind = edit[made].type.dtype
+        return edit.add("mul", (made, edit.add("const", (), {"value": value, "dtype": kind})))
+
+    return wrong
+
+
+def without_gains(right, edit, weight, form):
+    return right(edit, weight, replace(form, gains=[]))
+
+
+def first_gain_twice(right, edit, weight, form):
+    return right(edit, weight, replace(form, gains=[*form.gains, *form.gains[:1]]))
+
+
+def from_the_start(right, edit, whole, packed, part, start, columns):
+    return right(edit, whole, packed, part, start * 0, columns)
+
+
+def backwards(right, edit, operands, group, parts, packed):
+    """Packs the first matrix, over and over, where the shapes allow it."""
+    alike = all(n.axes == operands[0].axes for n in operands)
+    return right(edit, operands[:1] * len(operands) if alike else operands, group, parts, packed)
+
+
+PASSES: dict[str, Fault] = {
+    "gain not folded": in_a_pass("fuse_norm_linear", "_scaled_weight", without_gains),
+    "gain folded twice": in_a_pass("fuse_norm_linear", "_scaled_weight", first_gain_twice),
+    "shift dropped": in_a_pass("fuse_norm_linear", "_shift", times(0.0)),
+    "columns of the first part": in_a_pass("pack_projections", "_column_slice", from_the_start),
+    "first matrix for all": in_a_pass("pack_projections", "_joined", backwards),
+    "scale taken for one": taken_for_neutral("mul", 0.25),
+    "one taken for nothing": taken_for_neutral("add", 1),
+}

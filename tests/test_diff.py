@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from safetensors.numpy import save_file
 
 import archc
 from archc import api
+from archc.backends.base import Backend, Executable
 from archc.backends.numpy import NumpyBackend
 from archc.cli import main
 from archc.compiler import passes
@@ -186,6 +190,52 @@ def test_indices_within_their_margin_are_a_tie() -> None:
     weights["w"] = weights["w"].astype(np.float32)
     trial = Session(program, weights).trial(Candidate("numpy"), Case("given", {"x": x}), False)
     assert trial.divergence is None
+
+
+PARTS = 32
+
+
+@dataclass
+class Misfusing(Backend):
+    """NumPy, but in a fused node of several parts a `tanh` is a sine. Counts what it loads."""
+
+    name = "numpy"
+    loaded: list[Program] = field(default_factory=list)
+
+    def emit(self, program: Program, **options: object) -> dict[str, str]:
+        raise NotImplementedError
+
+    def load(self, program: Program, weights: Mapping[str, Any], **options: Any) -> Executable:
+        self.loaded.append(program)
+        bodies = {n.attrs.string("body") for n in program.main.nodes if "body" in n.attrs}
+        wrong = [_with_sine(program.function(body)) for body in bodies]
+        return NumpyBackend().load(program.with_functions(wrong), weights, **options)
+
+
+def _with_sine(body: Function) -> Function:
+    if len(body.nodes) < 3:  # an input and one part
+        return body
+    nodes = (replace(n, op="sin" if n.op == "tanh" else n.op) for n in body.nodes)
+    return replace(body, nodes=tuple(nodes))
+
+
+@pytest.mark.parametrize("at", [0, 1, 13, 30])
+def test_a_part_fused_wrongly_is_found_in_few_runs(
+    at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part is right alone: the node, its parts, and one run for each halving of them."""
+    m = Model()
+    made = m.input("x", b, d)
+    for part in range(PARTS):
+        made = made.op("tanh" if part == at else ("exp", "log")[part % 2])
+    backend = Misfusing()
+    monkeypatch.setattr(api, "backend", lambda name: backend)
+    case = Case("given", {"x": np.linspace(0.2, 0.9, 36, dtype=np.float32).reshape(3, 12)})
+    found = Session(m.program(y=made), {}).trial(Candidate("numpy"), case, False).divergence
+    assert found is not None
+    assert (found.op, found.introduced) == ("tanh", True)
+    whole, hints = 1, 1  # besides the search: the run that differed, and one to try conventions on
+    assert len(backend.loaded) - whole - hints <= 2 + math.log2(PARTS)
 
 
 # ------------------------------------------------------------------------------ extraction

@@ -133,6 +133,7 @@ MISTAKES = {
         "(1 / (sqrt(mean(h * h, d)) + eps))",
         "layers[0].norm1",
         "sqrt(mean",
+        "the epsilon inside of the root",
     ),
     "gain of w": Mistake(
         "gemma",

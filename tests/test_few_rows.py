@@ -89,10 +89,29 @@ def test_a_matrix_is_decoded_as_the_formula_has_it(
 
 
 def test_rows_are_quantised_alike_in_any_block(text: dict[str, Any]) -> None:
-    w = torch.randn(3, 5, 2**18)  # a block is four rows
+    w = torch.randn(3, 5, 2**18 - 8)  # a block is four rows
     for bits in (8, 4):
         found, wanted = text["quantise"](w, bits, 32), text["quantise_rows"](w, bits, 32)
         assert all(map(torch.equal, found, wanted))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_codes_are_those_of_pytorch(text: dict[str, Any], dtype: torch.dtype, bits: int) -> None:
+    """Also between two codes, of equal entries, of zeros, and of what is no number."""
+    w = torch.randn(2, 300, 96)
+    w[0, :100] = torch.randint(-30, 31, (100, 96)) / 2
+    w[0, 100:104, :40] = torch.tensor([0.0, 0.3, torch.inf, torch.nan])[:, None]
+    w[0, 104:106, 5] = torch.tensor([-torch.inf, torch.nan])
+    w = w.to(dtype)
+    with torch.profiler.profile() as profile:
+        found = text["quantise"](w, bits, 32)
+    assert any(event.name == "few_rows::encode" for event in profile.events())
+    for part, wanted in zip(found, text["quantise_rows"](w, bits, 32), strict=True):
+        torch.testing.assert_close(part, wanted, rtol=0, atol=0, equal_nan=True)
+    transposed = text["quantise"](w.mT.contiguous().mT, bits, 32)
+    for part, same in zip(found, transposed, strict=True):
+        torch.testing.assert_close(part, same, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(

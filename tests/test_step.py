@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from splits import Example, example, law
+from test_ops import POINTWISE, SIGNED, call_of, operands
 
 from archc.backends.torch import few_rows, step
+from archc.backends.torch.step.frame import TYPES
+from archc.compiler.ops import OPS, Precision, align, evaluate
 from archc.decoder import Decoder
 
 EXACT = 2e-6  # relative, of float32
@@ -89,3 +95,56 @@ def test_by_default_small_models_are_not_worth_a_text() -> None:
     _, state = made(None, input_ids=np.ones((1, 3), int))
     made(state, input_ids=np.ones((1, 1), int))
     assert not steps(made)
+
+
+F64 = Precision("f64")
+CALLS = [(c.values[0], c.values[1], call_of(*c.values, F64)) for c in POINTWISE]
+EXPRESSIONS = [
+    (name, sample, call, OPS[name].operands(tuple(t.dtype for t in sample.inputs)))
+    for name, sample, call in CALLS
+    if OPS[name].cpp and {t.dtype for t in (*sample.inputs, *call.outputs)} <= TYPES.keys()
+]
+NUMPY = {"float": np.float32, "int64_t": np.int64, "int8_t": np.int8, "bool": np.bool_}
+
+
+@pytest.fixture(scope="module")
+def expressions(compiler: None) -> ctypes.CDLL:
+    """A function for each of `EXPRESSIONS`, over `n` elements of each operand and of the result."""
+    text = '#include "step.h"\n'
+    for index, (name, _, call, kinds) in enumerate(EXPRESSIONS):
+        template = OPS[name].template("cpp", kinds[-1])
+        assert template is not None
+        types = zip(kinds, "xyz", strict=False)
+        given = [f"const {TYPES[kind]}* {x}" for kind, x in types]
+        given.append(f"{TYPES[call.outputs[0].dtype]}* r")
+        text += f'extern "C" void f{index}(int64_t n, {", ".join(given)}) {{\n'
+        text += "  for (int64_t i = 0; i < n; i++) "
+        text += f"r[i] = {template.format('x[i]', 'y[i]', 'z[i]')};\n}}\n"
+    path = few_rows.library("expressions", text, ("-O1", "-std=c++20"))
+    assert path is not None
+    return ctypes.CDLL(str(path))
+
+
+@pytest.mark.parametrize("index", range(len(EXPRESSIONS)), ids=lambda i: EXPRESSIONS[i][0])
+def test_cpp_expressions_equal_the_meaning(expressions: ctypes.CDLL, index: int) -> None:
+    name, sample, call, kinds = EXPRESSIONS[index]
+    sample = replace(sample, domain=SIGNED.get(name, sample.domain))
+    arrays = operands(sample, Precision("f32"))
+    if name in ("floordiv", "mod"):
+        arrays[1][arrays[1] == 0] = 2
+    if name == "pow":
+        arrays[1] = np.round(arrays[1])
+    (wanted,) = evaluate(name, call, arrays)
+    given = []
+    for x, t, kind in zip(arrays, sample.inputs, kinds, strict=True):
+        aligned = np.broadcast_to(align(x, t.axes, call.outputs[0].axes), wanted.shape)
+        given.append(np.ascontiguousarray(aligned, NUMPY[TYPES[kind]]))
+    result = np.empty(wanted.shape, NUMPY[TYPES[call.outputs[0].dtype]])
+    addresses = [ctypes.c_void_p(x.ctypes.data) for x in (*given, result)]
+    getattr(expressions, f"f{index}")(ctypes.c_int64(result.size), *addresses)
+    np.testing.assert_allclose(result, wanted, rtol=EXACT, atol=1e-12)
+
+
+def test_every_elementwise_op_has_its_text() -> None:
+    """`round_to` has none: a step that rounds to a format runs as it is emitted."""
+    assert {n for n, op in OPS.items() if op.pointwise and op.cpp is None} == {"round_to"}

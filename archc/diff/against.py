@@ -293,8 +293,8 @@ class _Trial:
     def compared(self, node: Node, value: Array, gold: Array, base: Array) -> Comparison:
         """Over what is no padding."""
         seen = self.runs.layout.seen(node, gold.shape)
-        wide = (x.astype(np.float64)[seen] for x in (value, gold, base))
-        return compare(*wide, self.dtype)
+        ours, exact, theirs = (x.astype(np.float64)[seen] for x in (value, gold, base))
+        return compare(ours, exact, theirs, self.dtype)
 
     def region(self, region: Region) -> Comparison | None:
         """How what a region returns compares, at worst over its calls."""

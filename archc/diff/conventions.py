@@ -12,7 +12,8 @@ import math
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from functools import partial
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -104,6 +105,18 @@ def _copied(builder: Builder, node: Node, inputs: tuple[int, ...], **attrs: obje
     return builder.add(node.op, inputs, changed, node.types, node.origins, node.hint)
 
 
+def _valued(value: object, builder: Builder, node: Node, inputs: tuple[int, ...]) -> int:
+    return _copied(builder, node, inputs, value=value)
+
+
+def _with_op(op: str, builder: Builder, node: Node, inputs: tuple[int, ...]) -> int:
+    return builder.add(op, inputs, node.attrs, node.types, node.origins)
+
+
+def _operand(at: int, builder: Builder, node: Node, inputs: tuple[int, ...]) -> int:
+    return inputs[at]
+
+
 def _number(builder: Builder, like: Node, value: float) -> int:
     return builder.add("const", (), {"dtype": like.type.dtype, "value": value})
 
@@ -123,7 +136,7 @@ def bounds(s: Setting) -> Iterator[Alternative]:
             s,
             f"{sign[new]} in place of {sign[node.op]}",
             {node.id},
-            lambda b, n, i, op=new: b.add(op, i, n.attrs, n.types, n.origins),
+            partial(_with_op, new),
         )
         for number in (s.node(i) for i in node.inputs if s.node(i).op == "const"):
             value = number.attrs["value"]
@@ -134,7 +147,7 @@ def bounds(s: Setting) -> Iterator[Alternative]:
                     s,
                     f"a bound of one {word}",
                     {number.id},
-                    lambda b, n, i, v=value, k=by: _copied(b, n, i, value=v + k),
+                    partial(_valued, value + by),
                 )
 
 
@@ -248,26 +261,33 @@ def epsilons(s: Setting) -> Iterator[Alternative]:
                 s,
                 f"{other:g} in place of {value:g}" if other else f"no {value:g} here",
                 {node.id},
-                lambda b, n, i, v=other: _copied(b, n, i, value=v),
+                partial(_valued, other),
             )
-    for node in (n for n in s.nodes if n.op == "rsqrt"):
-        yield from _outside(s, node)
+    for node in s.nodes:
+        yield from _moved(s, node)
 
 
-def _outside(s: Setting, root: Node) -> Iterator[Alternative]:
-    whole = s.node(root.inputs[0])
-    constants = [i for i in whole.inputs if _constant(s.node(i)) is not None]
-    if whole.op != "add" or len(constants) != 1:
+def _moved(s: Setting, node: Node) -> Iterator[Alternative]:
+    """1 / (sqrt(x) + eps) for rsqrt(x + eps), and sqrt(x + eps) for sqrt(x) + eps."""
+    sum_ = s.node(node.inputs[0]) if node.op == "rsqrt" else node
+    constants = [i for i in sum_.inputs if _constant(s.node(i)) is not None]
+    if sum_.op != "add" or len(constants) != 1:
         return
-    place = {n.id: k for k, n in enumerate(s.nodes)}
-    (eps,) = (place[i] for i in constants)
-    (inner,) = (place[i] for i in whole.inputs if i not in constants)
+    place = {n.id: k for k, n in enumerate(s.nodes)}  # builders number nodes from 0
+    (inner,) = (s.node(i) for i in sum_.inputs if i not in constants)
+    eps = place[constants[0]]
 
-    def change(b: Builder, n: Node, inputs: tuple[int, ...]) -> int:
-        below = b.add("add", (b.add("sqrt", (inner,)), eps))
+    def out(b: Builder, n: Node, inputs: tuple[int, ...]) -> int:
+        below = b.add("add", (b.add("sqrt", (place[inner.id],)), eps))
         return b.add("div", (_number(b, n, 1.0), below))
 
-    yield _changed(s, "the epsilon outside of the root", {root.id}, change)
+    def into(b: Builder, n: Node, inputs: tuple[int, ...]) -> int:
+        return b.add("sqrt", (b.add("add", (place[inner.inputs[0]], eps)),))
+
+    if node.op == "rsqrt":
+        yield _changed(s, "the epsilon outside of the root", {node.id}, out)
+    elif inner.op == "sqrt":
+        yield _changed(s, "the epsilon inside of the root", {node.id}, into)
 
 
 def scales(s: Setting) -> Iterator[Alternative]:
@@ -308,7 +328,7 @@ def gains(s: Setting) -> Iterator[Alternative]:
             ones = [i for i in node.inputs if s.node(i).attrs.get("value") in (1, 1.0)]
             if len(ones) == 1:
                 kept = next(k for k, i in enumerate(node.inputs) if i not in ones)
-                yield _changed(s, "a gain without `1 +`", {node.id}, lambda b, n, i, k=kept: i[k])
+                yield _changed(s, "a gain without `1 +`", {node.id}, partial(_operand, kept))
 
 
 # ---------------------------------------------------------------------------------- weights
@@ -368,24 +388,26 @@ def _swapped(s: Setting, a: str, b: str) -> dict[str, Array]:
 
 def joint(s: Setting) -> Iterator[Alternative]:
     """Parts of a fused matrix, head by head in place of one after the other, or the other way."""
-    seen = set[tuple[str, ...]]()
-    for path in (p.path for p in s.program.parameters):
-        parts = tuple(_alike(s, path))
-        if len(parts) < 2 or parts in seen:
-            continue
-        seen.add(parts)
-        whole = np.concatenate([_matrix(s, p) for p in parts])
-        length = len(whole) // len(parts)
-        for inner in (*_inner_sizes(s, path), 1):
-            count, outer = len(parts), length // inner
-            for shape, words in (
-                ((count, outer, inner), "one after the other in the file"),
-                ((outer, count, inner), "head by head in the file"),
-            ):
-                back = whole.reshape(*shape, -1).swapaxes(0, 1).reshape(whole.shape)
-                named = ", ".join(f"`{p}`" for p in parts)
-                pieces = dict(zip(parts, np.split(back, count), strict=True))
-                yield _read(s, f"the rows of {named} {words}", pieces)
+    groups = dict.fromkeys(tuple(_alike(s, p.path)) for p in s.program.parameters)
+    for group in groups:
+        for first, last in combinations(range(len(group) + 1), 2):
+            if last - first > 1:
+                yield from _regrouped(s, group[first:last])
+
+
+def _regrouped(s: Setting, parts: Sequence[str]) -> Iterator[Alternative]:
+    whole = np.concatenate([_matrix(s, p) for p in parts])
+    count, length = len(parts), len(whole) // len(parts)
+    named = ", ".join(f"`{p}`" for p in parts)
+    for inner in (*_inner_sizes(s, parts[0]), 1):
+        outer = length // inner
+        for shape, words in (
+            ((count, outer, inner), "one after the other in the file"),
+            ((outer, count, inner), "head by head in the file"),
+        ):
+            back = whole.reshape(*shape, -1).swapaxes(0, 1).reshape(whole.shape)
+            pieces = dict(zip(parts, np.split(back, count), strict=True))
+            yield _read(s, f"the rows of {named} {words}", pieces)
 
 
 def _matrices(s: Setting) -> Iterator[tuple[str, Array]]:

@@ -46,7 +46,8 @@ class Call:
     @property
     def main(self) -> int | str | None:
         """The argument that is the value to transform: the first tensor of fractions."""
-        for key, value in (*enumerate(self.arguments), *self.named.items()):
+        given: dict[int | str, Any] = {**dict(enumerate(self.arguments)), **self.named}
+        for key, value in given.items():
             if hasattr(value, "is_floating_point") and value.is_floating_point():
                 return key
         return None
@@ -83,7 +84,7 @@ class Peer:
     _models: dict[ModelDType, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        found = getattr(_transformers(), self.class_name, None)
+        found: Any = getattr(_transformers(), self.class_name, None)
         if not hasattr(found, "from_pretrained"):
             raise UnknownClass(name=self.class_name or "", path=str(self.directory))
         with _failing(self.class_name):
@@ -114,7 +115,7 @@ class Peer:
         """Runs the class in `dtype`. Raises PeerFails."""
         import torch
 
-        model, calls = self._in(dtype), {}
+        model, calls = self._in(dtype), dict[str, list[Call]]()
         hooks = [h for name, m in model.named_modules() for h in _watch(m, calls, name)]
         given = {name: _tensor(value, DTYPES[dtype]) for name, value in inputs.items()}
         given |= {"use_cache": False} if "use_cache" in self.accepts else {}

@@ -8,17 +8,20 @@ from functools import cached_property
 
 from .. import api
 from ..backends.base import Array, Executable, ValueKey, bind_inputs
-from ..compiler.ir.graph import Node, Program
-from ..compiler.ir.walk import join
+from ..backends.numpy import exact
+from ..compiler.ir.graph import Node, Origin, Program
+from ..compiler.ir.walk import calls, join
 from ..compiler.ops import ModelDType, Precision
 from ..compiler.passes import Optimised, optimise
+from ..compiler.passes.bisect import bisect
 from ..compiler.passes.quantise import Quant
+from ..compiler.rewrite import Site
 from ..equality import Comparison, compare, flips_allowed, rms
 from .conventions import Hint
 from .inputs import Case
 from .localise import Bench, CandidateFailed, Fault, Localiser, failing
 from .reference import Reference, Truth
-from .regions import blocks, group, main_block, origin
+from .regions import MODEL, blocks, group, main_block, origin
 from .report import Divergence
 from .values import Values, same_values
 
@@ -185,6 +188,11 @@ class Session:
         fault = Fault(key, stage.values.node(key), None, whole[name], introduced=False)
         return diverged(stage, fault, str(candidate), case.name)
 
+    @cached_property
+    def _wrong_rewrite(self) -> Site | None:
+        """The first rewrite of the passes that changes a result, run on small sizes."""
+        return bisect(self.program, exact).site
+
     def check_passes(self, level: int, dtype: ModelDType, case: Case) -> list[Divergence]:
         """Where the optimised graph, run exactly, first differs from the graph as written."""
         before, after = self.stage(0, dtype), self.stage(level, dtype)
@@ -194,6 +202,10 @@ class Session:
         outputs = {n: compare(got.outputs[n], x, x, EXACT) for n, x in gold.outputs.items()}
         if all(c.passed for c in outputs.values()):
             return []
+        rewrite = self._wrong_rewrite
+        if rewrite is not None:
+            comparison = next(c for c in outputs.values() if not c.passed)
+            return [rewritten(before.program, rewrite, comparison, f"-O{level}", case.name)]
         pairs = dict(same_values(after.optimised))
         for key in before.values.order:
             if key not in pairs or pairs[key] not in got.values or key not in gold.values:
@@ -272,6 +284,25 @@ def diverged(stage: Stage, fault: Fault, candidate: str, case: str) -> Divergenc
         within=_words(stage.program, within),
         reads=tuple(_weights(stage, fault)),
         at_load="derived" in (node.op, within.op if within else ""),
+    )
+
+
+def rewritten(
+    program: Program, site: Site, comparison: Comparison, candidate: str, case: str
+) -> Divergence:
+    """A wrong rewrite in the words of the user's text: what it rewrote, first where it is called."""
+    path = next(path for path, function in calls(program) if function.name == site.function)
+    where = next((o for o in site.origins if o.spans), Origin())
+    return Divergence(
+        candidate=candidate,
+        case=case,
+        region=join(path, where.region) if where.region else path or MODEL,
+        op=site.rule,
+        value=site.hint,
+        spans=where.spans,
+        comparison=comparison,
+        introduced=True,
+        within=f"a rewrite of the pass {site.pass_name}",
     )
 
 

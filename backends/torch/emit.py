@@ -241,6 +241,12 @@ def quantise(w, bits, group):
     8 bits: w = scale * code. 4 bits, two to a byte, the first low: w = scale * (code - 8) + offset.
     A block of rows at a time: what is computed on the way takes more memory than what is kept.
     """
+    taken = w.device.type == "cpu" and w.dtype in (torch.float32, torch.bfloat16)
+    if HAS_FEW_ROWS and taken and group == 32 and w.shape[-1] % group == 0:
+        codes = w.new_empty(*w.shape[:-1], w.shape[-1] * bits // 8, dtype=torch.int8)
+        steps = [w.new_empty(*w.shape[:-1], w.shape[-1] // group) for _ in range(8 // bits)]
+        torch.ops.few_rows.encode(w.contiguous(), codes, *steps)
+        return codes, *steps
     blocks = w.reshape(-1, w.shape[-1]).split(max(2**20 // w.shape[-1], 1))
     parts = zip(*(quantise_rows(block, bits, group) for block in blocks))
     return tuple(torch.cat(part).view(*w.shape[:-1], part[0].shape[-1]) for part in parts)
@@ -328,6 +334,7 @@ BELOW = {
     "grouped_linear": ("OPS",),
     "linear": ("OPS", "few_rows", "packed_linear"),
     "packed_linear": ("OPS",),
+    "quantise": ("few_rows",),
     "dequantise": ("few_rows",),
     "quantised_linear": ("OPS", "few_rows", "linear", "packed_linear"),
 }

@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -158,15 +159,80 @@ Tensor decoded(const Tensor& codes, const Tensor& scales, std::optional<Tensor> 
   return floats<float>(codes, scales, offsets);
 }
 
+// The entries of one group as codes, each the nearest: half to even, of an entry that is no number 0.
+INLINE void nearest(const float* x, float scale, float offset, float least, float most, float middle, uint8_t* codes) {
+  for (int64_t i = 0; i < GROUP; i++) {
+    const float code = __builtin_rintf((x[i] - offset) / scale) + middle;
+    const float bounded = code < least ? least : code > most ? most : code;
+    codes[i] = uint8_t(int32_t(scale == 0 ? middle : bounded == bounded ? bounded : 0));
+  }
+}
+
+// The least and the greatest of a group; both are no numbers where an entry is none.
+INLINE void bounds(const float* x, float& least, float& most) {
+  float low[GROUP], high[GROUP];
+  int32_t none = 0;
+  for (int64_t i = 0; i < GROUP; i++) low[i] = high[i] = x[i], none |= x[i] != x[i];
+#pragma GCC unroll 8
+  for (int64_t half = GROUP / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; i++) {
+      low[i] = low[half + i] < low[i] ? low[half + i] : low[i];
+      high[i] = high[half + i] > high[i] ? high[half + i] : high[i];
+    }
+  }
+  least = none ? NAN : low[0];
+  most = none ? NAN : high[0];
+}
+
+template <class S>
+void in_codes(const Tensor& w, const Tensor& codes, const Tensor& scales, const std::optional<Tensor>& offsets) {
+  const int64_t groups = w.numel() / GROUP, bytes = offsets ? GROUP / 2 : GROUP;
+  const S* given = data<S>(w, groups * GROUP, "w");
+  uint8_t* c = const_cast<uint8_t*>(data<uint8_t>(codes, groups * bytes, "codes"));
+  S* s = const_cast<S*>(data<S>(scales, groups, "scales"));
+  S* o = offsets ? const_cast<S*>(data<S>(*offsets, groups, "offsets")) : nullptr;
+  torch::stable::parallel_for(0, groups, LEAST / GROUP, [&](int64_t begin, int64_t end) {
+    for (int64_t g = begin; g < end; g++) {
+      float x[GROUP], least, most;
+      for (int64_t i = 0; i < GROUP; i++) x[i] = wide(given[g * GROUP + i]);
+      bounds(x, least, most);
+      if (o) {
+        const float scale = (most - least) / 15;
+        store(scale, s + g);
+        store(least + 8 * scale, o + g);
+        uint8_t one[GROUP];
+        nearest(x, wide(s[g]), wide(o[g]), 0, 15, 8, one);
+        for (int64_t i = 0; i < GROUP / 2; i++) c[g * bytes + i] = uint8_t(one[2 * i] | one[2 * i + 1] << 4);
+      } else {
+        store((most > -least ? most : -least) / 127, s + g);
+        nearest(x, wide(s[g]), 0, -127, 127, 0, c + g * bytes);
+      }
+    }
+  });
+}
+
+// The codes, scales and offsets of w, whose dtype the steps have, into what is given for them.
+void encode(const Tensor& w, const Tensor& codes, const Tensor& scales, std::optional<Tensor> offsets) {
+  STD_TORCH_CHECK(w.size(w.dim() - 1) % GROUP == 0, "not a whole number of groups");
+  const auto dtype = w.scalar_type();
+  const bool same = scales.scalar_type() == dtype && (!offsets || offsets->scalar_type() == dtype);
+  STD_TORCH_CHECK(same && codes.scalar_type() == ScalarType::Char, "codes, scales or offsets have another dtype");
+  if (dtype == ScalarType::BFloat16) return in_codes<uint16_t>(w, codes, scales, offsets);
+  STD_TORCH_CHECK(dtype == ScalarType::Float, "w is neither float32 nor bfloat16");
+  in_codes<float>(w, codes, scales, offsets);
+}
+
 STABLE_TORCH_LIBRARY_FRAGMENT(few_rows, m) {
   m.def("product(Tensor x, Tensor w) -> Tensor");
   m.def("coded(Tensor x, Tensor codes, Tensor scales, Tensor? offsets=None) -> Tensor");
   m.def("decoded(Tensor codes, Tensor scales, Tensor? offsets=None) -> Tensor");
+  m.def("encode(Tensor w, Tensor(a!) codes, Tensor(b!) scales, Tensor(c!)? offsets=None) -> ()");
 }
 STABLE_TORCH_LIBRARY_IMPL(few_rows, CPU, m) {
   m.impl("product", TORCH_BOX(&product));
   m.impl("coded", TORCH_BOX(&coded));
   m.impl("decoded", TORCH_BOX(&decoded));
+  m.impl("encode", TORCH_BOX(&encode));
 }
 
 }  // namespace

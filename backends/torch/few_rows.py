@@ -3,6 +3,7 @@
     few_rows::product(x, w)                        F.linear(x, w), float32 or bfloat16 each
     few_rows::coded(x, codes, scales, offsets)     w in groups of 32 codes of 8 or of 4 bits
     few_rows::decoded(codes, scales, offsets)      that w, for products of many rows
+    few_rows::encode(w, codes, scales, offsets)    writes the nearest codes of w to those given
 
 The loops are in `few_rows.cpp` and `rows.h`, which lie beside this file: the three stand alone. A
 C++ compiler builds them once for a machine, into the folder of PyTorch's own compiled code. That is
@@ -28,7 +29,7 @@ import torch
 from .folder import cache_folder
 
 # Sums of products are contracted where the loops say so, and nowhere else.
-FLAGS = ("-O3", "-std=c++20", "-ffp-contract=off")
+FLAGS = ("-O3", "-std=c++20", "-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno")
 # What `torch.backends.cpu.get_cpu_capability()` says of a processor, as options of the compiler.
 INSTRUCTIONS = {
     "AVX2": ("-mavx2", "-mfma"),
@@ -71,11 +72,12 @@ def library(
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         return None
-    here = Path(__file__).parent
-    options = [*options, "-shared", "-fPIC", "-Wno-ignored-attributes", f"-I{here}"]
+    headers = sorted(Path(__file__).parent.rglob("*.h"))
+    options = [*options, "-shared", "-fPIC", "-Wno-ignored-attributes"]
+    options += sorted({f"-I{path.parent}" for path in headers})
     options += INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ())
-    headers = [path.read_text(encoding="utf-8") for path in sorted(here.glob("*.h"))]
-    made_from = (text, *headers, compiler, torch.__version__, *options)
+    included = (path.read_text(encoding="utf-8") for path in headers)
+    made_from = (text, *included, compiler, torch.__version__, *options)
     digest = hashlib.sha256("\n".join(made_from).encode()).hexdigest()[:32]
     path = cache_folder() / f"{name}-{digest}.so"
     if path.exists():

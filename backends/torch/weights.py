@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from typing import Literal
 
 import ml_dtypes
@@ -30,28 +31,33 @@ def taken_over(model: torch.nn.Module, source: torch.nn.Module) -> set[torch.nn.
     Returns the modules that have theirs now.
     """
     owners = {part.prefix: part for part in source.modules() if hasattr(part, "prefix")}
-    done = set()
+    text, done = cache(_text), set()  # all layers of a kind have one
     for part in [m for m in model.modules() if getattr(m, "prefix", None) in owners]:
         owner = owners[part.prefix]
-        if _prepared(part) == _prepared(owner):
-            _take(part, owner)
+        if _prepared(part, text) == _prepared(owner, text):
+            _take(part, owner, text(type(part)))
             done.add(part)
     return done
 
 
-def _prepared(part: torch.nn.Module) -> tuple[object, ...]:
+def _text(kind: type[torch.nn.Module]) -> str:
+    """What a kind of module prepares, as it is written."""
+    return inspect.getsource(kind.prepare) if hasattr(kind, "prepare") else ""
+
+
+def _prepared(
+    part: torch.nn.Module, text: Callable[[type[torch.nn.Module]], str]
+) -> tuple[object, ...]:
     """What decides the weights and derived tensors of a module."""
-    prepare = getattr(type(part), "prepare", None)
-    return part.PATHS, part.dtype, prepare and inspect.getsource(prepare)
+    return part.PATHS, part.dtype, text(type(part))
 
 
-def _take(part: torch.nn.Module, owner: torch.nn.Module) -> None:
+def _take(part: torch.nn.Module, owner: torch.nn.Module, written: str) -> None:
     """Weights that the owner dropped are dropped; tables that only the owner reads are left."""
     for name in part.PATHS:
         delattr(part, name)
         if name in owner._parameters:
             part.register_parameter(name, owner._parameters[name])
-    written = inspect.getsource(type(part).prepare) if hasattr(part, "prepare") else ""
     for name, tensor in owner._buffers.items():
         if name in owner.PATHS or f'"{name}"' in written:
             part.register_buffer(name, tensor, persistent=name in owner.PATHS)

@@ -1,7 +1,8 @@
 """Pointwise ops: each is a row of a table. Operands align by axis, in the widest one's layout.
 
-A row gives the NumPy function and the torch and Triton expressions. Triton expressions avoid
+A row gives the NumPy function and the torch, Triton and C++ expressions. Triton expressions avoid
 libdevice, which Triton's interpreter lacks, and keep the accuracy the plain formula would lose.
+C++ is written over what `step.h` of the torch backend defines, with floats in float32.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def pointwise(
     function: Function,
     torch: Template,
     triton: Template,
+    cpp: Template,
     operands: Callable[[DTypes], DTypes] = numbers,
     result: DType | None = None,
     samples: tuple[Sample, ...] = (),
@@ -88,7 +90,7 @@ def pointwise(
     Without a text for each operand no gradient flows through it. `function` sees aligned arrays,
     already in the dtype of computation.
     """
-    made = op(name, doc, pointwise=True, operands=operands, torch=torch, triton=triton)
+    made = op(name, doc, pointwise=True, operands=operands, torch=torch, triton=triton, cpp=cpp)
     made.samples, made.elementwise = samples, per_result
     made.gradient = gradient or ("",) * arity
 
@@ -221,29 +223,86 @@ TRITON_MOD = {
 
 POSITIVE, SMALL = (0.01, 4.0), (-0.9, 3.0)
 
-# name, meaning, NumPy, torch, Triton, domain of the samples, gradient: float to float (int becomes float)
-FUNCTIONS: tuple[tuple[str, str, Function, str, str, tuple[float, float], str], ...] = (
-    ("exp", "e to the x", later.exp, "torch.exp({0})", "tl.exp({0})", (-4, 4), "d * y"),
-    ("log", "natural logarithm", later.log, "torch.log({0})", "tl.log({0})", POSITIVE, "d / a"),
-    ("log1p", "log(1 + x)", later.log1p, "torch.log1p({0})", TRITON_LOG1P, SMALL, "d / (1 + a)"),
-    ("sqrt", "square root", later.sqrt, "torch.sqrt({0})", "tl.sqrt({0})", POSITIVE, "d / (2 * y)"),
+# name, meaning, NumPy, torch, Triton, C++, domain of the samples, gradient: float to float (int
+# becomes float)
+FUNCTIONS: tuple[tuple[str, str, Function, str, str, str, tuple[float, float], str], ...] = (
+    (
+        "exp",
+        "e to the x",
+        later.exp,
+        "torch.exp({0})",
+        "tl.exp({0})",
+        "exponential({0})",
+        (-4, 4),
+        "d * y",
+    ),
+    (
+        "log",
+        "natural logarithm",
+        later.log,
+        "torch.log({0})",
+        "tl.log({0})",
+        "std::log({0})",
+        POSITIVE,
+        "d / a",
+    ),
+    (
+        "log1p",
+        "log(1 + x)",
+        later.log1p,
+        "torch.log1p({0})",
+        TRITON_LOG1P,
+        "std::log1p({0})",
+        SMALL,
+        "d / (1 + a)",
+    ),
+    (
+        "sqrt",
+        "square root",
+        later.sqrt,
+        "torch.sqrt({0})",
+        "tl.sqrt({0})",
+        "std::sqrt({0})",
+        POSITIVE,
+        "d / (2 * y)",
+    ),
     (
         "rsqrt",
         "1 / sqrt(x)",
         lambda x: 1 / np.sqrt(x),
         "torch.rsqrt({0})",
         "tl.rsqrt({0})",
+        "(1 / std::sqrt({0}))",
         POSITIVE,
         "d * y * y * y * -0.5",
     ),
-    ("sin", "sine", later.sin, "torch.sin({0})", "tl.sin({0})", (-9, 9), "d * cos(a)"),
-    ("cos", "cosine", later.cos, "torch.cos({0})", "tl.cos({0})", (-9, 9), "-(d * sin(a))"),
+    (
+        "sin",
+        "sine",
+        later.sin,
+        "torch.sin({0})",
+        "tl.sin({0})",
+        "std::sin({0})",
+        (-9, 9),
+        "d * cos(a)",
+    ),
+    (
+        "cos",
+        "cosine",
+        later.cos,
+        "torch.cos({0})",
+        "tl.cos({0})",
+        "std::cos({0})",
+        (-9, 9),
+        "-(d * sin(a))",
+    ),
     (
         "tanh",
         "hyperbolic tangent",
         later.tanh,
         "torch.tanh({0})",
         TRITON_TANH,
+        "std::tanh({0})",
         (-3, 3),
         "d * (1 - y * y)",
     ),
@@ -253,6 +312,7 @@ FUNCTIONS: tuple[tuple[str, str, Function, str, str, tuple[float, float], str], 
         sigmoid,
         "torch.sigmoid({0})",
         "tl.sigmoid({0})",
+        "sigmoid({0})",
         (-9, 9),
         "d * y * (1 - y)",
     ),
@@ -262,6 +322,7 @@ FUNCTIONS: tuple[tuple[str, str, Function, str, str, tuple[float, float], str], 
         erf,
         "torch.erf({0})",
         "tl.erf({0})",
+        "std::erf({0})",
         (-4, 4),
         "d * exp(-(a * a)) * 1.1283791670955126",
     ),
@@ -271,6 +332,7 @@ FUNCTIONS: tuple[tuple[str, str, Function, str, str, tuple[float, float], str], 
         later.rint,
         "torch.round({0})",
         TRITON_ROUND,
+        "std::nearbyint({0})",
         (-3, 3),
         "",
     ),
@@ -280,26 +342,38 @@ FUNCTIONS: tuple[tuple[str, str, Function, str, str, tuple[float, float], str], 
         later.floor,
         "torch.floor({0})",
         "tl.floor({0})",
+        "std::floor({0})",
         (-3, 3),
         "",
     ),
 )
-for _name, _doc, _numpy, _torch, _triton, _domain, _gradient in FUNCTIONS:
+for _name, _doc, _numpy, _torch, _triton, _cpp, _domain, _gradient in FUNCTIONS:
     _samples = on("float", "f32", "f64", domain=_domain)
     pointwise(
-        _name, 1, _doc, _numpy, _torch, _triton, floats, samples=_samples, gradient=(_gradient,)
-    )
+        _name, 1, _doc, _numpy, _torch, _triton, _cpp, floats, samples=_samples,
+        gradient=(_gradient,),
+    )  # fmt: skip
 
-# name, meaning, NumPy, torch, Triton, samples, gradients: number and number, promoted
+# name, meaning, NumPy, torch, Triton, C++, samples, gradients: number and number, promoted
 Gradients = tuple[str, str]
 ARITHMETIC: tuple[
-    tuple[str, str, Function, Template, Template, tuple[Sample, ...], Gradients], ...
+    tuple[str, str, Function, Template, Template, str, tuple[Sample, ...], Gradients], ...
 ] = (
-    ("add", "a + b", later.add, "({0} + {1})", "({0} + {1})", pairs("float", "int"), ("d", "d")),
+    (
+        "add",
+        "a + b",
+        later.add,
+        "({0} + {1})",
+        "({0} + {1})",
+        "({0} + {1})",
+        pairs("float", "int"),
+        ("d", "d"),
+    ),
     (
         "sub",
         "a - b",
         later.subtract,
+        "({0} - {1})",
         "({0} - {1})",
         "({0} - {1})",
         pairs("f32", "int"),
@@ -311,6 +385,7 @@ ARITHMETIC: tuple[
         later.multiply,
         "({0} * {1})",
         "({0} * {1})",
+        "({0} * {1})",
         pairs("float", "f64", "int"),
         ("d * b", "d * a"),
     ),
@@ -320,6 +395,7 @@ ARITHMETIC: tuple[
         later.floor_divide,
         "torch.div({0}, {1}, rounding_mode='floor')",
         TRITON_FLOORDIV,
+        "quotient({0}, {1})",
         pairs("int", "f32", domain=(1, 5)),
         ("", ""),
     ),
@@ -329,23 +405,24 @@ ARITHMETIC: tuple[
         later.mod,
         "torch.remainder({0}, {1})",
         TRITON_MOD,
+        "remainder_of({0}, {1})",
         pairs("int", "f32", domain=(1, 5)),
         ("d", "-(d * floordiv(a, b))"),
     ),
 )
-for _name, _doc, _numpy, _torch_of, _triton_of, _samples, _gradients in ARITHMETIC:
+for _name, _doc, _numpy, _torch_of, _triton_of, _cpp, _samples, _gradients in ARITHMETIC:
     pointwise(
-        _name, 2, _doc, _numpy, _torch_of, _triton_of, numbers, samples=_samples,
+        _name, 2, _doc, _numpy, _torch_of, _triton_of, _cpp, numbers, samples=_samples,
         gradient=_gradients,
     )  # fmt: skip
 
 pointwise(
-    "div", 2, "a / b, float also for integers", later.divide, "({0} / {1})", "({0} / {1})", floats,
-    samples=pairs("float", "int", domain=(1, 5)), gradient=("d / b", "-(d * y / b)"),
+    "div", 2, "a / b, float also for integers", later.divide, "({0} / {1})", "({0} / {1})",
+    "({0} / {1})", floats, samples=pairs("float", "int", domain=(1, 5)), gradient=("d / b", "-(d * y / b)"),
 )  # fmt: skip
 pointwise(
     "pow", 2, "a to the b, float also for integers", later.power, "torch.pow({0}, {1})", TRITON_POW,
-    floats, samples=pairs("float", domain=(0.1, 3)),
+    "std::pow({0}, {1})", floats, samples=pairs("float", domain=(0.1, 3)),
     gradient=("d * b * pow(a, b - 1)", "where(eq(a, 0), 0, d * y * log(a))"),
 )  # fmt: skip
 # Equal ones share it.
@@ -356,13 +433,13 @@ pointwise(
     "min", 2, "the lesser; `and` on bool", later.minimum,
     {"bool": "({0} & {1})", "int": "torch.minimum({0}, {1})", "float": "torch.minimum({0}, {1})"},
     {"bool": "({0} & {1})", "int": "tl.minimum({0}, {1})", "float": "tl.minimum({0}, {1})"},
-    promoted, samples=pairs("float", "int", "bool"), gradient=LESSER,
+    "least({0}, {1})", promoted, samples=pairs("float", "int", "bool"), gradient=LESSER,
 )  # fmt: skip
 pointwise(
     "max", 2, "the greater; `or` on bool", later.maximum,
     {"bool": "({0} | {1})", "int": "torch.maximum({0}, {1})", "float": "torch.maximum({0}, {1})"},
     {"bool": "({0} | {1})", "int": "tl.maximum({0}, {1})", "float": "tl.maximum({0}, {1})"},
-    promoted, samples=pairs("float", "int", "bool"), gradient=LESSER[::-1],
+    "greatest({0}, {1})", promoted, samples=pairs("float", "int", "bool"), gradient=LESSER[::-1],
 )  # fmt: skip
 
 COMPARISONS: tuple[tuple[str, Function, str], ...] = (
@@ -372,36 +449,39 @@ COMPARISONS: tuple[tuple[str, Function, str], ...] = (
 )
 for _name, _numpy, _text in COMPARISONS:
     pointwise(
-        _name, 2, f"a {_name} b, as bool", _numpy, _text, _text, promoted, "bool",
+        _name, 2, f"a {_name} b, as bool", _numpy, _text, _text, _text, promoted, "bool",
         samples=pairs("int", "f32"),
     )  # fmt: skip
 
 pointwise(
     "where", 3, "a where the condition holds, else b", later.where,
-    "torch.where({0}, {1}, {2})", "tl.where({0}, {1}, {2})", choice,
+    "torch.where({0}, {1}, {2})", "tl.where({0}, {1}, {2})", "({0} ? {1} : {2})",
+    choice,
     samples=(
         Sample((tensor("bool", B, A), tensor("float", A, B), tensor("float"))),
         Sample((tensor("bool", N), tensor("int", A), tensor("f32", N, A))),
     ), gradient=("", "where(a, d, 0)", "where(a, 0, d)"),
 )  # fmt: skip
 pointwise(
-    "abs", 1, "magnitude", later.abs, "torch.abs({0})", "tl.abs({0})", samples=on("float", "int"),
+    "abs", 1, "magnitude", later.abs, "torch.abs({0})", "tl.abs({0})",
+    "std::abs({0})", samples=on("float", "int"),
     gradient=("d * (where(lt(0, a), 1, 0) - where(lt(a, 0), 1, 0))",),
 )  # fmt: skip
 pointwise(
-    "not", 1, "negation", later.logical_not, "(~{0})", "({0} == 0)", bools, samples=on("bool")
-)
+    "not", 1, "negation", later.logical_not, "(~{0})", "({0} == 0)", "(!{0})", bools,
+    samples=on("bool"),
+)  # fmt: skip
 pointwise(
     "to_int", 1, "truncation towards zero", later.trunc, "{0}.to({dtype})", "{0}.to({dtype})",
-    as_they_are, "int", on("float", "f64", "bool", domain=(-5, 5)),
+    "int64_t({0})", as_they_are, "int", on("float", "f64", "bool", domain=(-5, 5)),
 )  # fmt: skip
 pointwise(
     "to_float", 1, "an integer or a truth value as a float", later.asarray, "{0}.to({dtype})",
-    "{0}.to({dtype})", as_they_are, "float", on("int", "bool"),
+    "{0}.to({dtype})", "float({0})", as_they_are, "float", on("int", "bool"),
 )  # fmt: skip
 pointwise(
     "stop_gradient", 1, "x, through which no gradient flows", later.asarray, "{0}.detach()", "{0}",
-    as_they_are, samples=on("float"),
+    "{0}", as_they_are, samples=on("float"),
 )  # fmt: skip
 
 
@@ -411,6 +491,7 @@ CAST = op(
     pointwise=True,
     torch="{0}.to({dtype})",
     triton="{0}.to({dtype})",
+    cpp="float({0})",
     samples=tuple(
         Sample((tensor(source, A, N),), {"dtype": target})
         for source in ("float", "f32", "f64", "int")

@@ -180,7 +180,7 @@ class Sample:
 class Op:
     """A primitive. `operands` says to which element kinds a pointwise op converts its operands.
 
-    `torch` and `triton` are expression templates over `{0}`, `{1}`, ..., `{dtype}` (the result's
+    `torch`, `triton` and `cpp` are expression templates over `{0}`, `{1}`, ..., `{dtype}` (the result's
     type in the target's words) and the attributes; a template may be a mapping from the operands'
     class, one of "bool", "int", "float". Other ops have functions in `lowerings` instead.
     `flops` counts multiply-adds of contractions twice, `elementwise` other scalar operations.
@@ -194,6 +194,7 @@ class Op:
     operands: Callable[[tuple[DType, ...]], tuple[DType, ...]] = lambda dtypes: dtypes
     torch: Template | None = None
     triton: Template | None = None
+    cpp: Template | None = None
     flops: Count = no_count
     elementwise: Count = no_count
     samples: tuple[Sample, ...] = ()
@@ -233,9 +234,9 @@ class Op:
 
         return keep
 
-    def template(self, target: Literal["torch", "triton"], dtype: DType) -> str | None:
+    def template(self, target: Literal["torch", "triton", "cpp"], dtype: DType) -> str | None:
         """The expression for operands of `dtype`; None where the target has none."""
-        found = self.torch if target == "torch" else self.triton
+        found = {"torch": self.torch, "triton": self.triton, "cpp": self.cpp}[target]
         if found is None or isinstance(found, str):
             return found
         return found.get(dtype if dtype in ("bool", "int") else "float")

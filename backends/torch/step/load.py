@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...compiler.ir.graph import Node, Program, TensorType
-from ...compiler.ir.walk import calls, join
-from ..base import Array, BoundInputs
-from . import few_rows
-from .emit import Emitted
-from .step_text import Kept, Refused, Slot, Text, step_text
+from ....compiler.ir.graph import Node, Program, TensorType
+from ....compiler.ir.walk import calls, join
+from ...base import Array, BoundInputs
+from .. import few_rows
+from ..emit import Emitted
+from .frame import Kept, Refused, Slot
+from .text import Text, step_text
 
 FEW = 8  # rows from which on products are worth a matrix library
 TYPES = {
