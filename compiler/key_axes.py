@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import reduce
 
 from .ir.graph import Attrs, Axis, Function, Node, Program, TensorType, callees, with_axes
 from .passes.properties import VIEWS, is_elementwise
@@ -102,10 +103,8 @@ class _Along:
         for i in self.first:
             group = self._group(i)
             reaches[group] = wider(reaches.get(group, ZERO), self._reach(self.function[i]))
-        widest: Reach = ZERO
-        for reach in reaches.values():
-            widest = wider(widest, reach)
-        near = dict.fromkeys(r for r in reaches.values() if r not in (widest, ZERO))
+        read = dict.fromkeys(reach for reach in reaches.values() if reach != ZERO)
+        near = [reach for reach in read if reach != reduce(wider, read)]
         named = {
             reach: replace(self.key, name=f"{self.key.name}.near.{number}")
             for number, reach in enumerate(near, 1)

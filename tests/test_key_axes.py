@@ -47,6 +47,17 @@ CASES = {
         1,
         {"near.k": 1, "near.v": 1, "other.k": 1, "other.v": 1},
     ),
+    "a window that is a size": (
+        "w = 2; near = x |> attention(1, mask = sliding(w)) as near; output y[b, s, d] = near",
+        1,
+        {"near.k": 1, "near.v": 1},
+    ),
+    "windows that are sizes": (
+        "w = 2; v = 4; near = x |> attention(1, mask = sliding(w)) as near;"
+        " mid = x |> attention(1, mask = sliding(v)) as mid; output y[b, s, d] = near + mid",
+        2,
+        {"near.k": 1, "near.v": 1, "mid.k": 3, "mid.v": 3},
+    ),
     "keys in common": (
         SHARED.format(score=SCORE.format(q="q"), other=f"c = {SCORE.format(q='u')}"),
         2,
@@ -78,8 +89,8 @@ def test_key_axes_and_what_is_kept(name: str) -> None:
     keys = {a.name for n in separated.main.nodes for a in n.axes if a.time == "s"} - {"s"}
     assert len(keys) == count, keys
     assert count > 1 or separated == canonical
-    slots = {slot.path: slot.capacity and slot.capacity.constant for slot in derive(found).slots}
-    assert slots == kept
+    slots = {slot.path: slot.capacity for slot in derive(found).slots}
+    assert {path: n and n.evaluate(found.sizes) for path, n in slots.items()} == kept
 
 
 @pytest.mark.parametrize("name", CASES)
