@@ -239,7 +239,7 @@ class Compiled:
     optimised: Optimised
     executable: Executable
 
-    def __call__(self, **inputs: Any) -> dict[str, Array]:
+    def __call__(self, /, **inputs: Any) -> dict[str, Array]:
         """Run. Arrays are named by the model's `input` and `output` lines."""
         import numpy as np
 

@@ -65,7 +65,7 @@ class Gradient:
         self.forward = None if forward is None else loaded(forward)
         self.backward = loaded(self.derived.backward, self.forward)
 
-    def __call__(self, **inputs: Any) -> tuple[dict[str, Array], dict[str, Array]]:
+    def __call__(self, /, **inputs: Any) -> tuple[dict[str, Array], dict[str, Array]]:
         """The loss and the other outputs by name, and the gradients by the weights' paths."""
         arrays = {name: np.asarray(value) for name, value in inputs.items()}
         states: Mapping[str, Any] = {}

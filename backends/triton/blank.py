@@ -43,7 +43,7 @@ def blank_run(request: dict[str, Any]) -> dict[str, Any]:
         inputs | load_file(request["inputs"]),
     )
     with TRAFFIC.on(sampled=not request["whole"], dry=True) as launches, HostBytes() as host:
-        model.forward(*leading, **inputs)
+        model.forward(*leading, *(inputs[name] for name in model.INPUTS))
     found = HostWork(host.operations, host.moved)
     return {"launches": [x.to_json() for x in launches.values()], "host": asdict(found)}
 

@@ -96,7 +96,9 @@ def size_name(symbol: str) -> str:
 
 
 def class_name(function: Function) -> str:
-    return "".join(p[:1].upper() + p[1:] for p in identifier(function.name).split("_") if p)
+    parts = identifier(function.name).split("_")
+    name = "".join(p[:1].upper() + p[1:] for p in parts)
+    return f"{name}_" if keyword.iskeyword(name) or name in CLASSES else name
 
 
 def plan(program: Program, *, traced: bool = False) -> Plan:
@@ -193,7 +195,7 @@ class _Class:
 
     def fresh(self, wanted: str) -> str:
         reserved = keyword.iskeyword(wanted) or wanted in RESERVED or wanted.startswith("n_")
-        base = f"{wanted}_" if reserved or wanted[:1].isdigit() else wanted
+        base = f"{wanted}_" if reserved else wanted
         self.names[base] += 1
         return base if self.names[base] == 1 else f"{base}_{self.names[base]}"
 
@@ -546,6 +548,7 @@ CALLS: dict[str, Callable[[_Class, Node], None]] = {
 RESERVED = frozenset(
     "run self path weights prefix layer scalars done step kernels torch triton".split()
 )
+CLASSES = frozenset({"Model", "Run"})  # the file's own
 CONSTANTS = frozenset({"weight", "derived", "table"})
 
 

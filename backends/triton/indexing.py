@@ -46,8 +46,9 @@ class Var:
 
 
 def identifier(text: str) -> str:
-    """`text` as part of a Python name."""
-    return re.sub(r"\W+", "_", text).strip("_") or "x"
+    """`text` as the beginning of a Python name."""
+    stem = re.sub(r"\W+", "_", text).strip("_") or "x"
+    return f"x{stem}" if stem[0].isdigit() else stem
 
 
 @dataclass(slots=True)

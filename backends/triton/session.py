@@ -80,7 +80,7 @@ class GeneratedModel:
         given = {name: aligned(value.to(self.device)) for name, value in inputs.items()}
         self.trace.clear()
         leading = [*([states] if states else []), *sizes]
-        results = self.model.forward(*leading, **given)
+        results = self.model.forward(*leading, *(given[name] for name in self.model.INPUTS))
         outputs, left = results if isinstance(results, tuple) else (results, {})
         kept = {f"value {node} {path}": v for (path, node), v in self.trace.items()}
         named = named_with("output", outputs)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import keyword
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from ...compiler.ir.graph import STATE, Program
 from ...dsl.dims import Dim
-from .host import Plan, class_name, continues, plan, size_name
+from .host import RESERVED, Plan, class_name, continues, plan, size_name
 from .kernel import LETTERS, Kernel
 from .tiles import INTERPRETER, TARGETS, Tile, tile
 
@@ -228,6 +229,8 @@ KEPT = '''    def state(self, path, name):
 ENTRY = '''class Model:
     """The whole model: {what}."""
 
+    INPUTS = {names}  # in the order of `forward`
+
     def __init__(self, weights, dtype=torch.float32, device="cuda", target=None, trace=None):
         self.run = Run(dtype, device, target or current_target(), trace)
         weights = {{name: indexable(value) for name, value in weights.items()}}
@@ -320,7 +323,8 @@ def _table(table: dict[tuple[str, int], dict[str, Tile]]) -> str:
 
 def _model(made: Plan) -> str:
     program = made.program
-    inputs = [str(program.main[i].attrs["name"]) for i in program.main.inputs]
+    names = parameters_of(made)
+    inputs = [*names.values()]
     lines = _size_lines(made)
     leading = [size_name(s) for s in unshown(made)]
     what, results = "arrays by input name in, tensors by output name out", _results(program)
@@ -329,12 +333,13 @@ def _model(made: Plan) -> str:
         lines.append("self.run.left = {}")
         what, results, returned = f"{what}; states", f"{results}, self.run.left", "outputs, states"
     if continues(program):
-        states = next(n for n in ("states", "states_") if n not in inputs)
+        states = legal("states", inputs)
         lines.append(f"self.run.states = {states}")
         leading = [states, *leading]
     parameters = ", ".join([*leading, *inputs])
     entry = ENTRY.format(
         what=what,
+        names=tuple(names),
         main=class_name(program.main),
         inputs=parameters,
         sizes="".join(f"        {line}\n" for line in lines),
@@ -348,6 +353,23 @@ def _model(made: Plan) -> str:
         imports="import math\n\n" if made.cuts else "",
     )  # fmt: skip
     return about + classes + "\n\n\n" + entry
+
+
+def parameters_of(made: Plan) -> dict[str, str]:
+    """What the parameter of `forward` is called that is an input: its name, if Python takes it."""
+    main, found = made.program.main, dict[str, str]()
+    wanted = [str(main[i].attrs["name"]) for i in main.inputs]
+    sizes = {*map(size_name, made.symbols)}
+    for name in wanted:
+        found[name] = legal(name, {*wanted} - {name} | {*found.values()} | sizes)
+    return found
+
+
+def legal(name: str, taken: Collection[str]) -> str:
+    """`name`, with underscores behind it until Python takes it and nothing else has it."""
+    while keyword.iskeyword(name) or name in RESERVED or name in taken:
+        name += "_"
+    return name
 
 
 def keeps(program: Program) -> bool:
@@ -388,10 +410,11 @@ def _shown(made: Plan) -> dict[str, str]:
     nodes = [n for f in made.program.functions for n in f.nodes if n.op == "chunked_scan"]
     chunks = {s for n in nodes for s in n.attrs.axis("chunk").size.symbols()}
     found = {s: f"{size_name(s)} = 0" for s in chunks}
+    names = parameters_of(made)
     for node in (made.program.main[i] for i in made.program.main.inputs):
         for position, axis in enumerate(node.axes):
             for symbol in axis.size.symbols():
                 if axis.size == Dim.symbol(symbol):
-                    place = f"{node.attrs['name']}.shape[{position}]"
+                    place = f"{names[str(node.attrs['name'])]}.shape[{position}]"
                     found.setdefault(symbol, f"{size_name(symbol)} = {place}")
     return found
