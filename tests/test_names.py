@@ -33,7 +33,9 @@ NAMES = st.lists(WORDS.filter(lambda w: w not in NO_NAMES), min_size=16, max_siz
 WRITTEN = r"""A quote \" ' and {__import__('os').system('exit')} # %s \N{DASH} \
 ")); import os; os.abort()
     print("in") """
-DOCS = st.one_of(st.just(WRITTEN), st.text(max_size=30).filter(lambda d: '"""' not in d and d[-1:] != '"'))
+DOCS = st.one_of(
+    st.just(WRITTEN), st.text(max_size=30).filter(lambda d: '"""' not in d and d[-1:] != '"')
+)
 FORBIDDEN = {
     "__import__",
     "exec",
@@ -110,7 +112,9 @@ def test_any_names_and_words_make_the_same_model(names: list[str], doc: str) -> 
     assert same(model, names, "torch")
 
 
-@pytest.mark.parametrize("name", ["except", "class", "_4k", "self", "states", "n_t", "run", "model", "False"])
+@pytest.mark.parametrize(
+    "name", ["except", "class", "_4k", "self", "states", "n_t", "run", "model", "False"]
+)
 @pytest.mark.parametrize("role", range(16))
 def test_a_taken_name_in_each_role_is_another_in_the_text(role: int, name: str) -> None:
     names = "M tiny x y b f v d t h w l p r i c".split()
