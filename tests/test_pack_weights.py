@@ -169,6 +169,23 @@ def test_norms_are_folded_only_where_what_follows_is_joined(dtype) -> None:
     assert ("fuse-norm-linear" in compiled) == (dtype == "bf16")  # whose products are float32
 
 
+def test_what_is_compiled_reads_packed_weights(tmp_path) -> None:
+    """A tensor in oneDNN's order does not say so while a graph is traced."""
+    path = tmp_path / "m.arch"
+    path.write_text("""use std
+model M {
+  input x: float[b, d: 256]
+  output y[b, e] = x |> linear(e: 256, bias = true) as l
+}
+""")
+    made = archc.load(path).with_random_weights(seed=0)
+    given = np.random.default_rng(0).standard_normal((3, 256))
+    compiled = made.compile("torch", compile=True)
+    assert any(n.op == "packed" for f in compiled.program.functions for n in f.nodes)
+    expected = made.compile(dtype="f64", level=0)(x=given)["y"]
+    assert distance(compiled(x=given)["y"], expected) < 1e-5
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert-mlm"])
 def test_published_models(name, tmp_path) -> None:
     reference = REFERENCES[name]

@@ -193,13 +193,22 @@ def _(x, w, bias=None):
     return x.new_empty(*x.shape[:-1], w.shape[0])
 
 
+def by_onednn(x, w):
+    """Whether oneDNN multiplies x by w, in whichever order it is."""
+    taken = HAS_ONEDNN if x.dtype == torch.float32 else HAS_BF16 and x.dtype == torch.bfloat16
+    trained = torch.is_grad_enabled() and (x.requires_grad or w.requires_grad)
+    return taken and not trained and x.device.type == "cpu" and x.numel() > 0
+
+
 def packed_linear(x, w, bias=None):
     """F.linear(x, w, bias) where w is what `pack` made: in oneDNN's order, or as it was.
 
-    Without instructions for bfloat16, three rows are faster in float32, the weight's way included.
+    What is compiled does not see the order. Without instructions for bfloat16, three rows are faster in
+    float32, the weight's way included.
     """
-    if w.is_mkldnn and not x.requires_grad:
-        return getattr(torch.ops, OPS).packed_linear(x, w, bias)
+    unseen = torch.compiler.is_compiling() and by_onednn(x, w)
+    if unseen or (w.is_mkldnn and not x.requires_grad):
+        return getattr(torch.ops, OPS).packed_linear(x, w.to(x.dtype), bias)
     w = (w.to_dense() if w.is_mkldnn else w).to(x.dtype)
     slow = x.dtype == torch.bfloat16 and x.device.type == "cpu" and not HAS_BF16
     if slow and x.numel() > 2 * x.shape[-1]:
@@ -228,9 +237,7 @@ def linear(x, w, bias=None):
     if are_few(x, w) and stored:
         y = torch.ops.few_rows.product(as_rows(x), w).view(*x.shape[:-1], w.shape[0])
         return y if bias is None else y + bias
-    trained = torch.is_grad_enabled() and (x.requires_grad or w.requires_grad)
-    taken = HAS_ONEDNN if x.dtype == torch.float32 else HAS_BF16 and x.dtype == torch.bfloat16
-    if taken and not trained and x.device.type == "cpu" and x.numel():
+    if by_onednn(x, w):
         return getattr(torch.ops, OPS).packed_linear(x, w.to(x.dtype), bias)
     return packed_linear(x, w, bias)
 ''',
