@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .compiler.ir.graph import Function, Node, Program
 from .compiler.ir.text import show_function
-from .compiler.ir.walk import join
+from .compiler.ir.walk import join, ranges
 from .dsl.diagnostics import ArchError, Diagnostics
 from .structural import Difference, compare_models
 from .terms import Side, Term, region_of
@@ -376,20 +376,9 @@ def _exits(program: Program) -> dict[str, str]:
 
 def _shown(path: str, region: str, at: set[int], count: int) -> str:
     """`layers[*].norm1`, `layers[0..3, 5].attention`, `head`; `model` for what has no label."""
-    index = "*" if len(at) == count else _ranges(sorted(at))
+    index = "*" if len(at) == count else ranges(sorted(at))
     within = f"{path}[{index}]" if path else ""
     return (join(within, region) if region else within) or "model"
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """`0..3, 5` of consecutive numbers."""
-    runs: list[list[int]] = []
-    for n in numbers:
-        if runs and n == runs[-1][-1] + 1:
-            runs[-1].append(n)
-        else:
-            runs.append([n])
-    return ", ".join(f"{r[0]}..{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)
 
 
 def _numbers(terms: Sequence[Term]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from ..compiler.cost_report import CostReport, WeightRow, Work
 from ..compiler.elaborate.module import standard_library
 from ..compiler.ir.graph import Axis, Function, Node, Program, TensorType
 from ..compiler.ir.text import all_axes
-from ..compiler.ir.walk import calls, iterations, join
+from ..compiler.ir.walk import calls, iterations, join, ranges
 from ..compiler.passes.drop_unread import drop_unread
 from ..compiler.passes.explain import region
 from ..compiler.reads import pattern, reads
@@ -571,10 +571,4 @@ def _ranges(numbers: Sequence[int]) -> str:
     step = numbers[1] - numbers[0] if len(numbers) > 2 else 1
     if step > 1 and list(numbers) == list(range(numbers[0], numbers[-1] + 1, step)):
         return f"{numbers[0]}, {numbers[1]} .. {numbers[-1]}"
-    runs: list[list[int]] = []
-    for n in numbers:
-        if runs and n == runs[-1][-1] + 1:
-            runs[-1].append(n)
-        else:
-            runs.append([n])
-    return ", ".join(f"{r[0]}..{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)
+    return ranges(numbers)

@@ -8,7 +8,7 @@ one function.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from .graph import Function, Node, Program
 
@@ -50,3 +50,14 @@ def cone(function: Function, roots: Collection[int], stop: Collection[int] = ())
             found |= new
             todo += new
     return found
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Iterations of a loop in words: `0..3, 5`."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(f"{r[0]}..{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)
