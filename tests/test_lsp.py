@@ -86,19 +86,19 @@ def test_the_values_of_several_layer_kinds_are_all_shown() -> None:
     text = """model M {
   input x: float[b, d: 8]
   repeat layers[i: 2] {
-    if i == 0 { y[b, e: 4] = x[d -> (e, f: 2), f: 0] } else { y[b, e: 3] = x[d: 0..3, d -> e] }
-    z = y
-    x += sum(z, e)
+    n = 2 if i == 0 else 4
+    y = x[d -> (e, f: n)]
+    x += sum(y, e, f)
   }
   output o[b, d] = x
 }
 """
     found = analyse(Source("m.arch", text))
-    if not found.errors:
-        said = hover(found, place(text, "z = y"))
-        assert said is not None
-        assert "e = 4" in said[1]
-        assert "e = 3" in said[1]
+    assert not found.errors
+    said = hover(found, place(text, "y = x"))
+    assert said is not None
+    assert "float[b, e = 4, f = 2]" in said[1]
+    assert "float[b, e = 2, f = 4]" in said[1]
 
 
 # -------------------------------------------------------------------------------- renaming
@@ -127,7 +127,6 @@ def test_rename(small: Analysis, word: str, number: int, lines: list[int]) -> No
 def test_a_rename_that_changes_the_meaning_is_refused(small: Analysis) -> None:
     word = small.word(place(TEXT, "hidden = 12"))
     assert word is not None
-    assert renamed(small, word, "d") != []
     assert isinstance(renamed(small, word, "d"), str)
     assert "cannot be a name" in str(renamed(small, word, "if"))
     library = small.word(place(TEXT, "gated_ffn"))

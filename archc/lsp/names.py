@@ -8,7 +8,7 @@ argument's keyword is a name of the definition that is called, and a preset's on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -154,8 +154,8 @@ class Names:
         return next((start for start in starts if start < span.end), span.start)
 
 
-def _innermost(scopes: object, start: int) -> Scope | None:
-    holding = [s for s in scopes if s.holds(start)]  # type: ignore[attr-defined]
+def _innermost(scopes: Iterable[Scope], start: int) -> Scope | None:
+    holding = [s for s in scopes if s.holds(start)]
     return max(holding, key=lambda s: s.owner.span.start, default=None)
 
 
