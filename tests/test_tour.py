@@ -9,6 +9,7 @@ import pytest
 from snippets import Fence, fences
 
 import archc
+from archc.backends.triton.session import Worker
 
 PAGE = Path(archc.__file__).parent.parent / "docs" / "tour.md"
 FENCES = list(fences(PAGE))
@@ -16,6 +17,8 @@ FENCES = list(fences(PAGE))
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[str]]:
+    """Where kernels run is said when the interpreter starts, which is once in a process: not here."""
+    Worker.shared()
     return consoles.walk(FENCES, tmp_path_factory.mktemp("tour"))
 
 
