@@ -222,7 +222,8 @@ SHAPES_AHEAD = {
 }  # fmt: skip
 LONGER = {
     "longer": (
-        "weight @w[d] = normal; @t[b, s, d] = concat(@w[s: new], {x}, s); @[b, d] = mean(@t, s)"
+        "weight @w[d] = normal; @t[b, j, d] = concat(@w[j: new], {x}[s -> j], j);"
+        " @[b, d] = mean(@t, j)"
     ),
 }  # fmt: skip
 INSTANCES = {

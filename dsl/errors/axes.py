@@ -150,7 +150,7 @@ class AmbiguousAxis(ArchError, id="ambiguous-axis"):
     declared_at: Span | None
     title = "axis `{axis}` has several sizes in this body"
     labels = {"span": "which size is meant?", "declared_at": "first declared here"}
-    help = "give the sizes different axis names"
+    help = "give one of the sizes a name of its own: `x[{axis} -> other]`, then `other` for `{axis}`"
 
 
 class UnknownSize(ArchError, id="unknown-size"):
