@@ -59,13 +59,20 @@ def decoding(example: str) -> list[Kernel]:
 
 
 def training(folder: Path) -> list[Kernel]:
-    """The gradients of an attention's keys and values, which sum over rows."""
+    """What computes the gradients of a model with both norms, attention, a gate and a loss."""
     program = small(folder, "large").program.returning(["loss"])
     derived = derive(program, "loss", [p.path for p in program.parameters])
     unwanted = TritonBackend().unwanted_passes("bf16")
     made = plan(optimise(derived.backward, disable=unwanted).program).kernels.values()
-    *_, of_keys, of_values = (k for k in made if k.facts.kind == "attend")
-    return [replace(k, name=f"small__{k.name}") for k in (of_keys, of_values)]
+    return [replace(k, name=f"small__{k.name}") for k in made]
+
+
+def hardest(kernels: Iterable[Kernel]) -> list[Kernel]:
+    """Of the kernels that train: the gradients of an attention's keys and values, which sum over
+    rows, and the one with the most results."""
+    *_, of_keys, of_values = (k for k in kernels if k.facts.kind == "attend")
+    rows = [k for k in kernels if k.facts.kind == "row"]
+    return [of_keys, of_values, max(rows, key=lambda k: k.facts.stored)]
 
 
 def distinct(named: Iterable[str]) -> dict[str, list[Kernel]]:

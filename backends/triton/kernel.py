@@ -308,7 +308,7 @@ class _Builder:
         )  # fmt: skip
 
     def _facts(self) -> Facts:
-        reducer = self.evaluator.reducer
+        reducer, region = self.evaluator.reducer, self.region
         width = max((_block(e) for _, e in reducer.full), default=1)
         products = sum(n.op == "dot" for n in self.space.reductions)
         cols = _extent(self.space.cols).constant if self.space.cols else 1
@@ -317,8 +317,9 @@ class _Builder:
         running = meets and "BLOCK_K" in reducer.blocks
         pieces = max(Counter(output for output, _ in self.space.outputs).values())
         return Facts(
-            self.kind, width, products, cols, angles, reducer.exact, pieces, self._scores(), running
-        )
+            self.kind, width, products, cols, angles, reducer.exact, pieces, self._scores(), running,
+            len(region.outputs),
+        )  # fmt: skip
 
     def _scores(self) -> int:
         """Products of each tile of an attention's gradient."""

@@ -34,6 +34,7 @@ class Facts:
     pieces: int = 1  # of the result that a program computes at once
     scores: int = 1  # of an attention's gradient: products in a tile, of which the sum is made
     running: bool = False  # a loop whose sums keep the columns: they meet a tile of what is summed
+    stored: int = 1  # results
 
 
 # (rows, columns, reduced), warps, stages; by bytes of an element
@@ -86,7 +87,9 @@ FEW_PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
 # Elements of a tile: by kind on NVIDIA, twice that on AMD, whose warps are twice as wide.
 ELEMENTS: dict[Kind, int] = {"flat": 1024, "row": 2048}
 INTERPRETED_ELEMENTS = 1 << 16
-MOST_HELD = 16  # elements of a row's tile that a thread holds
+# Elements of a row's tile that a thread holds. With many results ptxas gives a thread of sm_90 fewer
+# registers than 16 take, and spills.
+MOST_HELD, HELD_OF_MANY, MANY = 16, 8, 4
 RUNNING = 32  # columns, and summed entries, of such a tile
 
 # An axis whose length is a multiple of this has no mask: every block along it ends where it ends.
@@ -162,7 +165,8 @@ def _rows(facts: Facts, target: str) -> Tile:
     width = max(facts.width, columns if facts.width == 1 else 1, 1 if facts.kind == "flat" else 128)
     rows = max(1, min(64, elements // width))
     lanes = 64 if target == "gfx942" else 32
-    warps = min(16, max(4, rows * width // (lanes * MOST_HELD)))
+    held = HELD_OF_MANY if facts.stored >= MANY else MOST_HELD
+    warps = min(16, max(4, rows * width // (lanes * held)))
     return {
         "BLOCK_M": rows,
         "BLOCK_N": columns,

@@ -150,7 +150,9 @@ class AmbiguousAxis(ArchError, id="ambiguous-axis"):
     declared_at: Span | None
     title = "axis `{axis}` has several sizes in this body"
     labels = {"span": "which size is meant?", "declared_at": "first declared here"}
-    help = "give one of the sizes a name of its own: `x[{axis} -> other]`, then `other` for `{axis}`"
+    help = (
+        "give one of the sizes a name of its own: `x[{axis} -> other]`, then `other` for `{axis}`"
+    )
 
 
 class UnknownSize(ArchError, id="unknown-size"):
