@@ -6,19 +6,23 @@ import ast
 import builtins
 import keyword
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from archc.api import Model, backend
+from archc.api import Model, backend, load
+from archc.backends.torch.source import RESERVED as TORCH
+from archc.backends.triton.host import RESERVED as TRITON
 from archc.compiler.elaborate import module_of, preset_overrides, the_model
 from archc.compiler.passes import optimise
 from archc.dsl import Source, parse
 from archc.dsl.lexer import RESERVED
 from archc.dsl.words import WORDS as WORDS_OF_GRAMMAR
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
 # Words of Python, of its builtins, of Triton and C++, and what the emitted texts call their own.
 OTHERS = """torch self tl np F nn forward triton math x w n pid mask offsets x_ptr num_warps rows dtype
 device state cuda template namespace auto void double char switch delete goto static long struct""".split()
@@ -122,6 +126,46 @@ def test_a_taken_name_in_each_role_is_another_in_the_text(role: int, name: str) 
     model = opened(names, "")
     for written in ("torch", "triton"):
         assert all(map(is_safe, texts(model, written)))
+
+
+@pytest.mark.parametrize(("written", "reserved"), [("torch", TORCH), ("triton", TRITON)])
+@pytest.mark.parametrize("example", ["llama", "deepseek_v2", "mamba2", "t5"])
+def test_no_value_has_the_name_of_a_builtin_that_a_method_calls(
+    written: str, reserved: frozenset[str], example: str
+) -> None:
+    """A value that nobody named has the name of its op, and `min` is one."""
+    model = load(EXAMPLES / f"{example}.arch")
+    programs = model.program, model.incremental().prefill, model.incremental().chunk
+    methods = [
+        node
+        for program in programs
+        for name, text in backend(written).emit(program).items()
+        if name == "model.py"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef) and node.name == "forward"
+    ]
+    assert methods
+    called = {
+        node.func.id
+        for method in methods
+        for node in ast.walk(method)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert called & {*dir(builtins)} <= reserved
+
+
+def test_the_least_of_two_sizes_beside_a_value_named_min() -> None:
+    text = """use std
+model M { input x: float[b, s, d]; decode s; output y[b, s, d] = min(previous(x, s), 1) + x }"""
+    module = module_of(parse(Source("names.arch", text)))
+    model = Model(module, the_model(module, "M"), {}).with_random_weights(seed=0)
+    x = np.linspace(-1, 2, 8, dtype=np.float32).reshape(1, 4, 2)
+    decoder, state, rows = model.decoder("triton", level=0), None, []
+    for i in range(4):
+        outputs, state = decoder(state, x=x[:, i : i + 1])
+        rows.append(outputs["y"])
+    expected = np.minimum(np.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :4], 1) + x
+    np.testing.assert_allclose(np.concatenate(rows, 1), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("shift", [5])

@@ -545,8 +545,10 @@ CALLS: dict[str, Callable[[_Class, Node], None]] = {
     "result": _Class._result,
     **dict.fromkeys(SCANS, _Class._scan),
 }
+# Names that the written methods use for something else, builtins among them.
 RESERVED = frozenset(
-    "run self path weights prefix layer scalars done step kernels torch triton".split()
+    "all dict done isinstance kernels layer len map max min next path prefix range reversed run scalars"
+    " self step torch triton tuple weights zip".split()
 )
 CLASSES = frozenset({"Model", "Run"})  # the file's own
 CONSTANTS = frozenset({"weight", "derived", "table"})
