@@ -540,3 +540,15 @@ def test_arithmetic_on_the_size_of_an_axis(text: str) -> None:
     body = f"output y = {text}\noutput z = x * ({text})"
     found = small_models.program(small_models.model(body))
     agree(found, {}, small_models.inputs())
+
+
+def test_a_repeat_in_a_repeat_leaves_the_outer_ones_scalar_alone() -> None:
+    body = """y = x
+  repeat outer[i: 2] {
+    z = y
+    repeat inner[i: 3] { z = (i + 0.5) * z }
+    y = (i + 2) * z
+  }
+  output z = y"""
+    found = small_models.program(small_models.model(body))
+    agree(found, {}, small_models.inputs())

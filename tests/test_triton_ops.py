@@ -91,6 +91,17 @@ def test_op_agrees_with_its_meaning(results, name, index):
     assert error.max(initial=0) <= 3 * allowed.max(initial=0) + 4 * EPS[dtype] * scale
 
 
+def test_nan_comes_from_where_numpy_has_it(program) -> None:
+    graph, inputs = program
+    inputs = {k: v.copy() for k, v in inputs.items()}
+    for array in inputs.values():
+        if array.dtype.kind == "f" and array.size:
+            array.flat[array.size // 2] = np.nan
+    runs = [b().load(graph, {}, dtype="f32").run(inputs) for b in (TritonBackend, NumpyBackend)]
+    seen, expected = ({k: np.isnan(v) for k, v in run.items()} for run in runs)
+    assert [k for k in expected if not np.array_equal(seen[k], expected[k])] == []
+
+
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_op_without_lowering_is_refused_when_sources_are_made(name):
     sample, made = OPS[name].samples[0], Builder("main")

@@ -288,7 +288,7 @@ class Module:
         attribute = self._attribute(path)
         self.members.append(self.file.module_list(attribute, node))
         self.file.called(node, operands, [name_of(self.function[i]) for i in node.inputs])
-        reserved = self.scope.method.reserved
+        reserved = {*self.scope.method.reserved, *self.names.values()}
         singular = path.removesuffix("s") if path.endswith("s") else "layer"
         variables = [identifier(singular, {attribute, *reserved}, "layer")]
         iterables = [self_attribute(attribute)]

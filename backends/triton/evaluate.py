@@ -102,11 +102,14 @@ class Evaluator:
     described: dict[str, str] | None = None  # why not through a descriptor, or "", by operand
     matrices: dict[object, str] = field(default_factory=dict)  # descriptors by what they describe
     opened: tuple[str, int] = ("", 0)  # the condition under which the body's last lines stand
+    waiting: set[int] = field(default_factory=set)  # nodes that a loop of products comes before
 
     def __post_init__(self) -> None:
         for node in self.region.nodes.values():
             if node.op == "dot":
                 self.multiplied.update(map(self._source, node.inputs))
+            if node.op == "dot" or not self.waiting.isdisjoint(node.inputs):
+                self.waiting.add(node.id)
         self.uses.update(i for n in self.region.nodes.values() for i in n.inputs)
         self.uses.update(self.region.outputs)
 
@@ -221,10 +224,12 @@ class Evaluator:
         return self.value(node.inputs[0], view(self.indices, self.region, node, at))
 
     def _pointwise(self, node: Node, at: Coordinates) -> Value:
+        """What waits for products comes first, so that no register holds the rest through a loop."""
         op, operands = OPS[node.op], self.region.operands(node)
         kinds = op.operands(tuple(o.type.dtype for o in operands))
-        values = [self.value(o.id, restrict(at, o.axes)) for o in operands]
-        args = [self.convert(v, kind) for v, kind in zip(values, kinds, strict=True)]
+        order = sorted(operands, key=lambda o: o.id not in self.waiting)
+        values = {o.id: self.value(o.id, restrict(at, o.axes)) for o in order}
+        args = [self.convert(values[o.id], kind) for o, kind in zip(operands, kinds, strict=True)]
         if all(a.number is not None for a in args):
             return self._folded(node, args)
         if node.op in ("cast", "stop_gradient"):

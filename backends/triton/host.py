@@ -11,6 +11,7 @@ import keyword
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from types import MappingProxyType
 
 from ...compiler.ir.graph import STATE, Axis, Function, Node, Program, TensorType, callees
@@ -48,7 +49,7 @@ class Plan:
     cuts: bool = False
     begins: bool = False
     _known: dict[tuple[object, ...], str] = field(default_factory=dict)
-    _names: Counter[str] = field(default_factory=Counter)
+    _names: set[str] = field(default_factory=set)
 
     def size(self, dim: Dim) -> str:
         """A size as a Python expression over the arguments `n_...`."""
@@ -83,12 +84,13 @@ class Plan:
             merged = tuple(dict.fromkeys((*self.kernels[known].header, *origins)))
             self.kernels[known] = replace(self.kernels[known], header=merged)
             return replace(made, name=known)
-        self._names[made.name] += 1
-        count = self._names[made.name]
-        unique = made.name if count == 1 else f"{made.name}_{count}"
-        self.kernels[unique] = replace(made, name=unique, header=about or header(region))
-        self._known[made.identity] = unique
-        return self.kernels[unique]
+        numbered = (f"{made.name}_{i}" for i in count(2))
+        named = (replace(made, name=name) for name in chain([made.name], numbered))
+        kernel = next(k for k in named if self._names.isdisjoint(k.functions))
+        self._names.update(kernel.functions)
+        self.kernels[kernel.name] = replace(kernel, header=about or header(region))
+        self._known[made.identity] = kernel.name
+        return self.kernels[kernel.name]
 
 
 def size_name(symbol: str) -> str:

@@ -90,9 +90,16 @@ class Kernel:
         parts = tuple(part.identity for part in self.parts)
         return LOCAL_NAME.sub(canonical, text), dtypes, self.blocks, self.facts, parts
 
+    @property
+    def functions(self) -> list[str]:
+        """The names that its source defines."""
+        return [*(p.name for p in self._named_parts()), self.name]
+
+    def _named_parts(self) -> list[Kernel]:
+        return [replace(p, name=f"{self.name}_{i}") for i, p in enumerate(self.parts, 1)]
+
     def source(self) -> str:
-        named = [replace(p, name=f"{self.name}_{i}") for i, p in enumerate(self.parts, 1)]
-        functions = "".join(f"{part.source()}\n\n" for part in named)
+        functions = "".join(f"{part.source()}\n\n" for part in self._named_parts())
         constants = [f"{block}: tl.constexpr" for block in self.blocks]
         parameters = ",\n    ".join([*self.arguments, *constants])
         header = "\n".join(f"# {line}" for line in self.header)

@@ -56,7 +56,7 @@ class Fold:
 
 MIXED = ("stored_wide_dot", "wide_stored_dot")  # functions of the generated file, by that side
 SUM = Fold({"int": 0, "float": 0.0}, "{0} + {1}", "tl.sum")
-MAX = Fold({"int": -(2**31), "float": float("-inf")}, "tl.maximum({0}, {1})", "tl.max")
+MAX = Fold({"int": -(2**31), "float": float("-inf")}, "greater({0}, {1})", "greatest")
 
 
 @dataclass(slots=True)

@@ -28,7 +28,8 @@ from .tiles import Facts, Kind
 
 LONGEST = 256  # of an axis that a program covers: its elements of a state are in registers
 MATRICES = 16384  # elements of what a step multiplies with: shared memory holds them
-ROWS_BY_WIDTH = 4096  # steps of a chunk times what its products sum over, in registers
+# Steps of a chunk times what its products sum over, in registers; a float32 operand takes three.
+ROWS_BY_WIDTH, WIDE_ROWS_BY_WIDTH = 4096, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +190,10 @@ class _Builder:
         text = self.evaluator.integer(total).text
         if self.scan.chunk is not None:
             widest = max((self.reducer.longest(e) or 1 for _, e in self.reducer.full), default=1)
-            length = min(self.scan.length, max(16, min(32, ROWS_BY_WIDTH // length_of(widest))))
+            factors = (self.scan.region.nodes[i] for i in self.evaluator.multiplied)
+            wide = any(n.op == "leaf" and n.type.dtype == "f32" for n in factors)
+            most = (WIDE_ROWS_BY_WIDTH if wide else ROWS_BY_WIDTH) // length_of(widest)
+            length = min(self.scan.length, max(16, min(32, most)))
             self.scan.length = length  # a chunk of fewer steps means the same
             self.loop.add(f"{COUNT} = tl.minimum({length}, {text} - {STEP})")
             self.indices.add(Var(COUNT, Dim.of(length + 1), scope=self.loop))

@@ -39,9 +39,9 @@ class Facts:
 
 # (rows, columns, reduced), warps, stages; by bytes of an element
 PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
-    "sm_80": {2: (128, 64, 32, 4, 4), 4: (64, 64, 16, 4, 3)},
-    "sm_90": {2: (128, 128, 64, 8, 3), 4: (64, 64, 32, 4, 3)},
-    "sm_100": {2: (128, 128, 64, 8, 3), 4: (64, 64, 32, 4, 3)},
+    "sm_80": {2: (128, 64, 32, 4, 4), 4: (64, 64, 16, 8, 3)},
+    "sm_90": {2: (128, 128, 64, 8, 3), 4: (64, 64, 16, 8, 3)},
+    "sm_100": {2: (128, 128, 64, 8, 3), 4: (64, 64, 16, 8, 3)},
     "gfx942": {2: (128, 128, 32, 8, 2), 4: (64, 64, 16, 4, 2)},
     INTERPRETER: {2: (64, 64, 64, 4, 1), 4: (64, 64, 64, 4, 1)},
 }
@@ -130,7 +130,7 @@ def _attend(facts: Facts, target: str, element_bytes: int, few: bool) -> Tile:
     size, table = _head(facts), ATTENTION if facts.scores == 1 else ATTENTION_GRADIENT
     m, n, warps, stages = table[target][size]
     if element_bytes > 2 and target != INTERPRETER:
-        m, n, warps, stages = 64, 32 if size < 256 else 16, min(warps, 8), 1
+        m, n, warps, stages = 64, 32 if size < 256 else 16, 8, 1
     elif few and size < 256 and facts.scores == 1:
         n = 64
     if few:
@@ -156,14 +156,14 @@ def _triton() -> str:
 
 def _rows(facts: Facts, target: str) -> Tile:
     """As many rows as the tile's elements allow for the widest index along columns."""
-    elements = ELEMENTS[facts.kind] * (2 if target == "gfx942" else 1) // (4 if facts.angles else 1)
-    elements //= facts.pieces
+    share = facts.pieces * (4 if facts.angles else 1)
+    elements = ELEMENTS[facts.kind] * (2 if target == "gfx942" else 1) // share
     if target == INTERPRETER:
         elements = INTERPRETED_ELEMENTS
-    most = RUNNING if facts.running else 1024 if facts.kind == "flat" else 256
+    most = RUNNING if facts.running else 256 if facts.angles or facts.kind != "flat" else 1024
     columns = _column_block(facts.columns, most)
     width = max(facts.width, columns if facts.width == 1 else 1, 1 if facts.kind == "flat" else 128)
-    rows = max(1, min(64, elements // width))
+    rows = 1 << (max(1, min(64, elements // width)).bit_length() - 1)  # a power of two below
     lanes = 64 if target == "gfx942" else 32
     held = HELD_OF_MANY if facts.stored >= MANY else MOST_HELD
     warps = min(16, max(4, rows * width // (lanes * held)))

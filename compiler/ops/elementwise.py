@@ -425,6 +425,8 @@ pointwise(
     "std::pow({0}, {1})", floats, samples=pairs("float", domain=(0.1, 3)),
     gradient=("d * b * pow(a, b - 1)", "where(eq(a, 0), 0, d * y * log(a))"),
 )  # fmt: skip
+# Which operand counts, NaN among them.
+ANY_NAN = "propagate_nan=tl.PropagateNan.ALL"
 # Equal ones share it.
 LESSER = tuple(
     f"d * where(eq(a, b), 0.5, where({least}, 1, 0))" for least in ("lt(a, b)", "lt(b, a)")
@@ -432,13 +434,15 @@ LESSER = tuple(
 pointwise(
     "min", 2, "the lesser; `and` on bool", later.minimum,
     {"bool": "({0} & {1})", "int": "torch.minimum({0}, {1})", "float": "torch.minimum({0}, {1})"},
-    {"bool": "({0} & {1})", "int": "tl.minimum({0}, {1})", "float": "tl.minimum({0}, {1})"},
+    {"bool": "({0} & {1})", "int": "tl.minimum({0}, {1})",
+     "float": f"tl.minimum({{0}}, {{1}}, {ANY_NAN})"},
     "least({0}, {1})", promoted, samples=pairs("float", "int", "bool"), gradient=LESSER,
 )  # fmt: skip
 pointwise(
     "max", 2, "the greater; `or` on bool", later.maximum,
     {"bool": "({0} | {1})", "int": "torch.maximum({0}, {1})", "float": "torch.maximum({0}, {1})"},
-    {"bool": "({0} | {1})", "int": "tl.maximum({0}, {1})", "float": "tl.maximum({0}, {1})"},
+    {"bool": "({0} | {1})", "int": "tl.maximum({0}, {1})",
+     "float": f"tl.maximum({{0}}, {{1}}, {ANY_NAN})"},
     "greatest({0}, {1})", promoted, samples=pairs("float", "int", "bool"), gradient=LESSER[::-1],
 )  # fmt: skip
 

@@ -257,8 +257,8 @@ def divide_rows(numerator: Array, total: Array) -> Array:
 
 TOPK = op(
     "topk",
-    "the greatest values along `axis`, greatest first, the lower index first among equals, and"
-    " their indices: two results with axis `k` in its place",
+    "the greatest values along `axis`, NaN before all, greatest first, the lower index first among"
+    " equals, and their indices: two results with axis `k` in its place",
     time="M",
     elementwise=per_operand,
     samples=tuple(
@@ -277,7 +277,8 @@ def _(attrs: Attrs, inputs: Types) -> Types:
 @TOPK.meaning
 def _(call: Call, x: Array) -> tuple[Array, Array]:
     (along,) = positions(call, [call.attrs.axis("axis")])
-    order = np.argsort(-call.compute(x, call.inputs[0].dtype), axis=along, kind="stable")
+    value = call.compute(x, call.inputs[0].dtype)
+    order = np.lexsort((-value, ~np.isnan(value)), axis=along)  # stable
     chosen = np.take(order, range(call.extent(call.attrs.axis("k"))), axis=along)
     return np.take_along_axis(x, chosen, along), chosen
 

@@ -5,7 +5,8 @@
 
 where m[t, r] is the product of d between r and t, 0 for r >= t, and p[t] the product before t. Both
 are running products of d[t-1], that of m with 1 in place of what stands at r + 1 or before: nothing
-is divided, so a gate may be 0. No state is stored but the last.
+is divided, so a gate may be 0. Without a gate m is 1 for r < t, and p is 1. No state is stored but
+the last.
 """
 
 from __future__ import annotations
@@ -153,6 +154,11 @@ class Products:
         dtype, back = self.entering.type.dtype, 1 if reverse else -1
         own, other = (add("index", (), {"axis": a}) for a in (chunk, row))
         zero, one, step = lift.number(0, dtype), lift.number(1, dtype), lift.number(1, "int")
+        if lift.is_number(self.factor, 1):
+            self.weights = add("where", (_earlier(add, other, own, reverse), one, zero))
+            self.decays = one
+            self._leave(one, one)
+            return
         factor = self._stepped(dtype)
         after = add("add" if back < 0 else "sub", (other, step))  # the row after r
         before = self._at(factor, add("sub" if back < 0 else "add", (own, step)))
@@ -162,10 +168,14 @@ class Products:
         self.decays = self._running(before, chunk, reverse)
         last: dict[str, AttrValue] = {"axis": chunk, "at": Dim.of(0) if reverse else chunk.size - 1}
         whole = add("pick", (self._running(factor, chunk, reverse),), last)
-        left = self._running(self._at(factor, after), row, not reverse)
+        self._leave(whole, self._running(self._at(factor, after), row, not reverse))
+
+    def _leave(self, whole: int, left: int) -> None:
+        """The last state, of `whole`, the product of d, and the products behind each row."""
+        lift, add = self.lift, self.lift.add
         x = lift.product(left, self._at_row(self.x))
-        arrived = add("dot", (x, self._at_row(self.k)), {"axes": (row,)})
-        kept = add("mul", (whole, self.initial))
+        arrived = add("dot", (x, self._at_row(self.k)), {"axes": (self.row,)})
+        kept = lift.product(whole, self.initial)
         self.last = laid_out(lift.builder, add("add", (kept, arrived)), self.entering.type)
 
     def _stepped(self, dtype: DType) -> int:
