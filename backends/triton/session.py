@@ -244,7 +244,8 @@ class Worker:
             raise InternalError("Triton's interpreter process ended")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise InternalError(f"in Triton's interpreter: {answer['error']}")
+            raised = answer["error"].strip().rpartition("\n")[2]
+            raise InternalError(f"{raised}, in Triton's interpreter\n{answer['error']}")
         return answer
 
     def close(self) -> None:
