@@ -210,3 +210,14 @@ def test_states_stay_in_registers(kind: str, target: str, tmp_path) -> None:
     (result,) = aot.compile_jobs([aot.job(str(tmp_path), kernel, target, "bf16")], processes=1)
     assert result.failures == ()
     assert result.has_dot == (kind == "chunks")
+
+
+def test_a_product_of_a_state_is_in_the_type_of_the_other_side() -> None:
+    """No value of the run's type is loaded before the first product: its step begins with one."""
+    before = program(model("output y[b, s, d] = x |> lstm(d) as rnn"))
+    inputs, held = given(before, 5), weights(before)
+    half, gold = (
+        backend.load(before, held, dtype=dtype).run(inputs)["y"].astype(np.float64)
+        for backend, dtype in ((TritonBackend(), "bf16"), (NumpyBackend(), "f64"))
+    )
+    np.testing.assert_allclose(half, gold, atol=0.05)

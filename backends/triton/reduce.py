@@ -512,7 +512,8 @@ class Reducer:
             for (node, at), own in zip(dot.sides, slots, strict=True)
         ]
         half = all(node.type.dtype == "float" for node, _ in peeled)
-        value = evaluator.value(peeled[side][0].id, peeled[side][1])
+        # Both, as the one says in which type the other is multiplied.
+        value = [evaluator.value(node.id, at) for node, at in peeled][side]
         tiles = dot.kept[side] | span.tiles[slot]
         if not value.stored or not span.tiles[slot] <= value.tiles:  # else its load is masked
             value = evaluator.masked(value, span.masks[slot], literal(0.0))
