@@ -51,6 +51,22 @@ def test_a_square_map_is_a_matrix_not_a_diagonal() -> None:
     assert np.allclose(found["y"], inputs()["x"] @ w["p.w"].T, **EXACT)
 
 
+APPLY = """block apply(f)(x[..., d]) -> [..., d] { y[..., d] = x |> f as f; return 2 * y }
+block first(f)(x[..., d]) -> [..., d] { bank g[n: 2] = f; y[..., d] = g[0](x); return 2 * y }
+"""
+
+
+@pytest.mark.parametrize("block", ["apply", "first"])
+@pytest.mark.parametrize("name", ["d", "e"])
+def test_what_a_block_is_given_maps_to_the_axis_that_its_caller_named(block: str, name: str) -> None:
+    """`linear(d)` is written where `d` is the model's; in the block that is its own `d`."""
+    body = f"z = x[d -> {name}] |> {block}(linear({name})) as a\noutput y[b, s, {name}] = z"
+    found, w = run(model(body, APPLY))
+    (weight,) = w.values()
+    weight = weight[0] if weight.ndim == 3 else weight
+    assert np.allclose(found["y"], 2 * inputs()["x"] @ weight.T, **EXACT)
+
+
 def test_sizes_that_collide_do_not_join_axes() -> None:
     values = inputs(x=np.random.default_rng(3).standard_normal((4, 4, 16)))
     values |= {"ids": np.zeros((4, 4), int), "keep": np.ones((4, 4), bool)}

@@ -336,7 +336,12 @@ ROUTES = (
     "top_softmax(2)",
     "sigmoid_top(2)",
 )
-EXPERTS = ("ffn({wide})", "gated_ffn({wide})", "ffn({wide}, act = {act}, bias = true)")
+EXPERTS = (
+    "ffn({wide})",
+    "gated_ffn({wide})",
+    "ffn({wide}, act = {act}, bias = true)",
+    "linear(d)",
+)
 
 # Blocks of a user's own: each is a definition in front of the model, and how it is applied.
 BLOCKS = {
@@ -353,7 +358,7 @@ BLOCKS = {
     "around": (
         "block around(inner, gain = 1.0)(x[..., d]) -> [..., d]"
         " { return x + gain * (x |> rmsnorm as norm |> inner as inner) }",
-        ("around(ffn({wide}), gain = {c})", "around(gated_ffn({wide}, act = {act}))"),
+        ("around(ffn({wide}), gain = {c})", "around(gated_ffn({wide}, act = {act}))", "around(linear(d))"),
     ),
     "beside": (
         "block beside(first, second)(x[..., s, d]) -> [..., s, d]"
@@ -362,6 +367,6 @@ BLOCKS = {
     ),
     "twice": (
         "block twice(part)(x[..., d]) -> [..., d] { shared f = part; return f(x) + 0.5 * f(f(x)) }",
-        ("twice(gated_ffn({wide}))", "twice(ffn({wide}))"),
+        ("twice(gated_ffn({wide}))", "twice(ffn({wide}))", "twice(linear(d, bias = true))"),
     ),
 }  # fmt: skip

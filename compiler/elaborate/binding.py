@@ -306,8 +306,9 @@ def _leave(caller: Body, callee: Body, value: Tensor, definition: syntax.Callabl
     def outward(label: Label) -> Label:
         if label.frame is not callee.frame:
             return label
-        if label.outer is not None:
-            return label.outer
+        if label.outer is not None:  # perhaps of the body that configured the callee, further out
+            stands = _nearest(caller.frame, label.outer)
+            return stands[0] if len(stands) == 1 else label.outer
         if definition.results is None:
             raise errors.PrivateAxis(axis=label.name, name=definition.name, span=definition.span)
         known = caller.frame.find(label.name)
@@ -358,8 +359,13 @@ def back_inward(
 
 def _standing(caller: Frame, lambda_: Frame, label: Label) -> Sequence[Label]:
     """The caller's formals for a captured label; where it has several, the lambda's own names."""
-    stands = next((f for f in (c.standing_for(label) for c in caller.chain()) if f), [])
+    stands = _nearest(caller, label)
     return (lambda_.standing_for(label) or stands) if len(stands) > 1 else stands
+
+
+def _nearest(frame: Frame, label: Label) -> Sequence[Label]:
+    """What stands for a label in a body, or in the nearest of those around it where something does."""
+    return next((f for f in (c.standing_for(label) for c in frame.chain()) if f), [])
 
 
 def captured(body: Body, value: Tensor) -> Tensor:
