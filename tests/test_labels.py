@@ -58,7 +58,9 @@ block first(f)(x[..., d]) -> [..., d] { bank g[n: 2] = f; y[..., d] = g[0](x); r
 
 @pytest.mark.parametrize("block", ["apply", "first"])
 @pytest.mark.parametrize("name", ["d", "e"])
-def test_what_a_block_is_given_maps_to_the_axis_that_its_caller_named(block: str, name: str) -> None:
+def test_what_a_block_is_given_maps_to_the_axis_that_its_caller_named(
+    block: str, name: str
+) -> None:
     """`linear(d)` is written where `d` is the model's; in the block that is its own `d`."""
     body = f"z = x[d -> {name}] |> {block}(linear({name})) as a\noutput y[b, s, {name}] = z"
     found, w = run(model(body, APPLY))
