@@ -80,9 +80,10 @@ class Backend(ABC):
     def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
         """Passes whose results this backend cannot run, or runs slower, at a dtype with these options.
 
-        Packed weights are for a backend with an order of its own.
+        Packed weights are for a backend with an order of its own, ranges of keys for one that visits
+        them tile by tile.
         """
-        return ("pack-weights",)
+        return ("pack-weights", "visible-keys")
 
     @abstractmethod
     def emit(self, program: Program, **options: Any) -> dict[str, str]:

@@ -71,14 +71,34 @@ def documents(m: Model) -> Value:
     return causal(m) & mine.op("eq", of_key)
 
 
+def padded(m: Model) -> Value:
+    return m.input("seen", b, t, dtype="bool")
+
+
+def prefix(m: Model) -> Value:
+    """A number of keys that all see, and those before."""
+    return causal(m) | (m.index(t) < m.input("length", b, dtype="int"))
+
+
+SLOTS = np.arange(3 * BLOCK)[None]
+GIVEN = {
+    "documents": {"doc": SLOTS // BLOCK, "doc_of_key": SLOTS // BLOCK},
+    "one document": {"doc": 0 * SLOTS, "doc_of_key": 0 * SLOTS},
+    "padded": {"seen": (BLOCK <= SLOTS) & (SLOTS < 2 * BLOCK)},
+    "prefix": {"length": np.asarray([BLOCK + 1])},
+}
+
 # Mask -> how many tiles of keys a tile of queries visits. Queries are half a tile each: two heads
-# share one. Of blocks it is proved that keys are less than a block away.
+# share one.
 VISITS = {
     "all": (lambda m: None, [3, 3, 3, 3, 3, 3]),
     "causal": (causal, [1, 1, 2, 2, 3, 3]),
     "window": (window, [1, 1, 2, 1, 2, 1]),
-    "blocks": (blocks, [1, 2, 2, 2, 2, 1]),
-    "documents": (documents, [1, 1, 2, 2, 3, 3]),
+    "blocks": (blocks, [1, 1, 1, 1, 1, 1]),
+    "documents": (documents, [1, 1, 1, 1, 1, 1]),
+    "one document": (documents, [1, 1, 2, 2, 3, 3]),
+    "padded": (padded, [1, 1, 1, 1, 1, 1]),
+    "prefix": (prefix, [2, 2, 2, 2, 3, 3]),
 }
 
 
@@ -109,7 +129,8 @@ def test_tiles_that_the_mask_excludes_are_not_visited(mask: str) -> None:
     a, shown = q.dot(k, e), make(m)
     a = a if shown is None else m.where(shown, a, float("-inf"))
     program = m.program(y=a.op("softmax", axis=t).dot(v, t))
-    assert visited(program, inputs_of(program, 1, TILES * BLOCK)) == expected
+    inputs = inputs_of(program, 1, TILES * BLOCK) | GIVEN.get(mask, {})
+    assert visited(program, inputs) == expected
 
 
 # -------------------------------------------------------------------------------------- parts

@@ -38,7 +38,7 @@ class TorchBackend(Backend):
         scans = ("chunk-scan",) if compiled else ()
         here = dtype in ("f32", "bf16") and options.get("device", "cpu") == "cpu"
         packs = here and options.get("pack_weights", True) and not options.get("train")
-        return (*norms, *scans, *(() if packs else ("pack-weights",)))
+        return (*norms, *scans, "visible-keys", *(() if packs else ("pack-weights",)))
 
     def emit(self, program: Program, **options: Any) -> dict[str, str]:
         return {"model.py": emit_model(program, **options).text}

@@ -26,7 +26,7 @@ class TritonBackend(Backend):
     def unwanted_passes(self, dtype: ModelDType, **options: Any) -> tuple[str, ...]:
         """A kernel has no Fourier transform. One kernel runs all steps of a scan with its states in
         registers: part of it done at once would only pass through memory."""
-        return (*super().unwanted_passes(dtype), "fft-convolution", "chunk-scan")
+        return ("pack-weights", "fft-convolution", "chunk-scan")
 
     def emit(self, program: Program, **options: Any) -> dict[str, str]:
         """`kernels.py` and `model.py`. Raises NoLowering."""

@@ -2,11 +2,16 @@
 
     m' = max(m, max_j s),  p = exp(s - m'),  a = exp(m - m'),  l' = a l + sum_j p,  o' = a o + p v
 
-and o / l at the end. The scores s are any expression, evaluated per tile; tiles that the mask
-provably excludes are not visited, and a row that sees no key gives zeros.
+and o / l at the end. The scores s are any expression, evaluated per tile. Tiles are visited from the
+first key to the last that a row of the tile sees, by what is proved of the mask and by what was found
+in the data (`visible_keys.py`); a row that sees no key gives zeros.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
 
 from ...compiler.ir.graph import Axis, Node
 from ...dsl.dims import Dim
@@ -121,21 +126,52 @@ def bounds(reducer: Reducer, contraction: Node, at: Operand, parent: Scope) -> t
     assert attend is not None
     region = evaluator.region
     length, inner = evaluator.integer(reducer.extent(contraction)).text, Dim.of(1)
-    query = _query(attend.query, at)
-    if query is None:
-        return "0", length
     for axis in contraction.attrs.axes("axes"):
         inner = inner if axis == attend.keys else inner * region.size(axis)
-    low, high = "0", length
-    if attend.upper is not None:
-        last = _extreme(reducer, (query + _number(reducer, attend.upper) + 1) * inner, "tl.max")
-        high = evaluator.fresh("stop")
-        parent.add(f"{high} = tl.minimum({last}, {length})")
-    if attend.lower is not None:
-        first = _extreme(reducer, (query - _number(reducer, attend.lower)) * inner, "tl.min")
-        low, block = evaluator.fresh("first"), reducer.limits.block
-        parent.add(f"{low} = tl.maximum({first}, 0) // {block} * {block}")
-    return low, high
+    query, lowest, highest = _query(attend.query, at), list[str](), [length]
+    if query is not None and attend.upper is not None:
+        last = (query + _number(reducer, attend.upper) + 1) * inner
+        highest.append(_extreme(evaluator.integer(last), "tl.max"))
+    if attend.stop is not None:
+        highest.append(_extreme(_given(reducer, attend.stop, at, inner, "0"), "tl.max"))
+    if query is not None and attend.lower is not None:
+        first = (query - _number(reducer, attend.lower)) * inner
+        lowest.append(_extreme(evaluator.integer(first), "tl.min"))
+    if attend.first is not None:
+        lowest.append(_extreme(_given(reducer, attend.first, at, inner, length), "tl.min"))
+    return _first(reducer, lowest, parent), _stop(reducer, highest, parent)
+
+
+def _given(reducer: Reducer, leaf: int, at: Operand, inner: Dim, neutral: str) -> Value:
+    """A bound that each row of the tile has of its own; `neutral` where there is no row."""
+    evaluator = reducer.evaluator
+    where = restrict(at, evaluator.region.nodes[leaf].axes)
+    value = evaluator.value(leaf, where)
+    if inner != Dim.of(1):
+        value = replace(value, text=f"{value.text} * {evaluator.integer(inner).text}")
+    masks = frozenset().union(*map(evaluator.indices.masks, where.values()))
+    return evaluator.masked(value, masks, Value(neutral, "int"))
+
+
+def _first(reducer: Reducer, lowest: Sequence[str], parent: Scope) -> str:
+    """The beginning of the block with the first key."""
+    if not lowest:
+        return "0"
+    low, block = reducer.evaluator.fresh("first"), reducer.limits.block
+    parent.add(f"{low} = {_folded('tl.maximum', [*lowest, '0'])} // {block} * {block}")
+    return low
+
+
+def _stop(reducer: Reducer, highest: Sequence[str], parent: Scope) -> str:
+    if len(highest) == 1:
+        return highest[0]
+    high = reducer.evaluator.fresh("stop")
+    parent.add(f"{high} = {_folded('tl.minimum', [*highest[1:], highest[0]])}")
+    return high
+
+
+def _folded(function: str, texts: Sequence[str]) -> str:
+    return reduce(lambda a, b: f"{function}({a}, {b})", texts)
 
 
 def _query(query: Axis | None, at: Operand) -> Dim | None:
@@ -146,6 +182,5 @@ def _number(reducer: Reducer, bound: Dim) -> Dim:
     return bound.substitute(reducer.evaluator.region.sizes)
 
 
-def _extreme(reducer: Reducer, a: Dim, function: str) -> str:
-    value = reducer.evaluator.integer(a)
+def _extreme(value: Value, function: str) -> str:
     return f"{function}({value.text})" if value.tiles else value.text

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from ...compiler.ir.graph import Axis, Function, Node, Origin, Program
 from ...compiler.ops import FUSED, SCANS
 from ...compiler.ops.attend import plan_attend
+from ...compiler.passes.visible_keys import RANGED
 from ...dsl.dims import Dim
 from .indexing import identifier
 
@@ -30,7 +31,8 @@ class Attend:
     """What is tiled in an attention: along `keys`, `softmaxes` by the contraction that they weigh.
 
     `sums` are the contractions of what no softmax weighs, as the gradients of an attention are. The
-    mask proves query - lower <= key <= query + upper where these are given.
+    mask proves query - lower <= key <= query + upper where these are given; `first` and `stop` are the
+    first key that each row sees, and the one behind its last.
     """
 
     keys: Axis
@@ -39,6 +41,8 @@ class Attend:
     lower: Dim | None = None
     upper: Dim | None = None
     sums: frozenset[int] = frozenset()
+    first: int | None = None
+    stop: int | None = None
 
 
 @dataclass(slots=True)
@@ -109,7 +113,8 @@ def _attend(node: Node, body: Function, inside: dict[int, int]) -> Attend:
     lower, upper = (b if isinstance(b, Dim) else None for b in bounds)
     sums = frozenset(inside[c] for c, s in plan.contractions.items() if s is None)
     row = query if isinstance(query, Axis) else None
-    return Attend(plan.keys, weighed, row, lower, upper, sums)
+    first, stop = (inside[i] for i in body.inputs[-2:]) if node.attrs.get(RANGED) else (None, None)
+    return Attend(plan.keys, weighed, row, lower, upper, sums, first, stop)
 
 
 def view_region(program: Program, function: Function, node: Node) -> Region:

@@ -9,6 +9,7 @@ one function.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from typing import Protocol
 
 from .graph import Function, Node, Program
 
@@ -40,7 +41,13 @@ def join(path: str, relative: str) -> str:
     return f"{path}.{relative}" if path else relative
 
 
-def cone(function: Function, roots: Collection[int], stop: Collection[int] = ()) -> set[int]:
+class Nodes(Protocol):
+    """Values by id: a function, or one that is being rewritten."""
+
+    def __getitem__(self, node_id: int, /) -> Node: ...
+
+
+def cone(function: Nodes, roots: Collection[int], stop: Collection[int] = ()) -> set[int]:
     """The values that `roots` depend on, themselves included, as far as those of `stop`."""
     found, todo = set(roots), list(roots)
     while todo:

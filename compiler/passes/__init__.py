@@ -34,6 +34,7 @@ from .parameters import DERIVE_PARAMETERS
 from .quantise import LEFT_OUT, Quant, quantise_to
 from .sink_merges import SINK_MERGES
 from .tile_attention import TILE_ATTENTION
+from .visible_keys import VISIBLE_KEYS
 
 if TYPE_CHECKING:
     from .verify import Evaluate, Verifier
@@ -47,6 +48,7 @@ PIPELINE: tuple[Pass, ...] = (
     GROUP_EXPERTS,
     FFT_CONVOLUTION,
     TILE_ATTENTION,
+    VISIBLE_KEYS,
     HOIST_INVARIANT,
     PACK_PROJECTIONS,
     FUSE_NORM_LINEAR,

@@ -186,7 +186,7 @@ def _fits(edit: Edit, region: Growth, node: Node) -> bool:
         return own == region.reduction
     rows = (own if own != NO_REDUCTION else region.reduction)[0]
     moving = [node] if own == NO_REDUCTION else [edit[i] for i in region.members]
-    return not any(_moves(edit, m, rows) for m in moving)
+    return not any(_moves(edit, m, rows) and not _is_stored(edit, region, m) for m in moving)
 
 
 def _goes_round(edit: Edit, found: Neighbour) -> bool:
@@ -231,6 +231,13 @@ def _moves(edit: Edit, node: Node, rows: frozenset[Axis]) -> bool:
     if node.op == "rename":
         moved |= {a for pair in node.attrs.pairs("pairs") for a in pair}
     return not rows.isdisjoint(moved)
+
+
+def _is_stored(edit: Edit, region: Growth, node: Node) -> bool:
+    """A view of what is no member: a row may read any entry of it."""
+    return node.op in VIEWS and all(
+        i not in region.members or _is_stored(edit, region, edit[i]) for i in node.inputs
+    )
 
 
 def inlined_operands(node: Node) -> tuple[int, ...]:

@@ -5,8 +5,8 @@
 Legal when g reads only constants, tables, slots, and what the loop captures: no weight, state or
 scalar of a layer, nothing that the loop carries. It is declined where the value is larger than all
 that is carried, since it lives as long as the loop. Comparisons and whole numbers are left where
-they are: they cost nothing, and say what a layer's attention sees. So are a loop with an exit, and
-layers that several loops run.
+they are, unless a reduction made them: they cost nothing, and say what a layer's attention sees. So
+are a loop with an exit, and layers that several loops run.
 """
 
 from __future__ import annotations
@@ -102,13 +102,16 @@ class _Hoist:
 
     def _hoisted(self, kind: Function, outer: dict[int, int]) -> Iterator[Node]:
         """What computes something that a part of the layer reads which is not alike in each."""
-        alike = set(outer)
+        alike, reduced = set(outer), set[int]()
         for node in kind.nodes:
             movable = node.op in MOVABLE or is_elementwise(node)
             if movable and len(node.types) == 1 and alike.issuperset(node.inputs):
                 alike.add(node.id)
+            if node.op in REDUCTIONS or not reduced.isdisjoint(node.inputs):
+                reduced.add(node.id)
         for node in kind.nodes:
-            worth = node.op not in FREE and node.type.dtype not in EXACT and bool(node.axes)
+            costs = node.type.dtype not in EXACT or node.id in reduced
+            worth = node.op not in FREE and costs and bool(node.axes)
             if node.id in alike - set(outer) and worth and self._is_read(kind, node, alike):
                 if self._fits(node):
                     yield node

@@ -12,6 +12,7 @@ from .group_experts import GROUP
 from .products import FOLD, LINEAR
 from .products import PACK as PROJECT
 from .tile_attention import ATTEND
+from .visible_keys import VISIBLE
 from .weights import DERIVE, PACK, QUANTISE, READ_CODES
 
 CAUGHT: dict[str, Caught] = {
@@ -24,6 +25,7 @@ CAUGHT: dict[str, Caught] = {
     **named("group-experts/group", GROUP),
     **named("fft-convolution/convolve", CONVOLVE),
     **named("tile-attention/attend", ATTEND),
+    **named("visible-keys/visible", VISIBLE),
     **named("pack-projections/pack", PROJECT),
     **named("fuse-norm-linear/fold-norm", FOLD),
     **named("fuse-loss/pick-first", PICKED),

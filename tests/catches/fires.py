@@ -53,9 +53,11 @@ def gated(m: Model, x: Value) -> Value:
     return (merged * m.weight("w", d)).split(d, (r, e)).sum(e)
 
 
-def attended(m: Model, x: Value) -> Value:
+def attended(m: Model, x: Value, keep: Value | None = None) -> Value:
     k, v = (x.dot(m.weight(name, e, d), d).rename((s, t)) for name in ("k", "v"))
-    a = m.where(m.index(t) <= m.index(s), x.dot(m.weight("q", e, d), d).dot(k, e), float("-inf"))
+    seen = m.index(t) <= m.index(s)
+    seen = seen if keep is None else seen & keep
+    a = m.where(seen, x.dot(m.weight("q", e, d), d).dot(k, e), float("-inf"))
     return a.op("softmax", axis=t).dot(v, t)
 
 
@@ -102,6 +104,7 @@ FIRES: dict[str, Fires] = {
     "group": of(experts),
     "convolve": of(lambda m, x: causal(m, entries(m)).dot(x.rename((s, t)), t)),
     "attend": of(attended),
+    "visible": of(lambda m, x: attended(m, x, m.input("keep", b, t, dtype="bool")), "tile-attention"),
     "pack": of(two),
     "fold-norm": of(lambda m, x: projected(m, rmsnorm(x, m.weight("gain", d)))),
     "pick-first": of(picked),
