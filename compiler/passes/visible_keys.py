@@ -2,12 +2,13 @@
 
     first[i] = min {j : mask(i, j)},   stop[i] = 1 + max {j : mask(i, j)}
 
-for what the text does not prove: documents, padding, a prefix of each row, blocks. The rows of a tile
-together see keys from the least first to the greatest stop; what lies outside has weight 0, and what
-lies between is visited, holes too. Legal for any condition of the scores. It is worth it where the condition is elementwise, so that it costs less
-than the scores, and where a whole sequence is attended to at once: the few rows of a decoding step
-would pay for all slots. Distances between slots are bounds of the attention itself (`bounds.py`). All
-layers that see alike share one pair: `hoist-invariant` moves it before their loop.
+for what the text does not prove: documents, padding, a prefix of each row, blocks. The rows of a
+tile together see keys from the least first to the greatest stop; what lies outside has weight 0,
+and what lies between is visited, holes too. Legal for any condition of the scores. It is worth it
+where the condition is elementwise, so that it costs less than the scores, and where a whole
+sequence is attended to at once: the few rows of a decoding step would pay for all slots. Distances
+between slots are bounds of the attention itself (`bounds.py`). All layers that see alike share one
+pair: `hoist-invariant` moves it before their loop.
 """
 
 from __future__ import annotations
