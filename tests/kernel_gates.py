@@ -29,7 +29,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 BASELINE = Path(__file__).parent / "golden" / "registers.json"
 MARGIN = 0.10
 # Examples that have a kernel of every kind; `--all-kernels` finds out whether they still do.
-COVER = ("adaptive_llm", "block_recurrent", "deepseek_v2", "llama", "llava")
+COVER = (
+    *("adaptive_llm", "block_recurrent", "deepseek_v2", "hyena", "linear_transformer", "llama"),
+    *("llava", "mamba", "retro", "rwkv4"),
+)
 
 
 def examples() -> list[str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...compiler.ir.graph import Axis, DType, Node
-from ...compiler.ops import OPS, Call, Precision, evaluate
+from ...compiler.ops import OPS, SCANS, Call, Precision, evaluate
 from ...compiler.ops.quantise import MIDDLE, Format
 from ...dsl.dims import Dim
 from ...dsl.errors import NoLowering
@@ -110,6 +110,8 @@ class Evaluator:
                 self.multiplied.update(map(self._source, node.inputs))
             if node.op == "dot" or not self.waiting.isdisjoint(node.inputs):
                 self.waiting.add(node.id)
+        if self.region.node.op in SCANS:  # all of a step is inside the one loop
+            self.waiting.clear()
         self.uses.update(i for n in self.region.nodes.values() for i in n.inputs)
         self.uses.update(self.region.outputs)
 

@@ -49,7 +49,7 @@ PRODUCTS: dict[str, dict[int, tuple[int, int, int, int, int]]] = {
 # (queries, keys), warps, stages; by head size: up to 64, 128, 256. A program's queries share the
 # keys and values that it reads: all heads of a group, and as many places as registers hold.
 ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
-    "sm_80": {64: (64, 64, 4, 3), 128: (64, 64, 4, 3), 256: (64, 32, 8, 2)},
+    "sm_80": {64: (64, 64, 4, 3), 128: (128, 32, 8, 3), 256: (64, 32, 8, 2)},
     "sm_90": {64: (128, 64, 8, 3), 128: (256, 32, 16, 3), 256: (64, 32, 8, 2)},
     "sm_100": {64: (64, 64, 4, 3), 128: (128, 64, 8, 3), 256: (64, 32, 8, 2)},
     "gfx942": {64: (128, 64, 4, 2), 128: (128, 64, 4, 2), 256: (64, 32, 4, 1)},
