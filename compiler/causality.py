@@ -327,7 +327,7 @@ class _Proof:
 
 
 _RULES = {
-    **dict.fromkeys(("sum", "amax", "dot", "softmax", "topk"), _Proof.reduced),
+    **dict.fromkeys(("sum", "amax", "dot", "softmax", "logsumexp", "topk"), _Proof.reduced),
     **dict.fromkeys(("split", "merge", "slice", "concat", "pick"), _Proof.reshaped),
     "rename": _Proof.renamed,
     "size": _Proof.size,

@@ -23,7 +23,7 @@ Reach = Dim | None  # how many of the last positions are read; None is all of th
 ZERO, ONE = Dim(), Dim.of(1)
 NOMINAL = 1024  # what a size that a call decides counts for when two values are compared
 FINE = 1 << 20  # parts of a byte, so that prices stay whole numbers
-SUMS = frozenset({"sum", "amax", "softmax"})
+SUMS = frozenset({"sum", "amax", "softmax", "logsumexp"})
 REDUCES = SUMS | {"dot", "topk", "cumsum"}
 LINEAR = VIEWS | {"concat", "cast", "to_float", "add", "sub"}
 

@@ -176,7 +176,13 @@ class Draft:
         if self.chance(0.3):
             score = self.random.choice(SCORES[1:]).replace("{a}", "a")
             options.append(f"score = (a[...], s, t) -> {score}")
-        optional = ("norm = rmsnorm(1e-3)", "scale = 0.3", "bias = true", "out_bias = true")
+        optional = (
+            "norm = rmsnorm(1e-3)",
+            "scale = 0.3",
+            "sinks = true",
+            "bias = true",
+            "out_bias = true",
+        )
         options += [option for option in optional if self.chance(0.15)]
         return ", ".join(("heads", *options))
 

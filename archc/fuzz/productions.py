@@ -138,6 +138,7 @@ ROUTED = (
 
 SHAPES = {
     "several axes out": "@[b, s, g, r] = {x} |> linear(g: 2, r: 3) as @l",
+    "log of a sum": "@[b, s] = logsumexp({x}, d)",
     "reduce features": "@[b, s] = sum({x} * {y}, d) * 0.5",
     "greatest feature": "@[b, s] = amax({x}, d)",
     "pick a feature": "@[b, s] = {x}[d: {k}]",

@@ -263,7 +263,8 @@ def _reduction(body: Body, name: str, given: Given) -> Tensor:
 
 def reduce(body: Body, op: str, value: Tensor, labels: Sequence[Label]) -> Tensor:
     axes = tuple(value.axis(k) for k in labels)
-    node = body.emitter.node(op, (body.emitter.use(value),), axes=axes)
+    attrs: dict[str, Any] = {"axis": axes[0]} if op == "logsumexp" else {"axes": axes}
+    node = body.emitter.node(op, (body.emitter.use(value),), **attrs)
     kept = tuple((k, a) for k, a in value.axes if k not in labels)
     tail = sum(1 for k in value.labels[len(value.axes) - value.known :] if k not in labels)
     dtype = body.emitter.scope.builder[node].type.dtype
@@ -449,6 +450,7 @@ TABLE: dict[str, Meaning] = {
     "prev": _prev,
     "dot": _dot,
     "softmax": _softmax,
+    "logsumexp": _reduction,
     "cumsum": _cumsum,
     "topk": _topk,
     "concat": _concat,
@@ -458,7 +460,7 @@ ARITY: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("min", "max", "divide"), (2, 2)),
     **dict.fromkeys(("sum", "amax"), (2, 9)),
     "any": (1, 9),
-    **dict.fromkeys(("cast", "round_to", "softmax", "cumsum"), (2, 2)),
+    **dict.fromkeys(("cast", "round_to", "softmax", "logsumexp", "cumsum"), (2, 2)),
     "topk": (2, 3),  # a count without an axis gets its own words
     "where": (3, 3),
     "dot": (3, 9),

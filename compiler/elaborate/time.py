@@ -19,6 +19,7 @@ from .body import Body
 from .labels import Label
 from .values import Tensor
 
+NORMALISED = ("softmax", "logsumexp")  # they hide the keys of other segments
 FLOAT_NEUTRAL = {"sum": 0.0, "cumsum": 0.0, "dot": 0.0, "amax": -float("inf")}
 INT_NEUTRAL = {"sum": Dim.of(0), "cumsum": Dim.of(0), "dot": Dim.of(0), "amax": Dim.of(LEAST_INT)}
 
@@ -138,7 +139,7 @@ def _visible(
     valid = fact(body, "valid", label, axis)
     if valid is not True and not (label in value.quiet and op in ("sum", "dot", "cumsum")):
         found.append(valid)
-    segment = _declared(body, "segment", label, axis) if op == "softmax" else None
+    segment = _declared(body, "segment", label, axis) if op in NORMALISED else None
     if segment is not None:
         steps = [(scan.label, scan.axis) for _, scan in body.emitter.scope.scans()]
         for other, its_axis in (*value.axes, *steps):

@@ -488,7 +488,7 @@ DECLARED = frozenset({"weight", "repeat", "scan", "table", "state", "input"})
 _RULES: dict[str, Callable[[_Chunk, Node], int]] = {
     "input": _Chunk.given,
     "index": _Chunk.index,
-    **dict.fromkeys(("sum", "amax", "dot", "softmax", "topk"), _Chunk.reduced),
+    **dict.fromkeys(("sum", "amax", "dot", "softmax", "logsumexp", "topk"), _Chunk.reduced),
     "size": _Chunk.size,
     "rename": _Chunk.rename,
     "take": _Chunk.take,

@@ -16,7 +16,7 @@ from ..ops import OPS
 from ..passes.properties import VIEWS
 from .derivation import end_of
 
-ROWWISE = VIEWS | {"dot", "sum", "amax", "softmax", "topk", "concat", "take", "broadcast"}
+ROWWISE = VIEWS | frozenset("dot sum amax softmax logsumexp topk concat take broadcast".split())
 
 
 def last_row(program: Program) -> Program:

@@ -33,6 +33,7 @@ from .pack_weights import PACK_WEIGHTS
 from .parameters import DERIVE_PARAMETERS
 from .quantise import LEFT_OUT, Quant, quantise_to
 from .sink_merges import SINK_MERGES
+from .split_sink import SPLIT_SINK
 from .tile_attention import TILE_ATTENTION
 from .visible_keys import VISIBLE_KEYS
 
@@ -47,6 +48,7 @@ PIPELINE: tuple[Pass, ...] = (
     SINK_MERGES,
     GROUP_EXPERTS,
     FFT_CONVOLUTION,
+    SPLIT_SINK,
     TILE_ATTENTION,
     VISIBLE_KEYS,
     HOIST_INVARIANT,

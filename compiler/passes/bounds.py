@@ -109,7 +109,7 @@ class Visibility:
 
     def support(self, node: Node) -> Interval:
         """Where what a reduction along `key` reads is not neutral."""
-        if node.op in ("softmax", "amax", "topk"):
+        if node.op in ("softmax", "logsumexp", "amax", "topk"):
             return self.seen(node.inputs[0])
         found = EVERYWHERE
         for operand in node.inputs:

@@ -22,11 +22,12 @@ from .properties import (
     VIEWS,
     is_elementwise,
     parameter_expression,
+    reduced_axes,
     traffic,
     unfused_traffic,
 )
 
-ROW_OPS = frozenset({"sum", "amax", "softmax"})
+ROW_OPS = frozenset({"sum", "amax", "softmax", "logsumexp"})
 MOVERS = frozenset({"concat", "take"})
 
 # Views that finish a result, so that it is stored as its readers want it.
@@ -211,7 +212,7 @@ def _reduction(edit: Edit, node: Node) -> Reduction:
     if node.op not in ROW_OPS:
         return NO_REDUCTION
     (x,) = edit.operands(node)
-    axes = (node.attrs.axis("axis"),) if node.op == "softmax" else node.attrs.axes("axes")
+    axes = reduced_axes(node)
     return frozenset(x.axes) - frozenset(axes), frozenset(axes)
 
 

@@ -2,8 +2,8 @@
 
 Grouped heads are merged for the text's score hook and split again for the values; once the merge
 has sunk to that split the two cancel, and scores keep the axes of their queries and keys. Legal
-when f treats all positions of the merged axis alike: any elementwise op, a softmax along another
-axis.
+when f treats all positions of the merged axis alike: any elementwise op, a softmax or its
+logsumexp along another axis.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def _stays_merged(edit: Edit, found: Merged) -> bool:
 
 def _acts_alongside(node: Node, axis: Axis) -> bool:
     """Whether a node treats all positions of `axis` alike, and keeps the axis."""
-    return is_elementwise(node) or (node.op == "softmax" and node.attrs["axis"] != axis)
+    normalises = node.op in ("softmax", "logsumexp")
+    return is_elementwise(node) or (normalises and node.attrs["axis"] != axis)
 
 
 def _is_split_below(edit: Edit, node: Node, axis: Axis, parts: tuple[Axis, ...]) -> bool:

@@ -23,7 +23,8 @@ from .properties import VIEWS, constant, is_elementwise, line, traffic, unfused_
 class Attention:
     """A candidate: `product` sums weights times values over the axis `key`.
 
-    `rows` are the axes of the weights, before or after relabelling, that the values lack.
+    `rows` are the axes of the weights, before or after relabelling, that the values lack; `totals`
+    the `logsumexp` of the same scores, which the same tiles give.
     `carriers` lead from the softmax to the product, each with the operand that carries the weights
     where there is one such; `masks` are applied on the way, `scores` are what the softmax is of.
     """
@@ -36,6 +37,7 @@ class Attention:
     carriers: dict[int, int | None] = field(default_factory=dict)
     masks: set[int] = field(default_factory=set)
     scores: set[int] = field(default_factory=set)
+    totals: set[int] = field(default_factory=set)
 
     def is_pair(self, node: Node) -> bool:
         """Has the key axis and a row axis: stored whole, it would be a score matrix."""
@@ -43,7 +45,8 @@ class Attention:
 
     @property
     def members(self) -> set[int]:
-        return {self.product.id, self.softmax.id, *self.carriers, *self.masks, *self.scores}
+        above = {*self.carriers, *self.masks, *self.scores}
+        return {self.product.id, self.softmax.id, *above, *self.totals}
 
 
 def attentions(edit: Edit, node: Node) -> Iterator[Attention]:
@@ -55,8 +58,13 @@ def attentions(edit: Edit, node: Node) -> Iterator[Attention]:
             rows = frozenset({*weights.axes, *softmax.axes} - {*values.axes})
             site = Attention(node, weights, softmax, key, rows)
             site.scores.update(_pairs_above(edit, site, softmax.inputs[0]))
+            site.totals.update(u.id for u in edit.users(softmax.inputs[0]) if _is_total(u, softmax))
             _follow_weights(edit, site)
             yield site
+
+
+def _is_total(node: Node, softmax: Node) -> bool:
+    return node.op == "logsumexp" and node.attrs["axis"] == softmax.attrs["axis"]
 
 
 def _softmax_above(edit: Edit, node: Node, weights: Node, values: Node) -> Node | None:
@@ -116,7 +124,7 @@ STORED = frozenset({"input", "weight", "table", "derived", "result", "attend"})
 
 
 def tile_attention(edit: Edit, site: Attention) -> Fuse:
-    region = close(edit, site.members, [site.product.id])
+    region = close(edit, site.members, [site.product.id, *sorted(site.totals)])
     rows = tuple(a for a in site.weights.axes if a in site.rows)
     query, seen = _visible(edit, site)
     attrs: dict[str, AttrValue] = {"keys": site.key, "rows": rows, "query": query}

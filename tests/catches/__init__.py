@@ -11,6 +11,7 @@ from .fuse_pointwise import REGION
 from .group_experts import GROUP
 from .products import FOLD, LINEAR
 from .products import PACK as PROJECT
+from .split_sink import SINK as SPLIT
 from .tile_attention import ATTEND
 from .visible_keys import VISIBLE
 from .weights import DERIVE, PACK, QUANTISE, READ_CODES
@@ -24,6 +25,7 @@ CAUGHT: dict[str, Caught] = {
     **named("sink-merges/sink-merge", SINK),
     **named("group-experts/group", GROUP),
     **named("fft-convolution/convolve", CONVOLVE),
+    **named("split-sink/split", SPLIT),
     **named("tile-attention/attend", ATTEND),
     **named("visible-keys/visible", VISIBLE),
     **named("pack-projections/pack", PROJECT),

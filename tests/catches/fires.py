@@ -14,6 +14,7 @@ from archc.dsl.dims import Dim
 
 from .fft_convolution import causal, entries
 from .fuse_loss import LONG, picked, unlikely
+from .split_sink import sunk
 from .weights import LARGE
 
 Build = Callable[[Model, Value], Value]
@@ -103,6 +104,7 @@ FIRES: dict[str, Fires] = {
                        "  output y[b, s, d] = h"),
     "group": of(experts),
     "convolve": of(lambda m, x: causal(m, entries(m)).dot(x.rename((s, t)), t)),
+    "split": of(sunk()),
     "attend": of(attended),
     "visible": of(lambda m, x: attended(m, x, m.input("keep", b, t, dtype="bool")), "tile-attention"),
     "pack": of(two),
