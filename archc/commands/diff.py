@@ -167,7 +167,8 @@ def _compared(
     from ..diff import diff, diff_chunks
 
     with steps("comparing") as progress:
-        options = {"inputs": _case(inputs), "seed": seed, "sizes": lengths, "progress": progress}
+        options: dict[str, Any] = {"inputs": _case(inputs), "seed": seed, "sizes": lengths}
+        options["progress"] = progress
         if chunks is not None:
             return diff_chunks(model, candidates, chunks, **options)
         return diff(model, candidates, introduced=introduced, quant=quant, **options)

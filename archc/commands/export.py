@@ -15,7 +15,7 @@ from .reports import JSON, print_json
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-class Bytes(click.ParamType):
+class Bytes(click.ParamType):  # type: ignore[type-arg]  # of click 8.1 it takes none
     """`5GB`, `200MB`, `1GiB`, or plain bytes."""
 
     name = "SIZE"

@@ -60,7 +60,7 @@ QUANT = click.option(
 )
 
 
-class ChunkList(click.ParamType):
+class ChunkList(click.ParamType):  # type: ignore[type-arg]  # of click 8.1 it takes none
     """`auto`, or numbers of rows: `7,1,1,1`."""
 
     name = "chunks"

@@ -130,6 +130,9 @@ class Finding(Protocol):
     @property
     def spans(self) -> tuple[Span, ...]: ...
 
+    @property
+    def comparison(self) -> Comparison: ...
+
     def lines(self) -> list[str]:
         """The screen."""
 

@@ -112,7 +112,7 @@ def _normalised(reducer: Reducer, part: Accumulator | Product, parent: Scope, to
     return reducer.evaluator.assign(text, "float", value.tiles, parent, "out")
 
 
-def bounds(reducer: Reducer, contraction: Node, at: Operand, parent: Scope) -> tuple[str, str]:
+def bounds(reducer: Reducer, contraction: Node, at: Coordinates, parent: Scope) -> tuple[str, str]:
     """First and last + 1 key that some row of the tile may see.
 
     Where the sum runs over other axes too, these are the inner ones of its index.
@@ -138,7 +138,7 @@ def bounds(reducer: Reducer, contraction: Node, at: Operand, parent: Scope) -> t
     return low, high
 
 
-def _query(query: Axis | None, at: Operand) -> Dim | None:
+def _query(query: Axis | None, at: Coordinates) -> Dim | None:
     return None if query is None else at.get(query)
 
 
