@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import FILE, RANDOM, WEIGHTS, open_model, sizes
+from .options import FILE, RANDOM, WEIGHTS, open_model, output_option, sizes
 from .progress import shown
 from .reports import JSON, print_json
 
@@ -34,14 +34,7 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]  # of click 8.1 it takes
 @sizes
 @WEIGHTS
 @RANDOM
-@click.option(
-    "-o",
-    "output",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="DIR",
-    help="Where to write: a new or an empty directory.",
-)
+@output_option("DIR", "Where to write: a new or an empty directory.", required=True)
 @click.option(
     "--shard-size",
     type=Bytes(),
