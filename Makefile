@@ -53,7 +53,7 @@ test: lint
 lint: setup types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p archc.dsl -p archc.compiler
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p archc
 
 # What reads the package without importing it does not know the folders' places in it; in build/types
 # they stand where they belong.

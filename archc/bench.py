@@ -256,6 +256,7 @@ def _loaded(model: Callable[[], Model], way: Way, work: Work) -> tuple[Runner, f
     begun = time.perf_counter()
     loaded = model()
     face = face_of(loaded)
+    options: dict[str, Any] = {"compile": True} if way.compiled else {}
     decoder = loaded.decoder(
         way.backend,
         dtype=way.dtype,
@@ -263,7 +264,7 @@ def _loaded(model: Callable[[], Model], way: Way, work: Work) -> tuple[Runner, f
         inputs=face.names(padded=False, given=()),
         rows="last",
         max_length=work.longest + 1,
-        **({"compile": True} if way.compiled else {}),
+        **options,
     )
     return Runner(decoder, face, work), time.perf_counter() - begun
 

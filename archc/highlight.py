@@ -14,7 +14,7 @@ def _some(group: str) -> words:
     return words(sorted(WORDS[group]), prefix=r"\b", suffix=r"\b")
 
 
-class ArchLexer(RegexLexer):
+class ArchLexer(RegexLexer):  # type: ignore[misc]  # Pygments has no types
     """Words of the grammar are keywords wherever they stand, also where they are names."""
 
     name = "arch"

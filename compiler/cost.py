@@ -13,10 +13,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from ..dsl.dims import Dim, minimum, product
+from ..dsl.dims import Dim, minimum
 from .buffers import AT_LOAD, VIEWS, Memory
 from .cost_report import CostReport, WeightRow, Work
-from .ir.graph import Axis, Function, Node, Parameter, Program, callees, operand_types
+from .ir.graph import Axis, Function, Node, Parameter, Program, callees, elements, operand_types
 from .ir.walk import cone, join
 from .ops import FUSED, OPS
 from .passes.drop_unread import drop_unread
@@ -292,7 +292,3 @@ def _lookups(program: Program) -> Iterator[Node]:
 
 def _table_size(program: Program, node: Node) -> int:
     return elements(node.axes).evaluate(program.sizes)
-
-
-def elements(axes: tuple[Axis, ...]) -> Dim:
-    return product([axis.size for axis in axes])

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from ..dsl.dims import Dim, minimum
 from .buffers import AT_LOAD
 from .cost import LOOPS, cost, kinds
-from .ir.graph import STATE, Function, Node, Program
+from .ir.graph import STATE, Function, Node, Program, elements
 from .ops import FUSED
-from .passes.properties import ELEMENT_BYTES, VIEWS, bytes_of, elements
+from .passes.properties import ELEMENT_BYTES, VIEWS, bytes_of
 from .unknowns import between
 
 COMPUTED = frozenset({"const", "index", "size"})
@@ -80,10 +80,10 @@ def _stored(function: Function, node: Node) -> Iterator[tuple[int, int, Dim]]:
     """Of each operand that is in memory: its position, the stored value, how many elements are read."""
     for position, operand in enumerate(node.inputs):
         value = function[operand]
-        size = elements(value.type)
+        size = elements(value.axes)
         while value.op in VIEWS or value.op == "stop_gradient":
             source = function[value.inputs[0]]
-            size = elements(source.type) if value.op == "broadcast" else size
+            size = elements(source.axes) if value.op == "broadcast" else size
             value = source
         if value.op not in COMPUTED:
             yield position, value.id, size
@@ -92,10 +92,10 @@ def _stored(function: Function, node: Node) -> Iterator[tuple[int, int, Dim]]:
 def _looked_up(program: Program, node: Node, position: int) -> Dim | None:
     """The elements that lookups pick of an operand, if lookups alone read it."""
     if node.op == "take":
-        return elements(node.type) if position == 0 else None
+        return elements(node.axes) if position == 0 else None
     if node.op not in FUSED:
         return None
     body = program.body(node)
     readers = [n for n in body.nodes if body.inputs[position] in n.inputs]
     takes = [n for n in readers if n.op == "take" and n.inputs[0] == body.inputs[position]]
-    return elements(takes[0].type) if readers and len(takes) == len(readers) == 1 else None
+    return elements(takes[0].axes) if readers and len(takes) == len(readers) == 1 else None

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 
-from ..dsl.dims import Dim, minimum, product
-from .ir.graph import Function, Node, Parameter, Program
+from ..dsl.dims import Dim, minimum
+from .ir.graph import Function, Node, Parameter, Program, elements
 from .ir.walk import calls, join
 from .passes.properties import VIEWS
 
@@ -165,10 +165,10 @@ def _together(program: Program, parameter: Parameter, made: list[_Read], bank: s
         if read.picked is None:
             return None
         fixed = [a for a in read.picked.axes if a.size.symbols() <= program.sizes.keys()]
-        tokens = product([a.size for a in read.picked.axes if a not in fixed])
+        tokens = elements(a for a in read.picked.axes if a not in fixed)
         rows = _rows(parameter, read.picked)
-        held = product([a.size for a in parameter.axes]) // rows
-        count = _number(program, product([a.size for a in fixed])) // _number(program, held)
+        held = elements(parameter.axes) // rows
+        count = _number(program, elements(fixed)) // _number(program, held)
         entries[tokens] = entries.get(tokens, 0) + count * read.times
     tokens = sum(entries, ZERO).substitute(program.sizes)
     of = _number(program, rows)
@@ -178,7 +178,7 @@ def _together(program: Program, parameter: Parameter, made: list[_Read], bank: s
 def _rows(parameter: Parameter, picked: Node) -> Dim:
     """How many entries a weight has along the axes that are picked from."""
     if parameter.banks:
-        return product([a.size for a in parameter.axes[: parameter.banks]])
+        return elements(parameter.axes[: parameter.banks])
     return picked.attrs.axis("axis").size
 
 

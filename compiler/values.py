@@ -12,7 +12,7 @@ from functools import cached_property
 
 from ..dsl.dims import Dim, maximum, product
 from .cut import cheapest_cut
-from .ir.graph import Axis, Function, Node, Program, TensorType
+from .ir.graph import Axis, Function, Node, Program, TensorType, elements
 from .ir.walk import cone
 from .passes.bounds import Visibility
 from .passes.properties import ELEMENT_BYTES, VIEWS, is_elementwise, reduced_axes
@@ -74,7 +74,7 @@ class Frame:
         return tuple(a for a in kind.axes if a not in skipped)
 
     def bytes(self, kind: TensorType) -> Dim:
-        held = product([a.size for a in self.features(kind)])
+        held = elements(self.features(kind))
         return held.substitute(self.sizes) * ELEMENT_BYTES[kind.dtype]
 
     def is_fixed(self, axis: Axis) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
+from commands import SMALL
 
 # What a processor says that it has is taken for granted: else torch.compile tries each set of
 # instructions in every new folder, six seconds of a C++ compiler.
@@ -38,3 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def accept(request: pytest.FixtureRequest) -> bool:
     """Whether goldens are to be rewritten."""
     return bool(request.config.getoption("--accept"))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A file with a model and a preset of it."""
+    path = tmp_path / "small.arch"
+    path.write_text(SMALL)
+    return path

@@ -11,47 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from commands import SMALL, invoke, ok, refused
 from safetensors.numpy import load_file, save_file
 
 import archc
-from archc.cli import main
 
 LLAMA = str(Path(__file__).parent.parent / "examples" / "llama.arch")
 BERT = str(Path(__file__).parent.parent / "examples" / "bert.arch")
-SMALL = """model Small {
-  n = 4
-  input x: float[b, n]
-  output y[b, n] = x * 2.0
-}
-preset tiny = Small(n = 2)
-"""
-
-
-def invoke(*args: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in args])
-
-
-def ok(*args: str | Path) -> str:
-    result = invoke(*args)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def refused(code: int, *args: str | Path) -> str:
-    """What is said on standard error, by an exit without a traceback."""
-    result = invoke(*args)
-    assert result.exit_code == code, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    assert "Traceback" not in result.output
-    return result.stderr
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    path = tmp_path / "small.arch"
-    path.write_text(SMALL)
-    return path
 
 
 @pytest.fixture
@@ -88,7 +54,7 @@ def test_version() -> None:
 
 def test_shell_completion_knows_the_commands() -> None:
     words = {"_ARCHC_COMPLETE": "bash_complete", "COMP_WORDS": "archc ch", "COMP_CWORD": "1"}
-    result = CliRunner().invoke(main, [], env=words, prog_name="archc")
+    result = invoke(**words)
     assert result.output == "plain,check\n"
 
 
@@ -186,7 +152,7 @@ def test_a_directory_and_binary_junk_are_no_source(tmp_path: Path) -> None:
 
 def test_several_mistakes_in_one_run(tmp_path: Path) -> None:
     path = tmp_path / "two.arch"
-    path.write_text(SMALL.replace("x * 2.0", "a\n  output z[b, n] = c"))
+    path.write_text(SMALL.replace("x * w", "a\n  output z[b, n] = c"))
     said = refused(1, "check", path)
     assert said.count("error[") == 2
     assert "\n\nerror[" in said
@@ -211,7 +177,7 @@ def test_check_finds_a_mistake_in_a_preset_and_names_it(small: Path) -> None:
 
 
 def test_check_says_a_mistake_of_all_presets_once(small: Path) -> None:
-    small.write_text(SMALL.replace("x * 2.0", "z * 2.0"))
+    small.write_text(SMALL.replace("x * w", "z * w"))
     assert refused(1, "check", small).count("error[") == 1
 
 
@@ -320,6 +286,7 @@ def test_compile_to_where_nothing_can_be_written(tmp_path: Path) -> None:
 
 def test_compile_a_kernel_for_a_target(small: Path, tmp_path: Path) -> None:
     pytest.importorskip("triton")
+    small.write_text(SMALL.replace("x * w", "x * 2.0").replace("  weight w[n]\n", ""))
     out = tmp_path / "out"
     args = ("--backend", "triton", "--target", "sm_90", "--report", "--set", "b=300")
     said = ok("compile", small, *args, "-o", out)

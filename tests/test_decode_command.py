@@ -10,13 +10,12 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from commands import invoke, ok
 from safetensors.numpy import load_file, save_file
 
 import archc
 from archc.api import Model
 from archc.chunks import described, sizes_of
-from archc.cli import main
 from archc.compiler.causality import elaborate_proved
 from archc.compiler.elaborate import Request, module_of, the_model
 from archc.compiler.incremental import derive
@@ -40,16 +39,6 @@ model Shifted {
   output twice[b] = 2 * bias
 }
 """
-
-
-def invoke(*args: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in args])
-
-
-def ok(*args: str | Path) -> str:
-    result = invoke(*args)
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def tiny(name: str) -> Model:

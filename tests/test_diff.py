@@ -151,19 +151,54 @@ def test_a_candidate_that_raises(llama: api.Model, monkeypatch: pytest.MonkeyPat
     assert found.region == "layers[0].ffn"
 
 
-def test_faults_of_passes(llama: api.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that the passes changed is told apart from a backend that computes it wrongly."""
-
+def wrong_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     def optimise(program: Program, *, level: int, **options: object) -> passes.Optimised:
         made = passes.optimise(program, level=0)
         wrong = [_with_sum(f) for f in program.functions] if level else program.functions
         return passes.Optimised(made.program.with_functions(wrong), (), made.value_map)
 
     monkeypatch.setattr(session, "optimise", optimise)
-    found = diff(llama, [Candidate("numpy")], sizes=SMALL).divergences
+
+
+def test_faults_of_passes(llama: api.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the passes changed is told once; a backend that runs it rightly inherits it."""
+    wrong_passes(monkeypatch)
+    candidates = [Candidate("numpy"), Candidate("numpy", 0, label="numpy@O0")]
+    report = diff(llama, candidates, sizes=SMALL)
+    found = report.divergences
     assert [f.candidate for f in found] == ["-O1", "numpy"]
     assert found[0].region == "layers[0].attention"
     assert found[0].op == "sub"
+    first, second = found[1].lines()
+    assert first == "numpy inherits the error of -O1"
+    assert second.startswith("  error inherited: ")
+    assert [d["inherits"] for d in report.to_json()["divergences"]] == ["", "-O1"]
+    (row,) = (row for row in report.rows if row.region == "output logits")
+    assert row.statuses == {"numpy": "inherited", "numpy@O0": "agrees"}
+    assert report.verdict().startswith("-O1 and numpy differ: first at layers[0].attention")
+
+
+def test_a_backends_own_fault_beside_one_of_a_pass(
+    llama: api.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told where it begins, and what comes of it is not said to be the passes' alone."""
+    wrong_passes(monkeypatch)
+    faulty(monkeypatch, "sigmoid", "torch.sigmoid({0}) * 1.01")
+    report = diff(llama, [Candidate("torch")], sizes=SMALL)
+    assert [f.candidate for f in report.divergences] == ["-O1", "torch"]
+    assert report.divergences[1].lines()[0].startswith("torch first differs at layers[0].ffn")
+    (row,) = (row for row in report.rows if row.region == "output logits")
+    assert row.statuses == {"torch": "differs"}
+
+
+def test_a_fault_of_its_own_is_told_though_an_earlier_case_inherits_one(
+    llama: api.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong_passes(monkeypatch)
+    faulty(monkeypatch, "sigmoid", "torch.sigmoid({0}) * (1.01 if {0}.shape[-2] > 20 else 1)")
+    found = diff(llama, [Candidate("torch")]).divergences
+    assert [(f.candidate, f.case[:4]) for f in found] == [("-O1", "ragg"), ("torch", "long")]
+    assert found[1].lines()[0].startswith("torch first differs at layers[0].ffn")
 
 
 def _with_sum(function: Function) -> Function:

@@ -19,7 +19,7 @@ import click
 import consoles
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from commands import SMALL, invoke
 from safetensors.numpy import save_file
 from snippets import fences
 
@@ -30,19 +30,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "commands.md"
 LLAMA = str(ROOT / "examples" / "llama.arch")
 GPT2 = str(ROOT / "examples" / "gpt2.arch")
-SMALL = """model Small {
-  n = 4
-  input x: float[b, n]
-  weight w[n]
-  output y[b, n] = x * w
-}
-preset tiny = Small(n = 2)
-"""
 WRONG = SMALL.replace("x * w", "x * v")
-
-
-def invoke(*args: object, **env: str) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in args], env=env, prog_name="archc")
 
 
 def as_json(*args: object, code: int = 0) -> Any:
@@ -58,13 +46,6 @@ def documented(command: str) -> set[str]:
     """The words in backquotes of a command's row of the page, and that of errors."""
     (row,) = re.findall(rf"^\| `{command}` \|(.*)$", PAGE.read_text(), re.MULTILINE)
     return {"errors", *re.findall(r"`([^`]+)`", row)}
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    path = tmp_path / "small.arch"
-    path.write_text(SMALL)
-    return path
 
 
 @pytest.fixture

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import BACKENDS, DTYPES, FILE, RANDOM, WEIGHTS, open_model, sizes
+from .options import (
+    DTYPES,
+    FILE,
+    RANDOM,
+    WEIGHTS,
+    backend_option,
+    compile_option,
+    open_model,
+    sizes,
+)
 from .progress import steps
 from .reports import JSON, print_json
 
@@ -26,9 +35,7 @@ HEAD = ("", "prefill tok/s", "decode tok/s", "load s", "first s", "peak MB")
 @sizes
 @WEIGHTS
 @RANDOM
-@click.option(
-    "--backend", "backends", type=BACKENDS, multiple=True, default=["torch"], show_default=True
-)
+@backend_option("backends", multiple=True, default=["torch"], show_default=True)
 @click.option("--dtype", "dtypes", type=DTYPES, multiple=True, default=["f32"], show_default=True)
 @click.option(
     "--quant",
@@ -39,12 +46,7 @@ HEAD = ("", "prefill tok/s", "decode tok/s", "load s", "first s", "peak MB")
     show_default=True,
     help="Weights of products in so many bits.",
 )
-@click.option(
-    "--compile/--eager",
-    "compiled",
-    default=False,
-    help="Measure torch compiled, too, and show the faster.",
-)
+@compile_option("Measure torch compiled, too, and show the faster.")
 @click.option("--prompt", type=COUNT, default=512, show_default=True, help="Tokens of a prompt.")
 @click.option(
     "--context", type=COUNT, default=32, show_default=True, help="Tokens before those decoded."

@@ -11,7 +11,16 @@ import click
 
 from ..compiler.files import files_in, new_directory
 from .completion import listed
-from .options import BACKENDS, FILE, QUANT, WEIGHTS, open_model, open_sized, sizes
+from .options import (
+    FILE,
+    QUANT,
+    WEIGHTS,
+    backend_option,
+    open_model,
+    open_sized,
+    output_option,
+    sizes,
+)
 from .progress import bar
 from .reports import JSON, print_json
 from .resources import DEVICES, Asked, Resources, targets
@@ -27,7 +36,7 @@ MODEL = "model"
 
 @click.command("compile")
 @FILE
-@click.option("--backend", type=BACKENDS, required=True, help="What to compile for.")
+@backend_option(required=True, help="What to compile for.")
 @click.option(
     "--target",
     metavar="T,...",
@@ -37,7 +46,7 @@ MODEL = "model"
 @sizes
 @WEIGHTS
 @QUANT
-@click.option("-o", "output", type=click.Path(path_type=Path), required=True, metavar="DIR")
+@output_option("DIR", required=True)
 @click.option(
     "--emit",
     type=click.Choice(["ir", "source"]),

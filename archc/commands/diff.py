@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import DTYPE, EACH_BACKEND, QUANT, WEIGHTS, ChunkList, open_model, sizes
+from .options import (
+    DTYPE,
+    QUANT,
+    SIZE,
+    WEIGHTS,
+    backends_option,
+    chunks_option,
+    inputs_option,
+    open_model,
+    random_option,
+    sizes,
+)
 from .progress import steps
 from .reports import JSON, print_json
 from .tensors import read_tensors
@@ -33,30 +44,21 @@ DTYPES = ("f64", "f32", "bf16", "f16")
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
 @click.argument("other", type=click.Path(path_type=Path), metavar="[OTHER]", required=False)
 @sizes
-@click.option(
-    "--backends",
-    metavar="A,B,...",
-    shell_complete=EACH_BACKEND,
-    help="What to compare (default: all that are installed). A backend may carry a level and a"
-    " dtype of its own: numpy@O0, torch@bf16.",
+@backends_option(
+    "What to compare (default: all that are installed). A backend may carry a level and a"
+    " dtype of its own: numpy@O0, torch@bf16."
 )
 @WEIGHTS
-@click.option("--random", "seed", type=int, metavar="SEED", help="Random weights and inputs.")
-@click.option(
-    "--inputs",
-    type=click.Path(path_type=Path),
-    metavar="IN.safetensors",
-    help="Arrays by the names of the `input` lines (default: random ones, padded and ragged).",
+@random_option("Random weights and inputs.")
+@inputs_option(
+    "Arrays by the names of the `input` lines (default: random ones, padded and ragged)."
 )
-@click.option("--size", "lengths", multiple=True, metavar="S=N", help="A size of random inputs.")
+@SIZE
 @DTYPE
 @QUANT
-@click.option(
-    "--chunks",
-    type=ChunkList(),
-    metavar="N,N,...",
-    help="Compare runs in chunks of so many rows with one run of the whole sequence; auto tries row by"
-    " row, half and then row by row, and thirds.",
+@chunks_option(
+    "Compare runs in chunks of so many rows with one run of the whole sequence; auto tries row by"
+    " row, half and then row by row, and thirds."
 )
 @click.option(
     "--against",
@@ -167,7 +169,8 @@ def _compared(
     from ..diff import diff, diff_chunks
 
     with steps("comparing") as progress:
-        options = {"inputs": _case(inputs), "seed": seed, "sizes": lengths, "progress": progress}
+        options: dict[str, Any] = {"inputs": _case(inputs), "seed": seed, "sizes": lengths}
+        options["progress"] = progress
         if chunks is not None:
             return diff_chunks(model, candidates, chunks, **options)
         return diff(model, candidates, introduced=introduced, quant=quant, **options)

@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from .options import FILE, RANDOM, WEIGHTS, open_model, sizes
+from .options import FILE, RANDOM, WEIGHTS, open_model, output_option, sizes
 from .progress import shown
 from .reports import JSON, print_json
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-class Bytes(click.ParamType):
+class Bytes(click.ParamType):  # type: ignore[type-arg]  # of click 8.1 it takes none
     """`5GB`, `200MB`, `1GiB`, or plain bytes."""
 
     name = "SIZE"
@@ -34,14 +34,7 @@ class Bytes(click.ParamType):
 @sizes
 @WEIGHTS
 @RANDOM
-@click.option(
-    "-o",
-    "output",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="DIR",
-    help="Where to write: a new or an empty directory.",
-)
+@output_option("DIR", "Where to write: a new or an empty directory.", required=True)
 @click.option(
     "--shard-size",
     type=Bytes(),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import EACH_BACKEND
+from .options import backends_option, output_option, timeout_option
 from .progress import bar
 from .reports import JSON, print_json
 
@@ -24,29 +24,18 @@ COUNT = 100  # programs where neither a number nor a time is given
 )
 @click.option("--count", type=click.IntRange(1), help=f"How many programs (default: {COUNT}).")
 @click.option("--minutes", type=click.FloatRange(0), help="Stop after so long.")
-@click.option(
-    "--backends",
-    metavar="A,B,...",
-    shell_complete=EACH_BACKEND,
-    help="What to run (default: all that are installed, torch and triton at both levels). As for diff, one"
-    " may carry a level and a dtype: torch@O0.",
+@backends_option(
+    "What to run (default: all that are installed, torch and triton at both levels). As for diff, one"
+    " may carry a level and a dtype: torch@O0."
 )
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    default=120.0,
-    show_default=True,
-    help="Seconds for one program; one that takes longer is a find.",
-)
-@click.option(
-    "-o",
+@timeout_option("Seconds for one program; one that takes longer is a find.")
+@output_option(
+    "DIR",
+    "A folder for each find: the program made small, and how to see it fail.",
     "--output",
-    type=click.Path(path_type=Path),
     default=Path("finds"),
     show_default=True,
-    metavar="DIR",
-    help="A folder for each find: the program made small, and how to see it fail.",
 )
 @click.option(
     "--print", "printing", is_flag=True, help="Write the programs to stdout; run nothing."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from ..memory import keep_memory
-from .options import BACKENDS, DTYPE, DTYPES, FILE, QUANT, WEIGHTS, open_model
+from .options import COMPILED, DTYPE, DTYPES, FILE, QUANT, WEIGHTS, backend_option, open_model
 from .progress import bar, shown
 from .reports import json_option
 
@@ -118,7 +118,7 @@ SHARE = click.FloatRange(min=0, max=1)
     help="How many it drafts at a time.",
 )
 @json_option("An object for each prompt, on a line of its own, in place of text.")
-@click.option("--backend", type=BACKENDS, default="torch", show_default=True)
+@backend_option(default="torch", show_default=True)
 @DTYPE
 @click.option(
     "--cache-dtype", type=DTYPES, help="Of what is kept of earlier tokens (default: --dtype)."
@@ -129,9 +129,7 @@ SHARE = click.FloatRange(min=0, max=1)
     metavar="N",
     help="The greatest length of prompt and text.",
 )
-@click.option(
-    "--compile/--eager", "compiled", default=False, help="Whether torch compiles each layer kind."
-)
+@COMPILED
 @QUANT
 def command(
     file: Path,

@@ -11,6 +11,7 @@ import click
 from ..compiler.files import write_file
 from ..dsl.diagnostics import Diagnostics
 from .completion import classes
+from .options import output_option
 from .progress import bar
 from .reports import JSON, print_json
 
@@ -25,9 +26,7 @@ WIDE = 140  # columns of a table that goes to no terminal
 
 @click.command("import", short_help="Write the .arch file of a checkpoint.")
 @click.argument("checkpoint", type=click.Path(path_type=Path), metavar="DIR")
-@click.option(
-    "-o", "output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write."
-)
+@output_option("FILE", "Where to write.")
 @click.option(
     "--class",
     "class_name",

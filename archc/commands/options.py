@@ -1,4 +1,8 @@
-"""Options that several commands share, and how they pick a model."""
+"""Options that several commands share, and how they pick a model.
+
+A constant means the same for each of them. A function declares what is written alike and means
+something of its own: a command gives its words, and a default where it has one.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +46,15 @@ WEIGHTS = click.option(
     metavar="W",
     help="A checkpoint: a Hugging Face directory, a .safetensors file in one, or a .gguf file.",
 )
-RANDOM = click.option(
-    "--random", "seed", type=int, metavar="SEED", help="Random weights from this seed."
+
+
+def random_option(words: str, **given: Any) -> Callable[[Command], Command]:
+    return click.option("--random", "seed", type=int, metavar="SEED", help=words, **given)
+
+
+RANDOM = random_option("Random weights from this seed.")
+SIZE = click.option(
+    "--size", "lengths", multiple=True, metavar="S=N", help="A size of random inputs."
 )
 DTYPES = click.Choice(["f64", "f32", "bf16", "f16"])
 DTYPE = click.option(
@@ -60,7 +71,14 @@ QUANT = click.option(
 )
 
 
-class ChunkList(click.ParamType):
+def compile_option(words: str) -> Callable[[Command], Command]:
+    return click.option("--compile/--eager", "compiled", default=False, help=words)
+
+
+COMPILED = compile_option("Whether torch compiles each layer kind.")
+
+
+class ChunkList(click.ParamType):  # type: ignore[type-arg]  # of click 8.1 it takes none
     """`auto`, or numbers of rows: `7,1,1,1`."""
 
     name = "chunks"
@@ -74,8 +92,40 @@ class ChunkList(click.ParamType):
         return tuple(map(int, sizes))
 
 
+def chunks_option(words: str) -> Callable[[Command], Command]:
+    return click.option("--chunks", type=ChunkList(), metavar="N,N,...", help=words)
+
+
 BACKENDS = click.Choice(["numpy", "torch", "triton"])
-EACH_BACKEND = completion.listed(lambda: BACKENDS.choices)
+
+
+def backend_option(*name: str, **given: Any) -> Callable[[Command], Command]:
+    """The one backend of a command; `name` where its parameter is called otherwise."""
+    return click.option("--backend", *name, type=BACKENDS, **given)
+
+
+def backends_option(words: str) -> Callable[[Command], Command]:
+    """Several, compared with each other."""
+    listed = completion.listed(lambda: BACKENDS.choices)
+    return click.option("--backends", metavar="A,B,...", shell_complete=listed, help=words)
+
+
+def inputs_option(words: str, **given: Any) -> Callable[[Command], Command]:
+    path, name = click.Path(path_type=Path), "IN.safetensors"
+    return click.option("--inputs", type=path, metavar=name, help=words, **given)
+
+
+def output_option(
+    metavar: str, words: str | None = None, *long: str, **given: Any
+) -> Callable[[Command], Command]:
+    """Where a command writes; `long` where the option has a second name."""
+    path, names = click.Path(path_type=Path), long or ("output",)
+    return click.option("-o", *names, type=path, metavar=metavar, help=words, **given)
+
+
+def timeout_option(words: str) -> Callable[[Command], Command]:
+    seconds = click.FloatRange(0, min_open=True)
+    return click.option("--timeout", type=seconds, default=120.0, show_default=True, help=words)
 
 
 def sizes(command: Command) -> Command:

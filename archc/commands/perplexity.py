@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import BACKENDS, DTYPE, FILE, QUANT, WEIGHTS, open_model
+from .options import DTYPE, FILE, QUANT, WEIGHTS, backend_option, open_model
 from .progress import bar, shown
 from .reports import JSON, print_json
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="How far apart windows begin (default: half a window).",
 )
-@click.option("--backend", type=BACKENDS, default="torch", show_default=True)
+@backend_option(default="torch", show_default=True)
 @DTYPE
 @QUANT
 @JSON

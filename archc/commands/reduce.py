@@ -14,7 +14,17 @@ import click
 from ..compiler.files import write_file
 from ..dsl import parse_file
 from ..dsl.errors import NothingFails
-from .options import DTYPE, EACH_BACKEND, FILE, overrides, sizes
+from .options import (
+    DTYPE,
+    FILE,
+    SIZE,
+    backends_option,
+    output_option,
+    overrides,
+    random_option,
+    sizes,
+    timeout_option,
+)
 from .progress import bar
 from .reports import JSON, print_json
 
@@ -25,11 +35,8 @@ if TYPE_CHECKING:
 @click.command("reduce")
 @FILE
 @sizes
-@click.option(
-    "--backends",
-    metavar="A,B,...",
-    shell_complete=EACH_BACKEND,
-    help="What to run, as for diff (default: all that are installed). The first to fail is kept failing.",
+@backends_option(
+    "What to run, as for diff (default: all that are installed). The first to fail is kept failing."
 )
 @click.option(
     "--check",
@@ -38,24 +45,14 @@ if TYPE_CHECKING:
     help="A command to ask instead: run with the path of a smaller file behind it, it exits with 0 where"
     " that file still fails.",
 )
-@click.option(
-    "--random", "seed", type=int, default=0, metavar="SEED", help="Of weights and inputs."
-)
-@click.option("--size", "lengths", multiple=True, metavar="S=N", help="A size of random inputs.")
+@random_option("Of weights and inputs.", default=0)
+@SIZE
 @DTYPE
 @click.option(
     "--limit", type=click.IntRange(1), default=2000, show_default=True, help="Smaller files to try."
 )
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    default=120.0,
-    show_default=True,
-    help="Seconds for one of them.",
-)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="OUT", help="Default: stdout."
-)
+@timeout_option("Seconds for one of them.")
+@output_option("OUT", "Default: stdout.", "--output")
 @JSON
 def command(
     file: Path,

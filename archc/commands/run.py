@@ -10,13 +10,15 @@ import click
 
 from ..memory import keep_memory
 from .options import (
-    BACKENDS,
+    COMPILED,
     DTYPE,
     FILE,
     QUANT,
     RANDOM,
     WEIGHTS,
-    ChunkList,
+    backend_option,
+    chunks_option,
+    inputs_option,
     open_model,
     sizes,
 )
@@ -35,12 +37,8 @@ if TYPE_CHECKING:
 @sizes
 @WEIGHTS
 @RANDOM
-@click.option(
-    "--inputs",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="IN.safetensors",
-    help="Arrays by the names of the `input` lines. Inputs left out take their defaults.",
+@inputs_option(
+    "Arrays by the names of the `input` lines. Inputs left out take their defaults.", required=True
 )
 @click.option(
     "--output",
@@ -49,7 +47,7 @@ if TYPE_CHECKING:
     metavar="OUT.safetensors",
     help="Where to write arrays by the names of the `output` lines.",
 )
-@click.option("--backend", type=BACKENDS, default="numpy", show_default=True, help="What runs it.")
+@backend_option(default="numpy", show_default=True, help="What runs it.")
 @DTYPE
 @QUANT
 @click.option(
@@ -60,16 +58,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="0 runs the graph as written, 1 optimises it first.",
 )
-@click.option(
-    "--chunks",
-    type=ChunkList(),
-    metavar="N,N,...",
-    help="Run the sequence in chunks of so many rows, each going on from the one before; auto is half"
-    " of it, then row by row.",
+@chunks_option(
+    "Run the sequence in chunks of so many rows, each going on from the one before; auto is half"
+    " of it, then row by row."
 )
-@click.option(
-    "--compile/--eager", "compiled", default=False, help="Whether torch compiles each layer kind."
-)
+@COMPILED
 @JSON
 def command(
     file: Path,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..compiler.files import write_file
-from .options import BACKENDS, FILE, open_sized, sizes
+from .options import FILE, backend_option, open_sized, output_option, sizes
 from .progress import bar
 from .reports import JSON, print_json
 
@@ -23,16 +23,8 @@ WRITTEN = (".html", ".svg")
 @FILE
 @sizes
 @click.option("--lines", is_flag=True, help="Every line of the text, also those without products.")
-@click.option(
-    "-o",
-    "output",
-    type=click.Path(path_type=Path),
-    metavar="OUT",
-    help="Write a page (.html, needs no network) or a drawing (.svg) instead.",
-)
-@click.option(
-    "--backend", type=BACKENDS, help="With a page: the passes for this backend, and its source."
-)
+@output_option("OUT", "Write a page (.html, needs no network) or a drawing (.svg) instead.")
+@backend_option(help="With a page: the passes for this backend, and its source.")
 @JSON
 def command(
     file: Path,

@@ -98,9 +98,8 @@ class _Table:
             region = group(values.program, key[0], values.node(key))
             self._enter(self.groups, region, name, Cell(_status(whole, alone), whole.error))
         for output, whole in trial.outputs.items():
-            self._enter(
-                self.outputs, f"output {output}", name, Cell(_status(whole, None), whole.error)
-            )
+            status = "inherited" if output in trial.inherited else _status(whole, None)
+            self._enter(self.outputs, f"output {output}", name, Cell(status, whole.error))
 
     @staticmethod
     def _enter(rows: dict[str, dict[str, Cell]], region: str, name: str, cell: Cell) -> None:
@@ -111,8 +110,9 @@ class _Table:
         return tuple(Row(r, cells) for r, cells in (self.groups | self.outputs).items())
 
     def first_divergences(self) -> tuple[Divergence, ...]:
-        """One for each candidate: that of the first case in which it differs."""
-        return tuple({d.candidate: d for d in reversed(self.divergences)}.values())[::-1]
+        """One for each candidate: that of the first case in which it differs by itself, if it does."""
+        own_first = sorted(self.divergences, key=lambda d: bool(d.inherits))
+        return tuple({d.candidate: d for d in reversed(own_first)}.values())[::-1]
 
 
 def _status(whole: Comparison, alone: Comparison | None) -> Status:

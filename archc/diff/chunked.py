@@ -267,8 +267,8 @@ class _Trial:
         if dim is None or got.shape != gold.shape:
             return None
         for row in range(gold.shape[dim]):
-            one = (x.take([row], dim) for x in (got, gold, base))
-            if not compare(*one, self.candidate.dtype).passed:
+            ours, exact, careful = (x.take([row], dim) for x in (got, gold, base))
+            if not compare(ours, exact, careful, self.candidate.dtype).passed:
                 return row
         return None
 

@@ -20,6 +20,7 @@ import numpy as np
 from ..backends.base import Array
 from ..compiler.ir.graph import Attrs, Builder, Node, Parameter, Program
 from ..dsl.diagnostics import ArchError
+from ..dsl.dims import Dim
 from ..dsl.span import Span
 from .regions import places
 
@@ -139,9 +140,10 @@ def bounds(s: Setting) -> Iterator[Alternative]:
             partial(_with_op, new),
         )
         for number in (s.node(i) for i in node.inputs if s.node(i).op == "const"):
-            value = number.attrs["value"]
             if node.type.dtype != "bool" or number.type.dtype != "int":
                 continue
+            value = number.attrs["value"]
+            assert isinstance(value, int | Dim)
             for by, word in ((1, "more"), (-1, "less")):
                 yield _changed(
                     s,

@@ -27,7 +27,7 @@ from .regions import UNPLACED
 from .values import Values
 
 # How a backend is loaded to be compared: with tiles that even a short sequence has several of.
-OPTIONS: dict[str, dict[str, int]] = {"numpy": {"tile": 4}}
+OPTIONS: dict[str, dict[str, Any]] = {"numpy": {"tile": 4}}
 STORED: dict[np.dtype[Any], ModelDType] = {FORMATS[dtype]: dtype for dtype in RULES}
 
 

@@ -46,8 +46,8 @@ class Call:
     @property
     def main(self) -> int | str | None:
         """The argument that is the value to transform: the first tensor of fractions."""
-        given: dict[int | str, Any] = {**dict(enumerate(self.arguments)), **self.named}
-        for key, value in given.items():
+        given: list[tuple[int | str, Any]] = [*enumerate(self.arguments), *self.named.items()]
+        for key, value in given:
             if hasattr(value, "is_floating_point") and value.is_floating_point():
                 return key
         return None

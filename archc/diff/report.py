@@ -61,7 +61,8 @@ class Divergence:
     `within` is the fused node that contains the node at fault, in words; `introduced` is false when
     the node is right on exact operands, so that the whole run must feed it something else.
     `reads` are the weights it reads, `at_load` says that it reads nothing else. `hints` are known
-    conventions by which the reference would agree.
+    conventions by which the reference would agree. `inherits` names the passes whose error it is:
+    the candidate computes rightly what they made of the text.
     """
 
     candidate: str
@@ -76,9 +77,15 @@ class Divergence:
     reads: tuple[str, ...] = ()
     at_load: bool = False
     hints: tuple[Hint, ...] = ()
+    inherits: str = ""
 
     def lines(self) -> list[str]:
         """The screen."""
+        if self.inherits:
+            return [
+                f"{self.candidate} inherits the error of {self.inherits}",
+                f"  {self.what_is_wrong()}",
+            ]
         name = f"`{self.op}`" + (f" of `{self.value}`" if self.value else "")
         inside = f", inside {self.within}" if self.within else ""
         out = [f"{self.candidate} first differs at {self.region}: {name}{inside}"]
@@ -92,6 +99,8 @@ class Divergence:
 
     @property
     def kind(self) -> str:
+        if self.inherits:
+            return "error inherited"
         return "error introduced" if self.introduced else "error in the whole run only"
 
     def _advice(self) -> list[str]:
@@ -112,6 +121,7 @@ class Divergence:
             "within": self.within,
             "places": located(self.spans),
             "introduced": self.introduced,
+            "inherits": self.inherits,
             **judged(self.comparison),
             "reads": list(self.reads),
             "hints": [hint.words for hint in self.hints],
@@ -129,6 +139,9 @@ class Finding(Protocol):
 
     @property
     def spans(self) -> tuple[Span, ...]: ...
+
+    @property
+    def comparison(self) -> Comparison: ...
 
     def lines(self) -> list[str]:
         """The screen."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -69,7 +69,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What one candidate did on one case: how each value compares, run whole and run alone."""
+    """What one candidate did on one case: how each value compares, run whole and run alone.
+
+    `inherited` are the outputs that are wrong because the passes changed them, and for nothing else.
+    """
 
     candidate: Candidate
     stage: Stage
@@ -77,6 +80,7 @@ class Trial:
     outputs: Mapping[str, Comparison]
     alone: Mapping[ValueKey, Comparison]
     divergence: Divergence | None
+    inherited: Collection[str] = ()
 
 
 class Session:
@@ -112,7 +116,7 @@ class Session:
         stage = self.stage_of(candidate)
         localiser = self._localiser(stage, candidate, case)
         try:
-            traced, whole = self._whole_run(candidate, case)
+            traced, whole, inherited = self._whole_run(candidate, case)
         except CandidateFailed as failure:
             return self._failed(candidate, localiser, case, failure)
         suspects = [key for key, comparison in traced.items() if every or not comparison.passed]
@@ -123,8 +127,13 @@ class Session:
             hinted = self._hints(localiser, candidate, fault)
             divergence = replace(diverged(stage, fault, str(candidate), case.name), hints=hinted)
         elif not all(c.passed for c in whole.values()) and not _ties(traced):
-            divergence = self._in_outputs(candidate, case, whole)
-        return Trial(candidate, stage, traced, whole, alone, divergence)
+            own = {name: c for name, c in whole.items() if name not in inherited}
+            if not all(c.passed for c in own.values()):
+                divergence = self._in_outputs(candidate, case, own)
+            else:
+                found = self._in_outputs(candidate, case, whole)
+                divergence = replace(found, inherits=f"-O{candidate.level}")
+        return Trial(candidate, stage, traced, whole, alone, divergence, inherited)
 
     def _hints(self, localiser: Localiser, candidate: Candidate, fault: Fault) -> tuple[Hint, ...]:
         """For the first fault of a candidate, which is the one that is told."""
@@ -133,14 +142,17 @@ class Session:
         self._hinted.add(candidate)
         return localiser.hints(fault)
 
-    def _whole_run(self, candidate: Candidate, case: Case) -> tuple[Traced, Outputs]:
-        """How values and outputs compare. Raises CandidateFailed."""
+    def _whole_run(
+        self, candidate: Candidate, case: Case
+    ) -> tuple[Traced, Outputs, Collection[str]]:
+        """How values and outputs compare, and which outputs inherit. Raises CandidateFailed."""
         stage = self.stage_of(candidate)
         inputs = stage.reference.rounded(case.inputs)
         with failing():
             outputs, values = self.executable(candidate).trace(inputs)
         traced = _traced(stage, stage.truth(case), values, candidate.dtype)
-        return traced, self._outputs(candidate, case, outputs)
+        whole = self._outputs(candidate, case, outputs)
+        return traced, whole, self._inherited(candidate, case, outputs, whole)
 
     def _failed(
         self, candidate: Candidate, localiser: Localiser, case: Case, failure: CandidateFailed
@@ -169,6 +181,23 @@ class Session:
             name: compare(outputs[name], gold[name], base[name], candidate.dtype) for name in gold
         }
 
+    def _inherited(
+        self, candidate: Candidate, case: Case, outputs: Mapping[str, Array], whole: Outputs
+    ) -> set[str]:
+        """Wrong outputs that the passes changed, and that are right for the program they made."""
+        wrong = [name for name, c in whole.items() if not c.passed]
+        if not wrong:
+            return set()
+        changed = self._changed(candidate.level, candidate.dtype, case)
+        truth = self.stage_of(candidate).truth(case)
+        gold, base = truth.gold.outputs, truth.base.outputs
+        return {
+            name
+            for name in wrong
+            if name in changed
+            and compare(outputs[name], gold[name], base[name], candidate.dtype).passed
+        }
+
     def _localiser(self, stage: Stage, candidate: Candidate, case: Case) -> Localiser:
         precision = Precision(candidate.dtype)
         sizes = bind_inputs(self.program, stage.reference.rounded(case.inputs), precision).sizes
@@ -193,19 +222,26 @@ class Session:
         """The first rewrite of the passes that changes a result, run on small sizes."""
         return bisect(self.program, exact).site
 
-    def check_passes(self, level: int, dtype: ModelDType, case: Case) -> list[Divergence]:
-        """Where the optimised graph, run exactly, first differs from the graph as written."""
+    def _changed(self, level: int, dtype: ModelDType, case: Case) -> Outputs:
+        """Outputs of the optimised graph, run exactly, that differ from those of the graph as written."""
         before, after = self.stage(0, dtype), self.stage(level, dtype)
         if before is after or self.quant:  # weights are quantised as the passes left them
+            return {}
+        gold, got = before.truth(case).gold.outputs, after.truth(case).gold.outputs
+        compared = {name: compare(got[name], x, x, EXACT) for name, x in gold.items()}
+        return {name: c for name, c in compared.items() if not c.passed}
+
+    def check_passes(self, level: int, dtype: ModelDType, case: Case) -> list[Divergence]:
+        """Where the optimised graph, run exactly, first differs from the graph as written."""
+        changed = self._changed(level, dtype, case)
+        if not changed:
             return []
-        gold, got = before.truth(case).gold, after.truth(case).gold
-        outputs = {n: compare(got.outputs[n], x, x, EXACT) for n, x in gold.outputs.items()}
-        if all(c.passed for c in outputs.values()):
-            return []
+        before, after = self.stage(0, dtype), self.stage(level, dtype)
         rewrite = self._wrong_rewrite
         if rewrite is not None:
-            comparison = next(c for c in outputs.values() if not c.passed)
+            comparison = next(iter(changed.values()))
             return [rewritten(before.program, rewrite, comparison, f"-O{level}", case.name)]
+        gold, got = before.truth(case).gold, after.truth(case).gold
         pairs = dict(same_values(after.optimised))
         for key in before.values.order:
             if key not in pairs or pairs[key] not in got.values or key not in gold.values:
@@ -215,7 +251,7 @@ class Session:
             if not comparison.passed:
                 fault = Fault(key, before.values.node(key), None, comparison, True)
                 return [diverged(before, fault, f"-O{level}", case.name)]
-        return [self._in_outputs(Candidate("numpy", 0, dtype, f"-O{level}"), case, outputs)]
+        return [self._in_outputs(Candidate("numpy", 0, dtype, f"-O{level}"), case, changed)]
 
 
 def _traced(

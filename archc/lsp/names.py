@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import TypeGuard
 
 from ..compiler.elaborate.module import standard_library
 from ..dsl import syntax
@@ -159,7 +160,7 @@ def _innermost(scopes: Iterable[Scope], start: int) -> Scope | None:
     return max(holding, key=lambda s: s.owner.span.start, default=None)
 
 
-def _is_comprehension(node: syntax.Node) -> bool:
+def _is_comprehension(node: syntax.Node) -> TypeGuard[syntax.ListExpr]:
     return isinstance(node, syntax.ListExpr) and node.variable is not None
 
 

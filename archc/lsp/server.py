@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -144,21 +145,20 @@ def _diagnostic(error: ArchError, places: Places, uri: str) -> lsp.Diagnostic:
     for span, words in error.annotations():
         if _inside(span, uri):
             own.append((span, words))
-        elif (place := _library_file(span)) is not None:
-            where = lsp.Location(place, _library_range(span))
+        elif (file := _library_file(span)) is not None:
+            where = lsp.Location(file, _library_range(span))
             related.append(lsp.DiagnosticRelatedInformation(where, words or "here"))
-    (first, *others) = own or [(None, "")]
-    span = first[0]
+    place, said = own[0] if own else (None, "")
     related = [
         lsp.DiagnosticRelatedInformation(
             lsp.Location(uri, places.range(s.start, s.end)), words or "here"
         )
-        for s, words in others
+        for s, words in own[1:]
     ] + related
     advice = error.help_text()
     return lsp.Diagnostic(
-        range=places.range(span.start, span.end) if span is not None else places.range(0, 0),
-        message="\n".join(filter(None, (error.message, first[1], advice and f"help: {advice}"))),
+        range=places.range(place.start, place.end) if place is not None else places.range(0, 0),
+        message="\n".join(filter(None, (error.message, said, advice and f"help: {advice}"))),
         severity=lsp.DiagnosticSeverity.Error,
         code=error.id,
         source="archc",
@@ -299,7 +299,7 @@ def _rename(ls: Server, params: lsp.RenameParams) -> lsp.WorkspaceEdit | None:
     return lsp.WorkspaceEdit(changes={uri: edits})
 
 
-ANSWERS = {
+ANSWERS: dict[str, Callable[..., Any]] = {
     lsp.TEXT_DOCUMENT_DID_OPEN: _opened,
     lsp.TEXT_DOCUMENT_DID_SAVE: _opened,
     lsp.TEXT_DOCUMENT_DID_CHANGE: _changed,

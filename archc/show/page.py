@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from ..compiler.cost import run_time_symbols
-from ..dsl import lexer
+from ..dsl import grammar, lexer
 from ..dsl.span import Source
 from .data import terms
 from .numbers import form, percent, shape, short
@@ -23,7 +23,7 @@ from .svg import figure, style
 from .text import facts, heading, legend
 
 TABS = (("tree", "Tree"), ("flow", "Data flow"), ("passes", "Passes"), ("kernels", "Kernels"))
-KINDS = {lexer.COMMENT: "c", lexer.DOC: "s", lexer.STRING: "s", lexer.NUMBER: "n"}
+KINDS = {lexer.COMMENT: "c", grammar.DOC: "s", grammar.STRING: "s", grammar.NUMBER: "n"}
 WORDS = frozenset(
     "input output repeat until scan time decode valid shared weight bank loss at alias ignore".split()
 )

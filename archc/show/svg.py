@@ -68,7 +68,7 @@ def draw(block: Block) -> Drawing:
     ends = dict.fromkeys(
         end for e in block.flow for end in (e.source, e.target) if isinstance(end, str)
     )
-    boxes: dict[int | str, Drawing] = {**{end: _border(end) for end in ends}, **inner}
+    boxes = {end: _border(end) for end in ends} | inner
     sizes = {key: (made.width, made.height) for key, made in boxes.items()}
     placed = layout(sizes, [(e.source, e.target) for e in block.flow])
     parts = [_arrows(block, placed)]

@@ -11,6 +11,7 @@ from .picture import Block, Picture
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod
     from rich.table import Table
+    from rich.text import Text
     from rich.tree import Tree
 
 HEAD = ("block", "result", "params", "", "flops, forward", "line")
@@ -136,7 +137,7 @@ def _shown(block: Block, lines: bool) -> list[Block]:
 STYLES = {"repeat": "bold cyan", "layer": "cyan", "scan": "cyan", "line": "dim", "model": "bold"}
 
 
-def _label(block: Block) -> object:
+def _label(block: Block) -> Text:
     from rich.text import Text
 
     text = Text(block.label, style=STYLES.get(block.kind, ""), no_wrap=True, overflow="ellipsis")

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch._inductor as inductor
 import torch.fx.experimental._config as symbols
+from torch._inductor.standalone_compile import CompiledArtifact
 from torch.utils._sympy.printers import PythonPrinter
 
 from ...compiler.files import beside, write_file
@@ -35,7 +36,7 @@ class Artifact:
     `holds` is what must be true of the free integers and sizes.
     """
 
-    program: inductor.CompiledArtifact
+    program: CompiledArtifact
     names: tuple[str, ...]
     reads: tuple[str, ...]
     holds: str
@@ -67,7 +68,7 @@ class Artifact:
     def load(cls, path: Path) -> Artifact:
         """What `save` wrote, for the PyTorch that wrote it."""
         calls = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        program = inductor.CompiledArtifact.load(path=str(path), format="binary")
+        program = CompiledArtifact.load(path=str(path), format="binary")
         return cls(program, tuple(calls["names"]), tuple(calls["reads"]), calls["holds"])
 
 
@@ -89,8 +90,10 @@ def compiled(
         return graph.forward
 
     sources = ",".join(f"L['{name}']" for name in free)
-    free_sizes = symbols.patch(use_duck_shape=False)  # sizes that are equal now need not stay so
-    with torch.no_grad(), torch.compiler.config.patch(dynamic_sources=sources), free_sizes:
+    # sizes that are equal now need not stay so; torch gives these modules their `patch` at run time
+    free_sizes = symbols.patch(use_duck_shape=False)  # type: ignore[attr-defined]
+    as_named = torch.compiler.config.patch(dynamic_sources=sources)  # type: ignore[attr-defined]
+    with torch.no_grad(), as_named, free_sizes:
         torch.compile(function, backend=keep, fullgraph=True)(*arguments)
         (graph,) = graphs
         examples = [node.meta["example_value"] for node in _inputs(graph)]

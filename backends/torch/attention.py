@@ -12,9 +12,8 @@ import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...compiler.ir.graph import Axis, Function, Node
+from ...compiler.ir.graph import Axis, Function, Node, elements
 from ...compiler.ops import promote
-from ...dsl.dims import product
 from .layout import Group, Layout, Value, aligned, single
 from .scope import Scope
 from .source import expression, number, text_of
@@ -182,7 +181,7 @@ def _call(scope: Scope, node: Node, scores: Scores, value: Node, roles: Roles) -
     call = expression("F.scaled_dot_product_attention({0}, {1}, {2})", *arguments)
     assert isinstance(call, ast.Call)
     call.keywords += [*_mask(scope, scores, roles, dtype_of=queries), _scale(scores)]
-    queries_per_head = product([axis.size for axis in roles.group])
+    queries_per_head = elements(roles.group)
     if queries_per_head.substitute(scope.module.program.sizes).constant != 1:
         call.keywords.append(ast.keyword("enable_gqa", ast.Constant(True)))
     result = Value(call, dtype, roles.layout(heads, roles.query, roles.values))

@@ -52,7 +52,7 @@ def built() -> bool:
     if path is None:
         return False
     try:
-        torch.ops.load_library(path)
+        torch.ops.load_library(path)  # type: ignore[no-untyped-call]  # torch's has no types
     except OSError as problem:
         warnings.warn(f"few_rows.cpp is not used: {problem}", stacklevel=2)
         return False

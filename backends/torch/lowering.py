@@ -11,6 +11,7 @@ import ast
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from ...compiler.ir.graph import Axis, DType, Node
 from ...compiler.ops import OPS
@@ -31,7 +32,7 @@ from .packing import split_off
 from .scope import Result, Scope
 from .source import expression, number
 
-Lower = Callable[..., Result]
+Lower = TypeVar("Lower", bound=Callable[..., Result])
 FORMAT_WORDS = {
     "f64": "torch.float64",
     "f32": "torch.float32",
@@ -439,10 +440,10 @@ def cumprod(scope: Scope, node: Node, x: Value) -> Value:
 def convolve(scope: Scope, node: Node, *operands: Value) -> Value:
     into = node.attrs.axis("into")
     named = []
-    for x, name in zip(operands, ("axis", "lag"), strict=True):
+    for operand, name in zip(operands, ("axis", "lag"), strict=True):
         old = node.attrs.axis(name)
-        x = _over(scope, scope.converted(x, node.type.dtype), (old,))
-        named.append(_substituted(x, old, (into,)))
+        whole = _over(scope, scope.converted(operand, node.type.dtype), (old,))
+        named.append(_substituted(whole, old, (into,)))
     layout = joint([x.layout for x in named], node.axes)
     x, kernel = (aligned(value, layout, scope.size) for value in named)
     helper, dim = scope.module.helper("convolve"), number(layout.index((into,)) - len(layout))

@@ -107,10 +107,9 @@ class Module:
         One that calls layers with states is given theirs too, and the place where it leaves them.
         """
         is_main = self.function.name == self.program.main_name
-        past = {}
+        past: dict[Dim, ast.expr] = {}
         if self.file.continues:
-            name = self._parameter(method, "past")
-            past[Dim.symbol(self.program.past)] = name
+            past[Dim.symbol(self.program.past)] = self._parameter(method, "past")
         for node in self.function.states:
             held = self._parameter(method, f"{node.hint}_kept" if node.hint else "kept")
             self.states[node.attrs.string("path")] = Value(

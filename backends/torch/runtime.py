@@ -140,7 +140,7 @@ class TorchExecutable(Executable):
         except (IndexError, RuntimeError, AssertionError):
             self._traced(tensors)  # raises what names the line, if an index was the reason
             raise
-        return {name: to_numpy(value) for name, value in outputs.items()}
+        return _arrays(outputs)
 
     def step(
         self,
@@ -154,9 +154,7 @@ class TorchExecutable(Executable):
             check_prefix(self.program, bound)
         done = self._in_one_call(bound, states) if states else None
         if done is not None:
-            outputs, made = done
-            outputs = {name: to_numpy(value) for name, value in outputs.items()}
-            return Stepped(outputs, made, bound.sizes)
+            return Stepped(_arrays(done[0]), done[1], bound.sizes)
         arguments: list[Any] = self._given(bound)
         if continues(self.program):
             arguments.append(bound.sizes[self.program.past])
@@ -170,8 +168,7 @@ class TorchExecutable(Executable):
         made: dict[str, torch.Tensor] = {}
         for prefix, places in self._left.items():
             made.update(zip(places, found.get(prefix, ()), strict=True))
-        outputs = {name: to_numpy(value) for name, value in outputs.items()}
-        return Stepped(outputs, made, bound.sizes)
+        return Stepped(_arrays(outputs), made, bound.sizes)
 
     def _in_one_call(
         self, bound: BoundInputs, states: Mapping[str, torch.Tensor]
@@ -200,7 +197,7 @@ class TorchExecutable(Executable):
         """Runs the same text with every value stored, on the same parameters."""
         outputs, values = self._traced(self._tensors(inputs))
         found = {key: to_numpy(value) for key, value in values.items()}
-        return {name: to_numpy(value) for name, value in outputs.items()}, found
+        return _arrays(outputs), found
 
     def _traced(
         self, tensors: Sequence[torch.Tensor]
@@ -292,6 +289,10 @@ def _imported(path: Path) -> ModuleType:
     return module
 
 
+def _arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, Array]:
+    return {name: to_numpy(tensor) for name, tensor in tensors.items()}
+
+
 def to_numpy(tensor: torch.Tensor) -> Array:
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
@@ -373,7 +374,8 @@ def _between_graphs(in_chunks: Callable[..., Any]) -> Callable[..., Any]:
             torch._dynamo.maybe_mark_dynamic(result, dim)
         return results
 
-    return torch.compiler.disable(run)
+    # torch's `disable` has no types
+    return torch.compiler.disable(run)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _run_time_dims(program: Program, name: str) -> list[list[int]]:

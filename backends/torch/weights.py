@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Mapping
-from functools import cache
-from typing import Literal
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -30,14 +29,20 @@ def taken_over(model: torch.nn.Module, source: torch.nn.Module) -> set[torch.nn.
 
     Returns the modules that have theirs now.
     """
-    owners = {part.prefix: part for part in source.modules() if hasattr(part, "prefix")}
-    text, done = cache(_text), set()  # all layers of a kind have one
-    for part in [m for m in model.modules() if getattr(m, "prefix", None) in owners]:
-        owner = owners[part.prefix]
+    owners = _emitted(source)
+    pairs = [(part, owners[p]) for p, part in _emitted(model).items() if p in owners]
+    text = {kind: _text(kind) for pair in pairs for kind in map(type, pair)}
+    done = set()
+    for part, owner in pairs:
         if _prepared(part, text) == _prepared(owner, text):
-            _take(part, owner, text(type(part)))
+            _take(part, owner, text[type(part)])
             done.add(part)
     return done
+
+
+def _emitted(model: torch.nn.Module) -> dict[str, Any]:
+    """The modules of emitted classes, which have PATHS and a dtype, by prefix."""
+    return {str(m.prefix): m for m in model.modules() if hasattr(m, "prefix")}
 
 
 def _text(kind: type[torch.nn.Module]) -> str:
@@ -45,14 +50,12 @@ def _text(kind: type[torch.nn.Module]) -> str:
     return inspect.getsource(kind.prepare) if hasattr(kind, "prepare") else ""
 
 
-def _prepared(
-    part: torch.nn.Module, text: Callable[[type[torch.nn.Module]], str]
-) -> tuple[object, ...]:
+def _prepared(part: Any, text: Mapping[type[torch.nn.Module], str]) -> tuple[object, ...]:
     """What decides the weights and derived tensors of a module."""
-    return part.PATHS, part.dtype, text(type(part))
+    return part.PATHS, part.dtype, text[type(part)]
 
 
-def _take(part: torch.nn.Module, owner: torch.nn.Module, written: str) -> None:
+def _take(part: Any, owner: Any, written: str) -> None:
     """Weights that the owner dropped are dropped; tables that only the owner reads are left."""
     for name in part.PATHS:
         delattr(part, name)

@@ -28,6 +28,7 @@ from .host import plan
 from .kernel import Kernel
 from .metrics import Usage, amd_usage, nvidia_usage
 from .source import module, tile_of
+from .tiles import Tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ def job(
     signature = [(p.name, kinds[p.dtype]) for p in kernel.pointers]
     signature += [(name, "i32") for _, name in kernel.sizes]
     signature += [(block, "constexpr") for block in kernel.blocks]
-    lanes = 16 // size * TARGETS[target].warp * tile["num_warps"]
+    lanes = 16 // size * TARGETS[target].warp * int(tile["num_warps"])
     return Job(
         folder, kernel.name, target, tuple(signature),
         tuple((k, v) for k, v in tile.items() if k in kernel.blocks),
@@ -183,8 +184,8 @@ def job(
     )  # fmt: skip
 
 
-def _elements(lengths: tuple[str, ...], tile: Mapping[str, int]) -> int:
-    return math.prod(int(n) if n.isdigit() else tile[n] for n in lengths)
+def _elements(lengths: tuple[str, ...], tile: Tile) -> int:
+    return math.prod(int(n if n.isdigit() else tile[n]) for n in lengths)
 
 
 def compile_jobs(

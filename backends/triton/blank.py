@@ -35,7 +35,9 @@ def blank_run(request: dict[str, Any]) -> dict[str, Any]:
     indexable = sys.modules[type(model).__module__].indexable
 
     def empty(kind: str, *shape: int) -> torch.Tensor:
-        return indexable(_zeros(shape, str(model.run.types[kind]).removeprefix("torch.")))
+        zeros = _zeros(shape, str(model.run.types[kind]).removeprefix("torch."))
+        made: torch.Tensor = indexable(zeros)
+        return made
 
     model.run.empty, model.run.topk = empty, _spread(model.run.topk)
     leading, inputs = (
@@ -67,14 +69,14 @@ def _zeros(shape: Any, kind: str) -> torch.Tensor:
     return flat[: int(np.prod(shape))].view(tuple(shape))
 
 
-class HostBytes(TorchDispatchMode):
+class HostBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has no types
     """Bytes of operands and results of torch operations that are no views and allocate no array only.
 
     What runs inside a launch is the interpreter's.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.operations = self.moved = 0
 
     def __torch_dispatch__(

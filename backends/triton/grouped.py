@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ...compiler.ir.graph import Attrs, Axis, Builder, Function, Node, Program, TensorType
+from ...compiler.ir.graph import Attrs, Axis, Builder, Function, Node, Program, TensorType, elements
 from ...compiler.ops import OPS
 from ...compiler.ops.grouped import GroupedPlan, plan_grouped
-from ...dsl.dims import Dim, minimum, product
+from ...dsl.dims import Dim, minimum
 
 TILE = 64  # rows of a tile, the least that keeps every target's products busy
 
@@ -168,7 +168,7 @@ class _Lowered:
 
 def _axes(plan: GroupedPlan) -> tuple[Axis, Axis, Axis]:
     """All rows as one axis; tiles; the slots of a tile."""
-    rows = product([axis.size for axis in plan.rows])
+    rows = elements(plan.rows)
     tiles = rows // TILE + minimum(rows, plan.entries.size)
     return Axis("row", rows), Axis("tile", tiles), Axis("slot", Dim.of(TILE))
 

@@ -69,8 +69,9 @@ class Work:
     exact: bool = True
 
     def __add__(self, other: Work) -> Work:
-        sums = (getattr(self, name) + getattr(other, name) for name in ("launches", *SUMMED))
-        return Work(*sums, exact=self.exact and other.exact)
+        names = ("launches", *SUMMED)
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Work(**sums, exact=self.exact and other.exact)
 
 
 SUMMED = ("issued", "unique", "sectors", "dot", "float_ops", "special")
@@ -79,7 +80,7 @@ SUMMED = ("issued", "unique", "sectors", "dot", "float_ops", "special")
 def total(launches: Iterable[Launch]) -> Work:
     """Each launch as often as it was launched."""
     works = (
-        Work(x.times, *(getattr(x, name) * x.times for name in SUMMED), exact=x.exact)
+        Work(x.times, **{name: getattr(x, name) * x.times for name in SUMMED}, exact=x.exact)
         for x in launches
     )
     return sum(works, Work())

@@ -117,7 +117,7 @@ def _normalised(reducer: Reducer, part: Accumulator | Product, parent: Scope, to
     return reducer.evaluator.assign(text, "float", value.tiles, parent, "out")
 
 
-def bounds(reducer: Reducer, contraction: Node, at: Operand, parent: Scope) -> tuple[str, str]:
+def bounds(reducer: Reducer, contraction: Node, at: Coordinates, parent: Scope) -> tuple[str, str]:
     """First and last + 1 key that some row of the tile may see.
 
     Where the sum runs over other axes too, these are the inner ones of its index.
@@ -174,7 +174,7 @@ def _folded(function: str, texts: Sequence[str]) -> str:
     return reduce(lambda a, b: f"{function}({a}, {b})", texts)
 
 
-def _query(query: Axis | None, at: Operand) -> Dim | None:
+def _query(query: Axis | None, at: Coordinates) -> Dim | None:
     return None if query is None else at.get(query)
 
 

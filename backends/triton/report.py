@@ -106,7 +106,10 @@ class Report:
 
     def _notes(self) -> list[str]:
         work, host = self.work, self.host
-        lines = [("fused plan, counted unique", work.unique, f"{work.launches:,} launches")]
+        launches = f"{work.launches:,} launches"
+        lines: list[tuple[str, int | None, str]] = [
+            ("fused plan, counted unique", work.unique, launches)
+        ]
         for name, made in (("fused plan, by the rule", self.fused), ("unfused plan", self.unfused)):
             kernels = made.kernels.substitute(self.at).constant
             lines.append((name, self.value(made), f"{kernels:,} kernels"))

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from ...dsl.diagnostics import InternalError
-from ...dsl.dims import Dim
+from ...dsl.dims import Dim, product
 from ...dsl.span import Span
 
 STATE = "state."  # an output that is a state is called so and by its path; no other name begins so
@@ -33,6 +34,16 @@ class Axis:
 
     def __str__(self) -> str:
         return self.name
+
+
+def elements(axes: Iterable[Axis]) -> Dim:
+    """How many elements a value with these axes has: the product of their sizes."""
+    return _elements(tuple(axes))
+
+
+@lru_cache(maxsize=4096)  # passes ask for the same types all the time
+def _elements(axes: tuple[Axis, ...]) -> Dim:
+    return product([axis.size for axis in axes])
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,10 +272,7 @@ class Parameter:
         )
 
     def size(self, bindings: Mapping[str, int]) -> int:
-        total = 1
-        for axis in self.axes:
-            total *= axis.size.evaluate(bindings)
-        return total
+        return elements(self.axes).evaluate(bindings)
 
 
 @dataclass(frozen=True, slots=True)

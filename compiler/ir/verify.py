@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from ...dsl.diagnostics import InternalError
-from ...dsl.dims import Dim, product
+from ...dsl.dims import Dim
 from ..ops import FUSED, OPS, SCANS, infer
-from .graph import Axis, Function, Node, Program, TensorType, operand_types
+from .graph import Axis, Function, Node, Program, TensorType, elements, operand_types
 from .text import all_axes, show_node
 from .walk import calls, join
 
@@ -208,9 +208,9 @@ def _equal_sizes(node: Node) -> list[tuple[Dim, Dim]]:
     if node.op == "rename":
         return [(old.size, new.size) for old, new in attrs.pairs("pairs")]
     if node.op == "split":
-        return [(product([a.size for a in attrs.axes("into")]), attrs.axis("axis").size)]
+        return [(elements(attrs.axes("into")), attrs.axis("axis").size)]
     if node.op == "merge":
-        return [(product([a.size for a in attrs.axes("axes")]), attrs.axis("into").size)]
+        return [(elements(attrs.axes("axes")), attrs.axis("into").size)]
     if node.op == "concat":
         total = sum((part.size for part in attrs.axes("parts")), Dim())
         return [(total, attrs.axis("axis").size)]

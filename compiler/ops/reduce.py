@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from ...dsl.dims import Dim, product
-from ..ir.graph import Attrs, Axis, DType, TensorType
+from ...dsl.dims import Dim
+from ..ir.graph import Attrs, Axis, DType, TensorType, elements
 from .gradient import Adjoint
 from .numeric import Array, np
 from .registry import (
@@ -296,7 +296,7 @@ def _(at: Adjoint) -> tuple[int | None]:
 def _dot_flops(attrs: Attrs, inputs: Types, outputs: Types) -> Dim:
     """A multiplication and an addition for each point of the product of all axes."""
     axes = dict.fromkeys(axis for t in inputs for axis in t.axes)
-    return product([axis.size for axis in axes]) * 2
+    return elements(axes) * 2
 
 
 DOT = op(

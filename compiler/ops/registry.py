@@ -13,8 +13,8 @@ from functools import cache, partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 from ...dsl.diagnostics import InternalError
-from ...dsl.dims import Dim, product
-from ..ir.graph import Attrs, AttrValue, Axis, DType, TensorType
+from ...dsl.dims import Dim
+from ..ir.graph import Attrs, AttrValue, Axis, DType, TensorType, elements
 from .gradient import Gradient, Rule
 from .numeric import Array, np
 
@@ -159,12 +159,12 @@ def no_count(attrs: Attrs, inputs: Types, outputs: Types) -> Dim:
 
 def per_result(attrs: Attrs, inputs: Types, outputs: Types) -> Dim:
     """One scalar operation for each element of the result."""
-    return product([axis.size for axis in outputs[0].axes])
+    return elements(outputs[0].axes)
 
 
 def per_operand(attrs: Attrs, inputs: Types, outputs: Types) -> Dim:
     """One scalar operation for each element of the first operand."""
-    return product([axis.size for axis in inputs[0].axes])
+    return elements(inputs[0].axes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ...dsl.dims import Dim, product
+from ...dsl.dims import Dim
 from ...dsl.errors import IndexOutOfRange
-from ..ir.graph import Attrs, Axis, DType, Node, TensorType
+from ..ir.graph import Attrs, Axis, DType, Node, TensorType, elements
 from .gradient import Adjoint
 from .numeric import Array, np
 from .registry import (
@@ -213,7 +213,7 @@ def _(attrs: Attrs, inputs: Types) -> Types:
     (x,) = inputs
     axis, into = attrs.axis("axis"), attrs.axes("into")
     require(
-        may_be_equal(product([a.size for a in into]), axis.size),
+        may_be_equal(elements(into), axis.size),
         "the parts do not multiply to the axis",
     )
     return (TensorType(x.dtype, replaced(x.axes, axis, into)),)
@@ -255,7 +255,7 @@ def _(attrs: Attrs, inputs: Types) -> Types:
     parts, into = attrs.axes("axes"), attrs.axis("into")
     require(bool(parts) and set(parts) <= set(x.axes), "merges an axis that is not there")
     require(
-        may_be_equal(product([a.size for a in parts]), into.size),
+        may_be_equal(elements(parts), into.size),
         "the parts do not multiply to the axis",
     )
     order = _merged_order(x, parts)

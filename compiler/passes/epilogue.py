@@ -17,10 +17,10 @@ import math
 from dataclasses import dataclass, field
 
 from ...dsl.dims import Dim
-from ..ir.graph import Node
+from ..ir.graph import Node, elements
 from ..rewrite import Edit, Guard, is_free, refusal
 from .fuse_pointwise import may_join
-from .properties import VIEWS, elements, is_elementwise, is_static, parameter_expression
+from .properties import VIEWS, is_elementwise, is_static, parameter_expression
 
 # Views of a product: which of its elements a lane of f reads.
 FINISHING = frozenset({"split", "merge", "transpose", "broadcast"})  # none is left out
@@ -68,7 +68,7 @@ class Growth:
 
     def __post_init__(self) -> None:
         self.region = {self.product.id}
-        self.pieces = {self.product.id: {(): elements(self.product.type)}}
+        self.pieces = {self.product.id: {(): elements(self.product.axes)}}
 
     def step(self, joins: tuple[Guard, ...]) -> bool:
         """One reader more; False where none may join."""
@@ -102,7 +102,7 @@ class Growth:
             return {piece: count for pieces in inside for piece, count in pieces.items()}
         view, cuts = (user.op, user.attrs), user.op not in FINISHING
         return {
-            (*piece, view): elements(user.type) if cuts else count
+            (*piece, view): elements(user.axes) if cuts else count
             for piece, count in inside[0].items()
         }
 
@@ -117,14 +117,14 @@ class Growth:
     def computes_once(self, ends: list[int]) -> bool:
         """Whether the pieces that the results are computed from, each apart, make up one product."""
         used = (count for end in ends for count in self.pieces[end].values())
-        return self._at_least(elements(self.product.type), sum(used, Dim()))
+        return self._at_least(elements(self.product.axes), sum(used, Dim()))
 
     def saves(self, ends: list[int]) -> bool:
         """Whether reading what is multiplied for each end costs less than a kernel for what is
         computed after the product."""
         own = [self.pieces[i] for i in ends if self._has_own_kernel(i)]
         moved = sum((count for pieces in own for count in pieces.values()), Dim())
-        again = (elements(o.type) * (len(ends) - 1) for o in self._computed_operands())
+        again = (elements(o.axes) * (len(ends) - 1) for o in self._computed_operands())
         return bool(own) and self._at_least(moved * 2, sum(again, Dim()))
 
     def _computed_operands(self) -> list[Node]:

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ...dsl.dims import Dim
-from ..ir.graph import Attrs, Function, Node, Program, TensorType, callees
+from ..ir.graph import Attrs, Function, Node, Program, TensorType, callees, elements
 from ..ops import LOOPS
 from ..rewrite import Moved, Moves, Pass, Session, Site, code
-from .properties import REDUCTIONS, VIEWS, bytes_of, elements, is_elementwise
+from .properties import REDUCTIONS, VIEWS, bytes_of, is_elementwise
 
 RULE = "hoist"
 FREE = VIEWS | {"const", "index", "size", "table"}
@@ -131,11 +131,11 @@ class _Hoist:
     def _fits(self, node: Node) -> bool:
         """Whether each term of its size is within one of a carried value's, at any run-time size."""
         sizes = self.program.sizes
-        rooms = [elements(kind).substitute(sizes).terms for kind in self.loop.types]
+        rooms = [elements(kind.axes).substitute(sizes).terms for kind in self.loop.types]
         room = [term for terms in rooms for term in terms]
         return all(
             any(count <= most and not Counter(m) - Counter(whole) for whole, most in room)
-            for m, count in elements(node.type).substitute(sizes).terms
+            for m, count in elements(node.axes).substitute(sizes).terms
         )
 
     def _above(self, kind: Function, node: Node, outer: dict[int, int]) -> int:

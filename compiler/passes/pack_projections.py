@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ...dsl.dims import Dim, product
-from ..ir.graph import Axis, Node
+from ...dsl.dims import Dim
+from ..ir.graph import Axis, Node, elements
 from ..rewrite import Edit, Guard, Pass, Rewrite, Rule
 from .parameters import tied
 from .properties import line, other_readers, parameter_expression, traffic
@@ -30,7 +30,7 @@ class Projection:
 
     @property
     def size(self) -> Dim:
-        return product([axis.size for axis in self.columns])
+        return elements(self.columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...dsl.dims import product as size_of
-from ..ir.graph import Axis, Node
+from ..ir.graph import Axis, Node, elements
 from ..rewrite import Edit, Guard, Pass, Rewrite, Rule, close
 from .parameters import refuse_copy, tied
-from .properties import elements, other_readers, parameter_expression, traffic
+from .properties import other_readers, parameter_expression, traffic
 
 LAUNCH, BANDWIDTH, ELEMENT = 20e-6, 20e9, 4  # s, bytes/s of a CPU, bytes of a float32
 LEAST = int(LAUNCH * BANDWIDTH / ELEMENT)  # elements
@@ -95,7 +95,7 @@ def _is_packed(edit: Edit, found: Product) -> bool:
 
 
 def _is_small(edit: Edit, found: Product) -> str:
-    count = elements(found.stored.type).evaluate(edit.program.sizes)
+    count = elements(found.stored.axes).evaluate(edit.program.sizes)
     if count < LEAST:
         return f"{count:,} elements are read before a packed product has begun"
     return ""

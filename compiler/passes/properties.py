@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import lru_cache
 
-from ...dsl.dims import Dim, product
-from ..ir.graph import Axis, Node, TensorType
+from ...dsl.dims import Dim
+from ..ir.graph import Axis, Node, TensorType, elements
 from ..ops import OPS
 from ..rewrite import Edit
 
@@ -39,13 +38,8 @@ def constant(node: Node) -> int | float | bool | Dim | None:
     return value if isinstance(value, int | float | Dim) else None
 
 
-@lru_cache(maxsize=4096)
-def elements(kind: TensorType) -> Dim:
-    return product([axis.size for axis in kind.axes])
-
-
 def bytes_of(kind: TensorType) -> Dim:
-    return elements(kind) * ELEMENT_BYTES[kind.dtype]
+    return elements(kind.axes) * ELEMENT_BYTES[kind.dtype]
 
 
 def traffic(edit: Edit, reads: Collection[int], writes: Collection[int]) -> Dim:

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...dsl.diagnostics import InternalError
-from ..ir.graph import AttrValue, Axis, Node
+from ..ir.graph import AttrValue, Axis, Node, elements
 from ..ops.grouped import plan_grouped
 from ..ops.quantise import Format, pieces
 from ..rewrite import Edit, Guard, Pass, Rewrite, Rule
-from .properties import VIEWS, bytes_of, elements, parameter_expression
+from .properties import VIEWS, bytes_of, parameter_expression
 
 Quant = Literal["int8", "int4"]
 BITS: Mapping[Quant, int] = {"int8": 8, "int4": 4}
@@ -91,7 +91,7 @@ def _above(view: Node, summed: frozenset[Axis]) -> frozenset[Axis]:
 
 
 def _is_small(edit: Edit, found: Kept) -> str:
-    count = elements(found.root.type).evaluate(edit.program.sizes)
+    count = elements(found.root.axes).evaluate(edit.program.sizes)
     if count < FEWEST:
         return f"{_named(edit, found.root)} has {count:,} elements: too few to save anything"
     return ""

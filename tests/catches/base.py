@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from graphs import SIZES, Model, Value, b, d, s
 
-from archc.compiler.ir.graph import Function, Node, Program, TensorType
+from archc.compiler.ir.graph import Function, Node, Program, TensorType, elements
 from archc.compiler.passes import Optimised
-from archc.compiler.passes.properties import SOURCES, VIEWS, elements
+from archc.compiler.passes.properties import SOURCES, VIEWS
 
 CALL = {**SIZES, "b": 3, "s": 7}
 Promise = Callable[[Optimised], str]
@@ -54,7 +54,7 @@ def named(path: str, cases: dict[str, Caught]) -> dict[str, Caught]:
 
 
 def count(kind: TensorType) -> int:
-    return elements(kind).evaluate(CALL)
+    return elements(kind.axes).evaluate(CALL)
 
 
 def main_nodes(done: Optimised, *ops: str) -> list[Node]:

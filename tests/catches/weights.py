@@ -9,10 +9,9 @@ from graphs import Model, Value, b, d, e, hidden, r, s, vocab
 from small_models import program
 
 from archc.compiler.incremental import derive
-from archc.compiler.ir.graph import Program
+from archc.compiler.ir.graph import Program, elements
 from archc.compiler.ops.quantise import Format
 from archc.compiler.passes import Optimised, pack_weights, quantise
-from archc.compiler.passes.properties import elements
 
 from .base import (
     Caught,
@@ -63,7 +62,7 @@ def packs_what_pays(done: Optimised) -> str:
     small = [
         n
         for n in main_nodes(done, "packed")
-        if elements(n.type).evaluate(done.program.sizes) < pack_weights.LEAST
+        if elements(n.axes).evaluate(done.program.sizes) < pack_weights.LEAST
     ]
     return "packed though read before a product begins" if small else ""
 
@@ -124,7 +123,7 @@ def keeps_whole_groups(done: Optimised) -> str:
         if form.axis.size.evaluate(done.program.sizes) % form.group:
             return "a group is ragged"
         source = next(f[node.inputs[0]] for f in done.program.functions if node.id in f)
-        if elements(source.type).evaluate(done.program.sizes) < quantise.FEWEST:
+        if elements(source.axes).evaluate(done.program.sizes) < quantise.FEWEST:
             return "few elements are kept in few bits"
     return ""
 

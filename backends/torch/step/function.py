@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from ....compiler.ir.graph import Node
 from ....compiler.ops import OPS
 from ....compiler.passes.properties import is_elementwise
 from ..emit import left
+from .elements import Block, Env
 from .frame import ZERO, Refused
 from .layers import append, repeat
 from .loops import Writer
@@ -181,9 +183,8 @@ class FunctionWriter(Writer):
             offset = place.offset + place.strides[axis] * start
             strides = {part if a == axis else a: s for a, s in place.strides.items()}
             there = Place(place.pointer, place.ctype, strides, offset)
-            self.each(
-                axes,
-                lambda b, env, s=source, p=there: self.put(b, p, env, self.element(b, s, env)),
-                place.pointer,
-            )  # type: ignore[misc]
+            self.each(axes, partial(self._copied, source, there), place.pointer)
             start = start + part.size
+
+    def _copied(self, source: int, place: Place, block: Block, env: Env) -> None:
+        self.put(block, place, env, self.element(block, source, env))

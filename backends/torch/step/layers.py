@@ -25,7 +25,7 @@ def repeat(writer: Writer, node: Node) -> None:
         writer.copy_to(node.inputs[k], pair[0])
         pairs.append(pair)
     captured = [writer.plain(i) for i in node.inputs[carried:]]
-    columns = [_table(writer, values) for values in scalars]
+    columns = [_table(writer, values) for values in scalars if isinstance(values, tuple)]
     layer = writer.fresh("layer")
     given = [*(p[0].pointer for p in pairs), *captured, *(f"{c}[{layer}]" for c in columns)]
     arguments = ", ".join(["run", *given, *(p[1].pointer for p in pairs)])

@@ -171,7 +171,7 @@ class _Loading:
         return next(path for path, called in calls(self.program) if called.name == function)
 
     def _modules(self) -> dict[str, Any]:
-        parts = (m for m in self.model.modules() if hasattr(m, "prefix"))
+        parts: Iterator[Any] = (m for m in self.model.modules() if hasattr(m, "prefix"))
         return {part.prefix.removesuffix("."): part for part in parts}
 
 

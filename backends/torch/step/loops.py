@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ....compiler.ir.graph import Axis, Node
-from ....dsl.dims import product
+from ....compiler.ir.graph import Axis, Node, elements
 from .elements import Block, Elements, Env
 from .frame import ONE, ZERO
 from .places import Place
@@ -30,7 +29,7 @@ class Writer(Elements):
     ) -> None:
         """All elements along `axes`, shared among the threads: the flat range, cut anywhere."""
         *outer, inner = axes or (ONLY,)
-        total, length = self.length(product([a.size for a in axes])), self.length(inner.size)
+        total, length = self.length(elements(axes)), self.length(inner.size)
         block, env = Block(3), {}
         row, index = self.fresh("row"), self.fresh("i")
         lines = [

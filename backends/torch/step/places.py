@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ....compiler.ir.graph import Axis, Node
+from ....compiler.ir.graph import Axis, Node, elements
 from ....compiler.ops.quantise import Format
-from ....dsl.dims import Dim, product
+from ....dsl.dims import Dim
 from .frame import ONE, ZERO, Frame, Refused
 
 GROUP = 32  # of `rows.h`: codes that share a scale
@@ -133,7 +133,7 @@ class Places(Frame):
         return made
 
     def buffer(self, ctype: str, axes: Sequence[Axis]) -> Place:
-        pointer = self.scratch(ctype, self.length(product([a.size for a in axes])))
+        pointer = self.scratch(ctype, self.length(elements(axes)))
         return Place(pointer, ctype, self.dense(axes))
 
     def dense(self, axes: Sequence[Axis]) -> dict[Axis, Dim]:

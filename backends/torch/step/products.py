@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ....compiler.ir.graph import Axis, Node
-from ....dsl.dims import product
+from ....compiler.ir.graph import Axis, Node, elements
 from .elements import Block, Env
 from .frame import ONE, ZERO
 from .loops import ONLY, Writer
@@ -41,7 +40,7 @@ def _matrix(writer: Writer, node: Node, x: int, w: int) -> bool:
     rows = [a for a in given.axes if a not in inner]
     source = _rows(writer, given, rows, summed)
     made = writer.new(node, (*rows, *columns))
-    count = writer.length(product([a.size for a in rows]))
+    count = writer.length(elements(rows))
     kernel = _kernel(writer, place, k)
     if place.ctype == "coded4":
         kernel, source = _paired(writer, kernel, source, count, k)
