@@ -142,7 +142,7 @@ def bounds(reducer: Reducer, contraction: Node, at: Coordinates, parent: Scope) 
     return _first(reducer, lowest, parent), _stop(reducer, highest, parent)
 
 
-def _given(reducer: Reducer, leaf: int, at: Operand, inner: Dim, neutral: str) -> Value:
+def _given(reducer: Reducer, leaf: int, at: Coordinates, inner: Dim, neutral: str) -> Value:
     """A bound that each row of the tile has of its own; `neutral` where there is no row."""
     evaluator = reducer.evaluator
     where = restrict(at, evaluator.region.nodes[leaf].axes)
