@@ -57,7 +57,7 @@ def masked(edit: Edit, node: Node) -> Iterator[Masked]:
         parts = [p for mask in plan.masks[softmax] for p in _conjuncts(body, mask)]
         given = dict(zip(body.inputs, node.inputs, strict=True))
         hidden = [
-            p for p in parts if plan.keys in body[p].axes and not _is_far(edit, body, given, p)
+            p for p in parts if plan.keys in body[p].axes and not _is_distance(edit, body, given, p)
         ]
         if hidden:
             yield Masked(node, body, plan.keys, tuple(dict.fromkeys(hidden)))
@@ -73,7 +73,7 @@ def _conjuncts(body: Function, condition: int) -> Iterator[int]:
         yield condition
 
 
-def _is_far(edit: Edit, body: Function, given: Mapping[int, int], condition: int) -> bool:
+def _is_distance(edit: Edit, body: Function, given: Mapping[int, int], condition: int) -> bool:
     """Whether a condition compares the distance of two slots with a number, or with a size."""
     node = body[condition]
     while node.op in VIEWS | {"not"}:
