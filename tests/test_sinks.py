@@ -50,9 +50,9 @@ D, LENGTH = 32, 9
 PARTS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 
 
-def opened(text: str) -> Model:
+def opened(text: str, loss: bool = False) -> Model:
     found = module_of(parse(Source("sinks.arch", text)))
-    return Model(found, the_model(found, "M"), {}).with_random_weights(seed=3)
+    return Model(found, the_model(found, "M"), {}, loss=loss).with_random_weights(seed=3)
 
 
 def given(length: int = LENGTH) -> dict[str, np.ndarray]:
@@ -68,13 +68,13 @@ def std() -> Model:
 
 
 @pytest.fixture(scope="module")
-def expected(std: Model) -> np.ndarray:
-    """What `GptOssAttention` gives for these weights, in float64, without rotation."""
+def reference(std: Model) -> GptOssAttention:
+    """The class with these weights, in float64."""
     config = GptOssConfig(
         hidden_size=D, num_attention_heads=4, num_key_value_heads=2, head_dim=D // 4,
         layer_types=["full_attention"], num_hidden_layers=1, attn_implementation="eager",
     )  # fmt: skip
-    theirs, held, inputs = GptOssAttention(config, 0).double(), std.weights, given()
+    theirs, held = GptOssAttention(config, 0).double(), std.weights
     with torch.no_grad():
         for name, part in PARTS.items():
             linear = getattr(theirs, part)
@@ -82,12 +82,22 @@ def expected(std: Model) -> np.ndarray:
                 array = torch.from_numpy(np.asarray(held[f"a.{name}.{at}"], np.float64))
                 parameter.copy_(array.reshape(parameter.shape))
         theirs.sinks.copy_(torch.from_numpy(np.asarray(held["a.sink"], np.float64)))
-        gap = np.arange(LENGTH)[:, None] - np.arange(LENGTH)
-        seen = (gap >= 0) & (gap < 6) & inputs["keep"][:, None, None]
-        hidden = torch.where(torch.from_numpy(seen), 0.0, -torch.inf).double()
-        angles = torch.ones(2, LENGTH, D // 8).double(), torch.zeros(2, LENGTH, D // 8).double()
-        y, _ = theirs(torch.from_numpy(inputs["x"]).double(), angles, hidden)
-    return y.numpy()
+    return theirs
+
+
+def attended(theirs: GptOssAttention, inputs: dict[str, np.ndarray]) -> torch.Tensor:
+    """What it gives, unrotated, with a window and without hidden keys."""
+    gap = np.arange(LENGTH)[:, None] - np.arange(LENGTH)
+    seen = (gap >= 0) & (gap < 6) & inputs["keep"][:, None, None]
+    hidden = torch.where(torch.from_numpy(seen), 0.0, -torch.inf).double()
+    angles = torch.ones(2, LENGTH, D // 8).double(), torch.zeros(2, LENGTH, D // 8).double()
+    return theirs(torch.from_numpy(inputs["x"]).double(), angles, hidden)[0]
+
+
+@pytest.fixture(scope="module")
+def expected(reference: GptOssAttention) -> np.ndarray:
+    with torch.no_grad():
+        return attended(reference, given()).numpy()
 
 
 @pytest.mark.parametrize("text", [STD, BY_HAND], ids=["std", "by hand"])
@@ -118,3 +128,22 @@ def test_a_sink_is_in_every_step(std: Model, expected: np.ndarray) -> None:
         rows.append(outputs["y"])
     seen = inputs["keep"]
     np.testing.assert_allclose(np.concatenate(rows, 1)[seen], expected[seen], atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("numpy", "f64"), ("torch", "f64"), ("triton", "f32")]
+)
+def test_gradients_are_those_of_autograd(
+    backend: str, dtype: str, std: Model, reference: GptOssAttention
+) -> None:
+    inputs = given() | {"keep": np.ones((2, LENGTH), bool)}
+    text = STD.rstrip("}\n") + "\n  loss = sum(y * y, b, s, d)\n}\n"
+    model = opened(text, loss=True).with_weights(std.weights)
+    _, found = model.gradient(backend, dtype=dtype)(**inputs)
+    reference.zero_grad()
+    attended(reference, inputs).square().sum().backward()
+    wanted = {f"a.{n}.w": getattr(reference, part).weight.grad for n, part in PARTS.items()}
+    for path, gradient in {**wanted, "a.sink": reference.sinks.grad}.items():
+        scale = float(gradient.abs().max())
+        ours = found[path].reshape(gradient.shape)
+        np.testing.assert_allclose(ours, gradient, atol=scale * (1e-5 if dtype == "f32" else 1e-11))

@@ -4,7 +4,8 @@
     ds = p (w^T(do v) - c),   c = sum_j p w^T(do v) = sum_e do o
     dq = sum_j ds k[j],   dk = sum_i ds q[i],   dv = sum_i w(p) do        (Dao et al., 2022)
 
-Only l and c are stored, one number for each row. s is any score: its derivative is that of its body,
+Where l is a result too, whose gradient is dl, c - dl takes the place of c: dl / ds = p. Only l and c
+are stored, one number for each row. s is any score: its derivative is that of its body,
 and for each operand of the attention a body of its own computes the scores again and sums over
 keys or over rows. The tiles that the mask excludes are not visited there either. A body that no tiling
 fits (the gradient of a bias for each pair) is written out as it is.
@@ -46,31 +47,51 @@ class AttendReverse(Special):
         """The axes of l and c."""
         return tuple(a for a in self.body[self.softmax.inputs[0]].axes if a != self.keys)
 
+    @property
+    def product(self) -> int:
+        """Which of its results is o."""
+        (found,) = (k for k, i in enumerate(self.body.output_ids) if i not in self.plan.totals)
+        return found
+
+    @property
+    def total(self) -> int:
+        """Which of the results of the copy is l."""
+        ids = self.body.output_ids
+        return next((k for k, i in enumerate(ids) if i in self.plan.totals), len(ids))
+
     def copy(self) -> None:
         """The attention again, with l beside its result."""
-        of, derivation, body = self.outer, self.outer.derivation, self.body
+        of = self.outer
+        body, kinds = self._with_total()
+        operands = tuple(of.here[i] for i in self.node.inputs)
+        named = {**self.node.attrs, "body": of.derivation.keep(body)}
+        made = of.builder.add("attend", operands, named, kinds, self.node.origins, self.node.hint)
+        of.results |= {(self.node.id, k): of.result(made, k) for k in range(len(kinds))}
+        of.here[self.node.id] = of.results[self.node.id, self.product]
+
+    def _with_total(self) -> tuple[Function, tuple[TensorType, ...]]:
+        """A body with l among its results, and their types."""
+        body, session = self.body, self.outer.derivation.session
+        if self.total < len(body.outputs):
+            return replace(body, name=session.name(body.name)), self.node.types
         kind = TensorType(self.softmax.type.dtype, self.rows)
         attrs, last = Attrs({"axis": self.keys}), max(n.id for n in body.nodes) + 1
         total = Node(last, "logsumexp", self.softmax.inputs, attrs, (kind,), self.node.origins)
-        both = replace(
-            body,
-            name=derivation.session.name(body.name),
-            nodes=(*body.nodes, total),
-            outputs=(*body.outputs, ("log_total", last)),
-        )
-        operands = tuple(of.here[i] for i in self.node.inputs)
-        named = {**self.node.attrs, "body": derivation.keep(both)}
-        types = (*self.node.types, kind)
-        made = of.builder.add("attend", operands, named, types, self.node.origins, self.node.hint)
-        of.results |= {(self.node.id, k): of.result(made, k) for k in range(len(types))}
-        of.here[self.node.id] = of.results[self.node.id, 0]
+        outputs = (*body.outputs, ("log_total", last))
+        nodes = (*body.nodes, total)
+        both = replace(body, name=session.name(body.name), nodes=nodes, outputs=outputs)
+        return both, (*self.node.types, kind)
 
     def reverse(self, found: tuple[int | None, ...]) -> None:
         """Each operand's gradient, by a sweep of its own over the scores."""
-        of, (d,) = self.outer, found
-        assert d is not None
-        log_total = of.results[self.node.id, len(self.node.types)]
-        given = (d, log_total, self._mean(d))
+        of, at = self.outer, self.outer.adjoint(self.node, (), frozenset())
+        d = found[self.product]
+        if d is None:
+            d = at.add("mul", of.here[self.node.id], at.number(0.0))
+        mean, of_total = self._mean(d), found[self.total] if self.total < len(found) else None
+        if of_total is not None:
+            mean = at.add("sub", mean, of_total)
+        given = (d, of.results[self.node.id, self.total], mean)
         for k, i in enumerate(self.node.inputs):
             if i in of.active:
                 of.give((i, 0), self._operand(self.body.inputs[k], given))
@@ -137,7 +158,7 @@ class AttendReverse(Special):
         )
         inner.find_active({leaf})
         inner.copy()
-        inner.give((self.body.output_ids[0], 0), inner.given[0])
+        inner.give((self.body.output_ids[self.product], 0), inner.given[0])
         inner.sweep()
         arguments = [*(inner.here[i] for i in self.body.inputs), *inner.given]
         made = inner.finished(arguments, [("d", inner.gradient(leaf))])
