@@ -27,11 +27,11 @@ from ..dsl.span import Span
 from ..equality import Comparison, compare
 from .conventions import Alternative, Hint, Setting, hints
 from .inputs import Case, random_cases, read_inputs
-from .matching import Layout, Region, by_module, prefixes, regions
+from .matching import Layout, Matched, Region, by_module, matched, prefixes
 from .peer import Call, Peer, PeerRun
 from .reference import Reference
 from .regions import in_std, places
-from .report import Cell, Report, Row, Status, judged, located, stated
+from .report import Cell, LeftOut, Report, Row, Status, judged, listed, located, stated
 from .session import Candidate, Session, Stage
 from .values import Values, same_values
 
@@ -72,6 +72,7 @@ def diff_against(
         tuple(table.rows.values()),
         tuple(table.divergences.values()),
         against=peer.class_name,
+        left_out=tuple(table.left_out),
     )
 
 
@@ -82,7 +83,8 @@ class ModuleDivergence:
     `introduced` is false where the module makes the same of what the region was given; then the
     text between this region and those before it is at fault, and `spans` are of what it reads, or,
     when that is right, the lines that read its tensors.
-    `lines_read` are the checkpoint's lines for the tensors of the module alone.
+    `lines_read` are the checkpoint's lines for the tensors of the module alone. Where it is `shared`
+    the region is a part of it.
     """
 
     candidate: str
@@ -94,11 +96,12 @@ class ModuleDivergence:
     introduced: bool
     lines_read: tuple[Span, ...] = ()
     hints: tuple[Hint, ...] = ()
+    shared: bool = False
 
     def lines(self) -> list[str]:
         """The screen."""
-        what = f"{self.region}, which is `{self.module}`" if self.module else self.region
-        out = [f"{self.candidate} first differs at {what}"]
+        what = f"{'part of ' if self.shared else ''}`{self.module}`"
+        out = [f"{self.candidate} first differs at {self.region}, which is {what}"]
         for mark, span in zip("^-", places(self.spans), strict=False):
             out += snippet(span, "", mark)
         for span in self.lines_read:
@@ -127,7 +130,7 @@ class _Against:
     model: Model
     peer: Peer
     session: Session
-    regions: Sequence[Region]
+    matched: Matched
 
     @classmethod
     def of(cls, model: Model, peer: Peer, inputs: Case | None) -> _Against:
@@ -141,7 +144,7 @@ class _Against:
         tensors = checkpoint.weights_file().names
         modules = prefixes(by_module(peer.modules()), tensors, peer.base)
         lines = expand(block, session.program, tensors)
-        found = regions(session.stage(0, "f64").values, lines, modules, tensors)
+        found = matched(session.stage(0, "f64").values, lines, modules, tensors)
         return cls(model, peer, session, found)
 
     def cases(self, seed: int, sizes: Mapping[str, int]) -> Iterator[Case]:
@@ -253,18 +256,38 @@ class _Trial:
         several = len(calls) == len(region.exits) > 1 and not region.is_layer
         pairs = [(k, i) for i, k in enumerate(region.exits)] if several else last
         for key, call in pairs:
-            gold = self.runs["f64"].returned(region.module, call)
-            value = None if gold is None else self.arranged(key, gold.shape, region)
+            gold = self.part(region, key, self.runs["f64"].returned(region.module, call))
+            value = None if gold is None else self.arranged(key, gold.shape)
             if value is not None:
                 yield self.formed(_Pair(key, call, value), region)
                 if not several:
                     return
 
+    def unpaired(self, region: Region) -> str:
+        """Why no value of a region can be compared with its module."""
+        calls = self.runs["f64"].calls.get(region.module, [])
+        if not calls:
+            return "the class does not call the module"
+        if region.reads and any(call.given() is None for call in calls):
+            return "the module is given whole numbers alone"
+        result = self.runs["f64"].returned(region.module)
+        if result is None:
+            return "the module returns no tensor"
+        node = self.values.node(region.exits[-1])
+        if self.runs.layout.part(result, node, region) is None:
+            tensors = listed([f"`{entry.name}`" for entry in region.entries])
+            if self.runs.layout.places(result.shape[-1], node, region):
+                return f"{tensors} have it in different places"
+            return f"no dimension of {tensors} counts what it returns"
+        if len(calls) > 1:
+            return f"the class calls the module {len(calls)} times"
+        return f"the module returns another shape, {list(result.shape)}"
+
     def formed(self, pair: _Pair, region: Region) -> _Pair:
         """The pair, or one of a form of its value that agrees where it does not."""
         for key in region.forms[pair.key]:
-            gold, base = self.returned(region, pair.call)
-            value = self.arranged(key, gold.shape, region)
+            gold, base = self.returned(region, pair)
+            value = self.arranged(key, gold.shape)
             if (
                 value is None
                 or self.compared(self.values.node(pair.key), pair.value, gold, base).passed
@@ -274,21 +297,25 @@ class _Trial:
                 return _Pair(key, pair.call, value)
         return pair
 
-    def returned(self, region: Region, call: int) -> tuple[Array, Array]:
+    def returned(self, region: Region, pair: _Pair) -> tuple[Array, Array]:
         """What a call of a region's module gave, exactly and in the dtype of the rule."""
-        gold, base = (r.returned(region.module, call) for r in (self.runs["f64"], self.base))
+        results = (r.returned(region.module, pair.call) for r in (self.runs["f64"], self.base))
+        gold, base = (self.part(region, pair.key, result) for result in results)
         assert gold is not None
         assert base is not None
         return gold, base
 
-    def arranged(
-        self, key: ValueKey, shape: tuple[int, ...], region: Region | None = None
-    ) -> Array | None:
+    def part(self, region: Region, key: ValueKey, result: Array | None) -> Array | None:
+        """What of its module's result is a region's value."""
+        if result is None:
+            return None
+        return self.runs.layout.part(result, self.values.node(key), region)
+
+    def arranged(self, key: ValueKey, shape: tuple[int, ...]) -> Array | None:
         value = self.ran[1].get(key)
         if value is None:
             return None
-        entries = region.entries if region else ()
-        return self.runs.layout.arranged(value, self.values.node(key), shape, entries)
+        return self.runs.layout.arranged(value, self.values.node(key), shape)
 
     def compared(self, node: Node, value: Array, gold: Array, base: Array) -> Comparison:
         """Over what is no padding."""
@@ -300,7 +327,7 @@ class _Trial:
         """How what a region returns compares, at worst over its calls."""
         found = []
         for pair in self.pair(region):
-            gold, base = self.returned(region, pair.call)
+            gold, base = self.returned(region, pair)
             found.append(self.compared(self.values.node(pair.key), pair.value, gold, base))
         return max(found, key=lambda c: (not c.passed, c.error), default=None)
 
@@ -311,8 +338,19 @@ class _Trial:
     @cached_property
     def regions(self) -> list[tuple[Region, Status, Comparison]]:
         """How each region that can be compared does."""
-        found = ((region, self.region(region)) for region in self.against.regions)
+        found = ((region, self.region(region)) for region in self.against.matched.regions)
         return [(r, self.status(r, whole), whole) for r, whole in found if whole is not None]
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The regions that are not compared, although a module has their tensors as its own."""
+        compared = {region.name for region, _, _ in self.regions}
+        others = (
+            LeftOut(region.name, region.module, self.unpaired(region))
+            for region in self.against.matched.regions
+            if region.entries and region.name not in compared
+        )
+        return (*self.against.matched.left_out, *others)
 
     @cached_property
     def outputs(self) -> list[tuple[str, str, Node, Comparison]]:
@@ -345,10 +383,11 @@ class _Trial:
         for pair in self.pair(region):
             call = self.runs["f64"].calls[region.module][pair.call]
             given = self.given(region, call)
-            gold, base = self.returned(region, pair.call)
+            gold, base = self.returned(region, pair)
             made = gold
             if given is not None:
-                again = self.against.peer.again(region.module, call, given)
+                result = self.against.peer.again(region.module, call, given)
+                again = self.part(region, pair.key, result)
                 if again is None:
                     return None
                 made = again
@@ -413,6 +452,7 @@ class _Trial:
             status != "inherited",
             tuple(e.line.span for e in region.entries) if alone else (),
             self.hints(region) if status == "introduced" else (),
+            region.shared,
         )
 
     def _reads_what_agrees(self, region: Region) -> bool:
@@ -460,7 +500,7 @@ class _Trial:
         def agrees(tried: Alternative) -> bool:
             made = Reference(tried.program, tried.weights, "f64").truth(fed).gold.outputs
             (value,) = made.values()
-            ours = self.runs.layout.arranged(value, node, gold.shape, region.entries)
+            ours = self.runs.layout.arranged(value, node, gold.shape)
             return ours is not None and exact.compared(node, ours, gold, base).passed
 
         parameters = {p.path: p for p in program.parameters}
@@ -472,9 +512,11 @@ class _Table:
     """Grows with every trial: the worst of each region by candidate, and where each first differs."""
 
     rows: dict[str, Row] = field(default_factory=dict)
+    left_out: dict[LeftOut, None] = field(default_factory=dict)
     divergences: dict[Candidate, ModuleDivergence] = field(default_factory=dict)
 
     def add(self, trial: _Trial) -> None:
+        self.left_out |= dict.fromkeys(trial.left_out)
         for region, status, comparison in trial.regions:
             self.enter(trial, region.name, region.module, Cell(status, comparison.error))
         for name, theirs, _, comparison in trial.outputs:
