@@ -238,15 +238,18 @@ class Layout:
 
         A module may have merged the leading axes.
         """
-        lead, rest = self._axes(node)
-        ordered = value.transpose([node.axes.index(a) for a in (*lead, *rest)])
-        sizes = ordered.shape
-        flat = ordered.reshape(*sizes[: len(lead)], -1) if rest else ordered
+        flat = self.by_token(value, node)
         for wanted in (flat.shape, (-1, flat.shape[-1])):
             arranged = flat.reshape(wanted)
             if arranged.shape == shape:
                 return arranged
         return None
+
+    def by_token(self, value: Array, node: Node) -> Array:
+        """`value` of `node` with its leading axes first, and its features merged into one axis."""
+        lead, rest = self._axes(node)
+        ordered = value.transpose([node.axes.index(a) for a in (*lead, *rest)])
+        return ordered.reshape(*ordered.shape[: len(lead)], -1) if rest else ordered
 
     def _axes(self, node: Node) -> tuple[list[Axis], list[Axis]]:
         """The leading axes of a value, and the others."""
@@ -275,26 +278,31 @@ class Layout:
         """What of a module's array is a region's value of `node`, features in the order of its axes.
 
         By the first tensor of the module's own that counts these features. None where the region is
-        a part of the module, and none does or two do otherwise.
+        a part of the module, and not all of them do so and agree.
         """
-        places = self.places(result.shape[-1], node, region)
-        if region.shared and len({tuple(p) for p in places}) != 1:
+        found = self.places(result.shape[-1], node, region).values()
+        places = [p for p in found if p is not None]
+        if region.shared and (len(places) < len(found) or len({tuple(p) for p in places}) != 1):
             return None
         return result[..., places[0]] if places else result
 
-    def places(self, length: int, node: Node, region: Region) -> list[Array]:
-        """Where the features of a value are along a module's last axis, by each own tensor that says."""
+    def places(self, length: int, node: Node, region: Region) -> dict[str, Array | None]:
+        """Where the features of a value are along a module's last axis, by each own tensor of them.
+
+        None for a tensor that has no dimension of this length which counts them alone.
+        """
         parameters = {p.path: p for p in self.program.parameters}
         _, rest = self._axes(node)
-        found = []
+        found = {}
         for entry in region.entries:
             assert entry.tree is not None
             paths = {c.path for c in claims(entry.tree)}
             mine = {p for p in paths if not region.shared or _below(p, region.name)}
             parameter = parameters.get(mine.pop()) if len(mine) == 1 else None
             if parameter is not None and rest and set(rest) <= set(parameter.axes):
-                found.append(_places(entry.tree, parameter, rest, length, self.program.sizes))
-        return [places for places in found if places is not None]
+                places = _places(entry.tree, parameter, rest, length, self.program.sizes)
+                found[entry.name] = places
+        return found
 
 
 def _places(
