@@ -79,13 +79,17 @@ class Divergence:
 
     def lines(self) -> list[str]:
         """The screen."""
-        name = f"`{self.op}`" + (f" of `{self.value}`" if self.value else "")
-        inside = f", inside {self.within}" if self.within else ""
-        out = [f"{self.candidate} first differs at {self.region}: {name}{inside}"]
+        out = [f"{self.candidate} first differs at {self.what()}"]
         for mark, span in zip("^-", places(self.spans), strict=False):
             out += snippet(span, "", mark)
         hints = (f"  hint: {hint}" for hint in self.hints)
         return [*out, f"  {self.what_is_wrong()}", *self._advice(), *hints]
+
+    def what(self) -> str:
+        """The node, in words."""
+        name = f"`{self.op}`" + (f" of `{self.value}`" if self.value else "")
+        inside = f", inside {self.within}" if self.within else ""
+        return f"{self.region}: {name}{inside}"
 
     def what_is_wrong(self) -> str:
         return f"{self.kind}: {stated(self.comparison)} ({self.case} inputs)"
