@@ -47,7 +47,9 @@ def stale(early: bool) -> dict[str, Fault]:
     def helper() -> AbstractContextManager[Any]:
         from archc.backends.torch import emit
 
-        text = emit.HELPERS["append"].replace("past, count)", f"past + {by}, count)")
+        right = "kept.narrow(dim, past, count)"  # where nothing is written now, nothing is left to chance
+        wrong = f"{right}.zero_()\n    kept.narrow(dim, past + {by}, count)"
+        text = emit.HELPERS["append"].replace(right, wrong)
         return setting(emit.HELPERS, "append", text)
 
     def method() -> AbstractContextManager[Any]:

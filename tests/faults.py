@@ -30,11 +30,12 @@ Fault = Callable[[], AbstractContextManager[Any]]
 
 @dataclass
 class Faulty(Backend):
-    """`reads` says under which path each weight is looked up."""
+    """`reads` says under which path each weight is looked up, `strikes` which programs are run wrongly."""
 
     inner: Backend
     fault: Fault = nullcontext
     reads: Callable[[str], str] = str
+    strikes: Callable[[Program], bool] = lambda program: True
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -46,8 +47,11 @@ class Faulty(Backend):
 
     def load(self, program: Program, weights: Mapping[str, Array], **options: Any) -> Executable:
         given = {path: weights[self.reads(path)] for path in weights}
-        with self.fault():
-            return FaultyExecutable(self.inner.load(program, given, **options), self.fault)
+        like = options.pop("like", None)
+        options |= {"like": like.inner} if like is not None else {}
+        fault = self.fault if self.strikes(program) else nullcontext
+        with fault():
+            return FaultyExecutable(self.inner.load(program, given, **options), fault)
 
 
 @dataclass
@@ -62,6 +66,23 @@ class FaultyExecutable(Executable):
     def trace(self, inputs: Mapping[str, Array]) -> Any:
         with self.fault():
             return self.inner.trace(inputs)
+
+    def step(
+        self, inputs: Mapping[str, Array], states: Mapping[str, Any], sizes: Mapping[str, int]
+    ) -> Any:
+        with self.fault():
+            return self.inner.step(inputs, states, sizes)
+
+    def empty(self, *like: Any) -> Any:
+        return self.inner.empty(*like)
+
+    def array(self, state: Any) -> Array:
+        return self.inner.array(state)
+
+
+def continues(program: Program) -> bool:
+    """Whether it goes on from what is kept: a step, not the run of a whole sequence."""
+    return any(node.op in ("state", "append") for f in program.functions for node in f.nodes)
 
 
 @contextmanager

@@ -29,9 +29,10 @@ from archc.compiler.ops import FUSED
 from archc.diff import Candidate, Case, diff, random_cases, session
 from archc.diff.inputs import read_inputs
 from archc.diff.regions import folded
-from archc.diff.session import Session
+from archc.diff.session import Session, margin_of
 from archc.diff.values import Values
 from archc.dsl.dims import Dim
+from archc.equality import Comparison
 from archc.structural import compare_models
 
 EXAMPLES = Path(archc.__file__).parent.parent / "examples"
@@ -511,3 +512,9 @@ def test_wrong_use(arguments: tuple[str, ...], code: int, words: str) -> None:
     result = run(LLAMA, "--preset", "tiny", *arguments)
     assert result.exit_code == code, result.output
     assert words in result.output
+
+
+def test_scores_that_cannot_be_chosen_have_no_part_in_a_margin() -> None:
+    """A choice within groups masks the others with -inf: the margin stays that of the rest."""
+    compared = Comparison(True, allowed=0.1)
+    assert margin_of(np.array([3.0, -np.inf, -3.0]), compared) == pytest.approx(0.6)

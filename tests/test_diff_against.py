@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from references import REFERENCES
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import archc
 from archc.cli import main
@@ -41,7 +41,10 @@ def peer(tmp_path_factory: pytest.TempPathFactory):
 
 
 def compared(peer: Peer, file: Path, *candidates: Candidate) -> Report:
-    model = archc.load(file, weights=peer.directory)
+    return against(archc.load(file, weights=peer.directory), peer, *candidates)
+
+
+def against(model: archc.Model, peer: Peer, *candidates: Candidate) -> Report:
     sizes = {s: LENGTHS.get(s, 5) for s in run_time_symbols(model.program)}
     return diff_against(model, candidates or (EXACT,), peer, sizes=sizes)
 
@@ -62,7 +65,32 @@ def compared(peer: Peer, file: Path, *candidates: Candidate) -> Report:
                 "output logits": "logits",
             },
         ),
-        ("gpt2", {"layers[0].attention": "transformer.h.0.attn", "tokens": "transformer.wte"}),
+        (
+            "gpt2",
+            {
+                "layers[0].attention": "transformer.h.0.attn",
+                "layers[0].attention.q": "transformer.h.0.attn.c_attn",
+                "layers[2].attention.v": "transformer.h.2.attn.c_attn",
+                "tokens": "transformer.wte",
+            },
+        ),
+        (
+            "falcon-40b",  # a group of queries, its key and its value, group by group
+            {
+                f"layers[1].attention.{name}": "transformer.h.1.self_attention.query_key_value"
+                for name in "qkv"
+            },
+        ),
+        ("falcon-7b", {"layers[0].ffn": "transformer.h.0.mlp"}),  # the class adds to it in place
+        (
+            "phi3-window",
+            {
+                "layers[0].ffn.gate": "model.layers.0.mlp.gate_up_proj",
+                "layers[0].ffn.up": "model.layers.0.mlp.gate_up_proj",
+                "layers[1].attention.k": "model.layers.1.self_attn.qkv_proj",
+            },
+        ),
+        ("mamba", {"layers[0].mixer.write": "backbone.layers.0.mixer.x_proj"}),
         (
             "bert-hidden",
             {
@@ -75,7 +103,16 @@ def compared(peer: Peer, file: Path, *candidates: Candidate) -> Report:
             {
                 "layers[0].moe": "model.layers.0.mlp",
                 "layers[0].moe.router": "model.layers.0.mlp.gate",
+                "layers[2].moe.router: experts": "model.layers.2.mlp.gate",
             },
+        ),
+        (
+            "deepseek-v2",
+            {"layers[1].mixture.router: experts": "model.layers.1.mlp.gate"},
+        ),
+        (
+            "switch",  # a one for the expert that takes a token, none past its capacity
+            {"decoder[1].ffn.router: experts": ("decoder.block.1.layer.2.mlp.router.classifier")},
         ),
         ("t5", {"decoder[0].cross": "decoder.block.0.layer.1.EncDecAttention"}),
         ("gemma2", {"embed": "model.embed_tokens"}),  # whose module scales, outside of the region
@@ -97,6 +134,184 @@ def test_backends_are_held_to_the_class_too(peer) -> None:
     assert logits.cells["bf16"].error > logits.cells["numpy"].error > 0
 
 
+# ------------------------------------------------------------------------- tensors in common
+
+Q, K = "attention.q.w[(g, r, e) -> rows]", "attention.k.w[(g, e) -> rows]"
+
+
+def test_a_part_of_a_module_is_named(peer) -> None:
+    """Rows of k alone differ: the part of the module that they make is at fault."""
+    model = archc.load(EXAMPLES / "phi3.arch", weights=peer("phi3-window").directory)
+    weights = dict(model.given_weights())
+    weights["layers[1].attention.k.w"] = 1.01 * weights["layers[1].attention.k.w"]
+    report = against(model.with_weights(weights), peer("phi3-window"))
+    status = {row.region: row.statuses["numpy@O0@f64"] for row in report.rows}
+    assert status["layers[1].attention.q"] == status["layers[1].attention.v"] == "agrees"
+    (found,) = report.divergences
+    assert (found.region, found.introduced) == ("layers[1].attention.k", True)
+    assert found.lines()[0].endswith(
+        "layers[1].attention.k, which is part of `model.layers.1.self_attn.qkv_proj`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "region", "why"),
+    [
+        ("gpt2", ("", ""), "positions", "the module is given whole numbers alone"),
+        (
+            "deberta",
+            ("", ""),
+            "layers[0].attention.q",
+            "it also reads `deberta.encoder.layer.0.attention.self.q_bias`, which the module has not",
+        ),
+        (
+            "gpt2",  # one under the other where the file has them side by side
+            (
+                f"[d, rows] = concat(\n      {Q}, {K}, attention.v.w[(g, e) -> rows], rows)",
+                f"[rows, d] = concat(\n      {Q}, {K}, attention.v.w[(g, e) -> rows], d)",
+            ),
+            "layers[0].attention.q",
+            "no dimension of `transformer.h.0.attn.c_attn.weight` counts what it returns",
+        ),
+        (
+            "gpt2",  # the bias as the file has it, the weight not
+            (f"{Q}, {K}", f"{K}, {Q}"),
+            "layers[0].attention.k",
+            "`transformer.h.0.attn.c_attn.weight` and `transformer.h.0.attn.c_attn.bias`"
+            " have it in different places",
+        ),
+    ],
+)
+def test_what_is_not_compared_is_named(
+    name: str, change: tuple[str, str], region: str, why: str, peer, tmp_path: Path
+) -> None:
+    text = (EXAMPLES / f"{REFERENCES[name].example}.arch").read_text()
+    assert change[0] in text
+    file = tmp_path / "port.arch"
+    file.write_text(text.replace(*change))
+    report = compared(peer(name), file)
+    assert {x.region: x.why for x in report.left_out}[region] == why
+    assert region not in {row.region for row in report.rows}
+    assert "not compared" in str(report)
+    assert {"region": region, "why": why}.items() <= next(
+        x for x in report.to_json()["left_out"] if x["region"] == region
+    ).items()
+
+
+# ----------------------------------------------------------------------------------- experts
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A router of a reference: its region, and where the text chooses."""
+
+    reference: str
+    region: str
+    line: str
+
+
+ROUTERS = [
+    Routed("mixtral", "layers[1].moe.router", "mixture(experts"),
+    Routed("deepseek-v2", "layers[2].mixture.router", "mix as mixture"),
+    Routed("switch", "decoder[1].ffn.router", "as router"),
+]
+
+
+@pytest.mark.parametrize("routed", ROUTERS, ids=lambda r: r.reference)
+def test_rows_of_a_router_exchanged(routed: Routed, peer) -> None:
+    """Scores and choice both differ; it is told at the router, with the line and the ids."""
+    made, file = peer(routed.reference), REFERENCES[routed.reference].example
+    model = archc.load(EXAMPLES / f"{file}.arch", weights=made.directory)
+    weights, path = dict(model.given_weights()), f"{routed.region}.w"
+    weights[path] = weights[path][[1, 0, *range(2, len(weights[path]))]]
+    report = against(model.with_weights(weights), made)
+    (found,) = report.divergences
+    assert (found.region, found.introduced) == (routed.region, True), str(report)
+    assert found.experts.startswith("experts ")
+    assert " instead of " in found.experts
+    span = next(places(found.spans))
+    assert routed.line in span.source.line(span.line)
+    assert any("it chooses experts" in line for line in found.lines())
+    assert found.to_json()["experts"] == found.experts
+
+
+CHOICES = {  # what the text chooses by instead, where that is written
+    "the smallest": (
+        "mixtral",
+        "route = softmax_top(used, renormalise = true)",
+        "route = smallest(used)",
+        "layers[0].moe.router",
+        "topk(-score",
+    ),
+    "of all groups": (
+        "deepseek-v2",
+        "within = best_groups(groups, kept_groups) if grouped else none",
+        "within = none",
+        "layers[1].mixture.router",
+        "mix as mixture",
+    ),
+    "moved by a bias": (
+        "mixtral",
+        "route = softmax_top(used, renormalise = true)",
+        "route = moved(used)",
+        "layers[0].moe.router",
+        "topk(score +",
+    ),
+}
+ROUTES = """
+fn smallest(used)(score[..., n]) -> ([..., k], [..., k]) {
+  worst, chosen = topk(-score, n, k: used)
+  return float(softmax(f32(-worst), k)), chosen
+}
+
+fn moved(used)(score[..., n]) -> ([..., k], [..., k]) {
+  best, chosen = topk(score + 0.5 * index(n), n, k: used)
+  share = score[n: chosen]
+  return float(softmax(f32(share), k)), chosen
+}
+
+model """
+
+
+@pytest.mark.parametrize("kind", CHOICES)
+def test_a_choice_by_another_score(kind: str, peer, tmp_path: Path) -> None:
+    """The router's scores agree, the choice does not."""
+    name, before, after, region, line = CHOICES[kind]
+    text = (EXAMPLES / f"{REFERENCES[name].example}.arch").read_text()
+    assert before in text
+    file = tmp_path / "port.arch"
+    file.write_text(text.replace(before, after).replace("\nmodel ", ROUTES, 1))
+    report = compared(peer(name), file)
+    (found,) = report.divergences
+    assert (found.region, found.introduced) == (region, True), str(report)
+    assert found.comparison.mismatch.startswith("experts ")
+    span = next(places(found.spans))
+    assert span.source.name == str(file)
+    assert line in span.source.line(span.line)
+    status = {row.region: row.statuses["numpy@O0@f64"] for row in report.rows}
+    assert status[region] == "agrees"
+    assert status[f"{region}: experts"] == "introduced"
+
+
+def test_experts_that_tie_may_differ(peer, tmp_path: Path) -> None:
+    """Two rows of a router that rounding cannot tell apart: either expert, and what follows, is right."""
+    REFERENCES["mixtral"].build(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    gate = tensors["model.layers.1.block_sparse_moe.gate.weight"]
+    gate[2] = gate[1] * np.float32(1 + 1e-7)
+    save_file(tensors, path, {"format": "pt"})
+    made = Peer(tmp_path, "MixtralForCausalLM")
+    model = archc.load(EXAMPLES / "mixtral.arch", weights=tmp_path)
+    weights = dict(model.given_weights())
+    weights["layers[1].moe.router.w"] = weights["layers[1].moe.router.w"][[0, 2, 1, 3]]
+    report = against(model.with_weights(weights), made)
+    status = {row.region: row.statuses["numpy@O0@f64"] for row in report.rows}
+    assert status["layers[1].moe"] == "inherited"  # other experts did run
+    assert status["layers[1].moe.router: experts"] == "agrees"
+    assert report.agree, str(report)
+
+
 # ---------------------------------------------------------------------------------- mistakes
 
 
@@ -114,7 +329,6 @@ class Mistake:
 
 LLAMA, ATTENTION, FFN = "llama-grouped", "layers[0].attention", "layers[0].ffn"
 NORM2 = "x += x |> rmsnorm(eps) as norm2"
-Q, K = "attention.q.w[(g, r, e) -> rows]", "attention.k.w[(g, e) -> rows]"
 GATE, UP = '"mlp.gate_proj.weight" = ffn.gate.w', '"mlp.up_proj.weight" = ffn.up.w'
 OUT = '"self_attn.o_proj.weight" = attention.o.w'
 QUERY = '"self_attn.q_proj.weight" = attention.q.w'

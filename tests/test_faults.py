@@ -13,7 +13,7 @@ from pathlib import Path
 
 import decode_faults
 import pytest
-from faults import FAULTS, PASSES, Faulty
+from faults import FAULTS, PASSES, Faulty, continues
 
 import archc
 from archc import api
@@ -189,6 +189,32 @@ def test_fault_of_a_cache(backend: str, kind: str) -> None:
     assert found.stale is not None
     assert (found.stale.slot.path, found.stale.slot.kind) == (path, sort)
     at_line(found.spans, f"{broken.example}.arch", line)
+
+
+STEPS = [
+    *(("numpy", kind) for kind in ("scale dropped", "epsilon")),
+    *((b, k) for b in ("numpy", "torch") for k in ("mask bound", "rope pairing")),
+    ("torch", "difference swapped"),
+]
+
+
+@pytest.mark.parametrize(("backend", "kind"), STEPS)
+def test_fault_of_a_step(backend: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a lowering that is wrong in the program of a step alone: the node, not the state it spoils."""
+    pytest.importorskip(backend)
+    broken = Faulty(real(backend), FAULTS[backend][kind], strikes=continues)
+    monkeypatch.setattr(api, "backend", lambda name: broken if name == backend else real(name))
+    expected = EXPECTED[kind]
+    chosen = [Candidate(backend, 0)]
+    report = diff_chunks(model(expected.model, layers=2), chosen, sizes={"b": 1, "s": 6})
+    (found,) = report.divergences
+    assert not found.split.whole
+    assert found.stale is not None
+    assert found.node is not None
+    assert found.node.op in expected.ops.split()
+    assert found.region.startswith(expected.region)
+    assert any(f"  at fault is {found.region}: `{found.node.op}`" in x for x in found.lines())
+    at_line(found.spans, f"{expected.model}.arch", expected.line, expected.std)
 
 
 def check(backend: str, expected: Expected) -> None:

@@ -8,7 +8,7 @@ what is wrong then is *introduced*, else it came to the region wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -24,15 +24,16 @@ from ..compiler.ops import ModelDType, Precision
 from ..dsl.diagnostics import snippet
 from ..dsl.errors import NothingMatches
 from ..dsl.span import Span
-from ..equality import Comparison, compare
+from ..equality import Comparison, compare, flips_allowed
 from .conventions import Alternative, Hint, Setting, hints
+from .experts import Choice, choices, largest, ranked, stated_by
 from .inputs import Case, random_cases, read_inputs
-from .matching import Layout, Region, by_module, prefixes, regions
+from .matching import Layout, Matched, Region, by_module, matched, prefixes
 from .peer import Call, Peer, PeerRun
 from .reference import Reference
 from .regions import in_std, places
-from .report import Cell, Report, Row, Status, judged, located, stated
-from .session import Candidate, Session, Stage
+from .report import Cell, LeftOut, Report, Row, Status, judged, listed, located, stated
+from .session import TIE, Candidate, Session, Stage, margin_of
 from .values import Values, same_values
 
 OUTPUTS = {"hidden": "last_hidden_state", "pooled": "pooler_output"}  # names that classes use
@@ -72,6 +73,7 @@ def diff_against(
         tuple(table.rows.values()),
         tuple(table.divergences.values()),
         against=peer.class_name,
+        left_out=tuple(table.left_out),
     )
 
 
@@ -82,7 +84,8 @@ class ModuleDivergence:
     `introduced` is false where the module makes the same of what the region was given; then the
     text between this region and those before it is at fault, and `spans` are of what it reads, or,
     when that is right, the lines that read its tensors.
-    `lines_read` are the checkpoint's lines for the tensors of the module alone.
+    `lines_read` are the checkpoint's lines for the tensors of the module alone. Where it is `shared`
+    the region is a part of it. `experts` says which a router chooses that it should not.
     """
 
     candidate: str
@@ -94,16 +97,20 @@ class ModuleDivergence:
     introduced: bool
     lines_read: tuple[Span, ...] = ()
     hints: tuple[Hint, ...] = ()
+    shared: bool = False
+    experts: str = ""
 
     def lines(self) -> list[str]:
         """The screen."""
-        what = f"{self.region}, which is `{self.module}`" if self.module else self.region
-        out = [f"{self.candidate} first differs at {what}"]
+        what = f"{'part of ' if self.shared else ''}`{self.module}`"
+        out = [f"{self.candidate} first differs at {self.region}, which is {what}"]
         for mark, span in zip("^-", places(self.spans), strict=False):
             out += snippet(span, "", mark)
         for span in self.lines_read:
             out += snippet(span, "its weights are read here", "-")
         kind = "error introduced" if self.introduced else "what it is given differs"
+        if self.experts:
+            out.append(f"  it chooses {self.experts}")
         out.append(f"  {kind}: {stated(self.comparison)} ({self.case} inputs)")
         return [*out, *(f"  hint: {hint}" for hint in self.hints)]
 
@@ -116,6 +123,7 @@ class ModuleDivergence:
             "places": located((*self.spans, *self.lines_read)),
             "introduced": self.introduced,
             **judged(self.comparison),
+            **({"experts": self.experts} if self.experts else {}),
             "hints": [hint.words for hint in self.hints],
         }
 
@@ -127,7 +135,7 @@ class _Against:
     model: Model
     peer: Peer
     session: Session
-    regions: Sequence[Region]
+    matched: Matched
 
     @classmethod
     def of(cls, model: Model, peer: Peer, inputs: Case | None) -> _Against:
@@ -141,7 +149,7 @@ class _Against:
         tensors = checkpoint.weights_file().names
         modules = prefixes(by_module(peer.modules()), tensors, peer.base)
         lines = expand(block, session.program, tensors)
-        found = regions(session.stage(0, "f64").values, lines, modules, tensors)
+        found = matched(session.stage(0, "f64").values, lines, modules, tensors)
         return cls(model, peer, session, found)
 
     def cases(self, seed: int, sizes: Mapping[str, int]) -> Iterator[Case]:
@@ -171,6 +179,11 @@ class _Against:
     def stage(self) -> Stage:
         """The graph as written."""
         return self.session.stage(0, "f64")
+
+    @cached_property
+    def choices(self) -> Sequence[Choice]:
+        """The choices of experts."""
+        return tuple(choices(self.stage.values, self.matched.regions))
 
     @cached_property
     def numbers(self) -> tuple[float, ...]:
@@ -253,18 +266,40 @@ class _Trial:
         several = len(calls) == len(region.exits) > 1 and not region.is_layer
         pairs = [(k, i) for i, k in enumerate(region.exits)] if several else last
         for key, call in pairs:
-            gold = self.runs["f64"].returned(region.module, call)
-            value = None if gold is None else self.arranged(key, gold.shape, region)
+            gold = self.part(region, key, self.runs["f64"].returned(region.module, call))
+            value = None if gold is None else self.arranged(key, gold.shape)
             if value is not None:
                 yield self.formed(_Pair(key, call, value), region)
                 if not several:
                     return
 
+    def unpaired(self, region: Region) -> str:
+        """Why no value of a region can be compared with its module."""
+        calls = self.runs["f64"].calls.get(region.module, [])
+        if not calls:
+            return "the class does not call the module"
+        if region.reads and any(call.given() is None for call in calls):
+            return "the module is given whole numbers alone"
+        result = self.runs["f64"].returned(region.module)
+        if result is None:
+            return "the module returns no tensor"
+        node = self.values.node(region.exits[-1])
+        if self.runs.layout.part(result, node, region) is None:
+            places = self.runs.layout.places(result.shape[-1], node, region)
+            lost = [f"`{name}`" for name, found in places.items() if found is None]
+            if places and not lost:
+                return f"{listed([f'`{name}`' for name in places])} have it in different places"
+            tensors = listed(lost or [f"`{entry.name}`" for entry in region.entries])
+            return f"no dimension of {tensors} counts what it returns"
+        if len(calls) > 1:
+            return f"the class calls the module {len(calls)} times"
+        return f"the module returns another shape, {list(result.shape)}"
+
     def formed(self, pair: _Pair, region: Region) -> _Pair:
         """The pair, or one of a form of its value that agrees where it does not."""
         for key in region.forms[pair.key]:
-            gold, base = self.returned(region, pair.call)
-            value = self.arranged(key, gold.shape, region)
+            gold, base = self.returned(region, pair)
+            value = self.arranged(key, gold.shape)
             if (
                 value is None
                 or self.compared(self.values.node(pair.key), pair.value, gold, base).passed
@@ -274,21 +309,25 @@ class _Trial:
                 return _Pair(key, pair.call, value)
         return pair
 
-    def returned(self, region: Region, call: int) -> tuple[Array, Array]:
+    def returned(self, region: Region, pair: _Pair) -> tuple[Array, Array]:
         """What a call of a region's module gave, exactly and in the dtype of the rule."""
-        gold, base = (r.returned(region.module, call) for r in (self.runs["f64"], self.base))
+        results = (r.returned(region.module, pair.call) for r in (self.runs["f64"], self.base))
+        gold, base = (self.part(region, pair.key, result) for result in results)
         assert gold is not None
         assert base is not None
         return gold, base
 
-    def arranged(
-        self, key: ValueKey, shape: tuple[int, ...], region: Region | None = None
-    ) -> Array | None:
+    def part(self, region: Region, key: ValueKey, result: Array | None) -> Array | None:
+        """What of its module's result is a region's value."""
+        if result is None:
+            return None
+        return self.runs.layout.part(result, self.values.node(key), region)
+
+    def arranged(self, key: ValueKey, shape: tuple[int, ...]) -> Array | None:
         value = self.ran[1].get(key)
         if value is None:
             return None
-        entries = region.entries if region else ()
-        return self.runs.layout.arranged(value, self.values.node(key), shape, entries)
+        return self.runs.layout.arranged(value, self.values.node(key), shape)
 
     def compared(self, node: Node, value: Array, gold: Array, base: Array) -> Comparison:
         """Over what is no padding."""
@@ -300,7 +339,7 @@ class _Trial:
         """How what a region returns compares, at worst over its calls."""
         found = []
         for pair in self.pair(region):
-            gold, base = self.returned(region, pair.call)
+            gold, base = self.returned(region, pair)
             found.append(self.compared(self.values.node(pair.key), pair.value, gold, base))
         return max(found, key=lambda c: (not c.passed, c.error), default=None)
 
@@ -311,8 +350,105 @@ class _Trial:
     @cached_property
     def regions(self) -> list[tuple[Region, Status, Comparison]]:
         """How each region that can be compared does."""
-        found = ((region, self.region(region)) for region in self.against.regions)
+        found = ((region, self.region(region)) for region in self.against.matched.regions)
         return [(r, self.status(r, whole), whole) for r, whole in found if whole is not None]
+
+    @cached_property
+    def chosen(self) -> list[tuple[Choice, Comparison]]:
+        """How the experts that each router chooses compare."""
+        found = ((choice, self.choice(choice)) for choice in self.against.choices)
+        return [(choice, compared) for choice, compared in found if compared is not None]
+
+    def chosen_by(self, region: Region) -> Comparison | None:
+        """How what one router chooses compares, at worst; None of a region that is no router.
+
+        What follows a tie elsewhere says nothing.
+        """
+        own = ((c, compared) for c, compared in self.chosen if c.router is region)
+        told = (compared for c, compared in own if not self.follows_tie(c.ids))
+        return min(told, key=lambda compared: compared.passed, default=None)
+
+    def choice(self, choice: Choice) -> Comparison | None:
+        """Whether the class chose the same, as sets; None where it does not say what it chose."""
+        if choice.ids not in self.ran[1]:
+            return None
+        ours, gold = self.by_token(choice.ids, self.ran[1]), self.gold_ids(choice)
+        if gold is None:
+            return None
+        seen = self.runs.layout.seen(self.values.node(choice.ids), ours.shape) & (gold >= 0).all(-1)
+        wrong = (np.sort(ours, -1) != np.sort(gold, -1)).any(-1) & seen
+        if not wrong.any():
+            return Comparison(True)
+        if self._may_differ(choice, ours, gold, seen, wrong):
+            return Comparison(True, mismatch=TIE)
+        place = tuple(int(i) for i in np.argwhere(wrong)[0])
+        us, them = (listed([str(i) for i in sorted(x[place])]) for x in (ours, gold))
+        words = (
+            f"{us} instead of {them} at {list(place)}, {wrong.sum()} of {seen.sum()} choices differ"
+        )
+        return Comparison(False, float("inf"), mismatch=words)
+
+    def _may_differ(
+        self, choice: Choice, ours: Array, gold: Array, seen: Array, wrong: Array
+    ) -> bool:
+        """Whether no more than rounding makes the choices of some tokens differ.
+
+        The text itself has to choose among scores that are closer than the class may have them wrong.
+        Another candidate has to choose what the scores that it has itself say, and to have right ones
+        where it chooses as the class; then rounding moved a token over an edge of the text's own.
+        """
+        truth = self.against.session.stage(0, self.dtype).truth(self.runs.case)
+        runs = truth.gold.values, truth.base.values, self.ran[1]
+        scores, base, got = (self.by_token(choice.scores, values) for values in runs)
+        if self.candidate == EXACT:
+            margin = margin_of(scores[seen], self._judged(got, scores, base, seen))
+            flips = (ranked(ids[wrong], scores[wrong]) for ids in (ours, gold))
+            return flips_allowed(*flips, scores[wrong], margin)
+        text, right = self.runs.exact.choice(choice), seen & ~wrong
+        own = ours[wrong], largest(got[wrong], ours.shape[-1])
+        best = (np.sort(np.take_along_axis(got[wrong], ids, -1), -1) for ids in own)
+        consistent = np.array_equal(*best) and self._judged(got, scores, base, right).passed
+        return consistent and text is not None and text.passed
+
+    def _judged(self, got: Array, gold: Array, base: Array, tokens: Array) -> Comparison:
+        return compare(*(x[tokens].astype(np.float64) for x in (got, gold, base)), self.dtype)
+
+    def gold_ids(self, choice: Choice) -> Array | None:
+        """What the class chose, or has to choose by its scores where the text does so by its own."""
+        exact = self.runs.exact.ran[1]
+        ids, own = (self.by_token(key, exact) for key in (choice.ids, choice.exit))
+        run, module = self.runs["f64"], choice.router.module
+        said = stated_by(run, module, ids.shape, own.shape[-1])
+        scores = self.part(choice.router, choice.exit, run.returned(module))
+        if said is not None or scores is None or scores.size != own.size:
+            return said
+        plain = np.sort(largest(own, ids.shape[-1]), -1) == np.sort(ids, -1)
+        seen = self.runs.layout.seen(self.values.node(choice.ids), ids.shape)
+        return largest(scores.reshape(own.shape), ids.shape[-1]) if plain[seen].all() else None
+
+    def by_token(self, key: ValueKey, values: Mapping[ValueKey, Array]) -> Array:
+        return self.runs.layout.by_token(values[key], self.values.node(key))
+
+    @cached_property
+    def tied(self) -> int | None:
+        """Where in the order of values a choice first differs that may: what follows is not judged."""
+        order = self.values.order
+        ties = (c.ids for c, compared in self.chosen if compared.passed and compared.mismatch)
+        return min(map(order.index, ties), default=None)
+
+    def follows_tie(self, key: ValueKey) -> bool:
+        return self.tied is not None and self.values.order.index(key) > self.tied
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The regions that are not compared, although a module has their tensors as its own."""
+        compared = {region.name for region, _, _ in self.regions}
+        others = (
+            LeftOut(region.name, region.module, self.unpaired(region))
+            for region in self.against.matched.regions
+            if region.entries and region.name not in compared
+        )
+        return (*self.against.matched.left_out, *others)
 
     @cached_property
     def outputs(self) -> list[tuple[str, str, Node, Comparison]]:
@@ -345,10 +481,11 @@ class _Trial:
         for pair in self.pair(region):
             call = self.runs["f64"].calls[region.module][pair.call]
             given = self.given(region, call)
-            gold, base = self.returned(region, pair.call)
+            gold, base = self.returned(region, pair)
             made = gold
             if given is not None:
-                again = self.against.peer.again(region.module, call, given)
+                result = self.against.peer.again(region.module, call, given)
+                again = self.part(region, pair.key, result)
                 if again is None:
                     return None
                 made = again
@@ -376,6 +513,8 @@ class _Trial:
     def status(self, region: Region, whole: Comparison) -> Status:
         if whole.passed:
             return "agrees"
+        if self.follows_tie(region.exits[-1]):
+            return "inherited"
         alone = self.alone(region)
         if alone is None:
             return "differs"
@@ -395,6 +534,10 @@ class _Trial:
         One that reads what agrees, and yet is given something else, is read from wrong tensors.
         """
         wrong = [found for found in self.regions if found[1] != "agrees"]
+        wrong = [found for found in wrong if not self.follows_tie(found[0].exits[-1])]
+        chosen = self._in_choices({region.name for region, _, _ in wrong})
+        if chosen is not None and (not wrong or self._precedes(chosen[0], wrong[0][0])):
+            return self._chosen_wrongly(*chosen)
         if not wrong:
             return None
         region, status, comparison = first = wrong[0]
@@ -403,6 +546,7 @@ class _Trial:
             around = (w for w in wrong if w[1] != "inherited" and _contains(w[0].name, region.name))
             region, status, comparison = next(around, first)
         alone = misread or region is first[0]
+        experts = self.chosen_by(region)
         return ModuleDivergence(
             str(self.candidate),
             self.runs.case.name,
@@ -413,6 +557,28 @@ class _Trial:
             status != "inherited",
             tuple(e.line.span for e in region.entries) if alone else (),
             self.hints(region) if status == "introduced" else (),
+            region.shared,
+            f"experts {experts.mismatch}" if experts and not experts.passed else "",
+        )
+
+    def _in_choices(self, wrong: Collection[str]) -> tuple[Choice, Comparison] | None:
+        """The first wrong choice of a router that is right."""
+        found = (f for f in self.chosen if f[0].router.name not in wrong and not f[1].passed)
+        return next((f for f in found if not self.follows_tie(f[0].ids)), None)
+
+    def _precedes(self, choice: Choice, region: Region) -> bool:
+        order = self.values.order
+        return order.index(choice.ids) < order.index(region.exits[-1])
+
+    def _chosen_wrongly(self, choice: Choice, comparison: Comparison) -> ModuleDivergence:
+        return ModuleDivergence(
+            str(self.candidate),
+            self.runs.case.name,
+            choice.router.name,
+            choice.router.module,
+            self.values.node(choice.ids).spans,
+            replace(comparison, mismatch=f"experts {comparison.mismatch}"),
+            introduced=True,
         )
 
     def _reads_what_agrees(self, region: Region) -> bool:
@@ -421,7 +587,7 @@ class _Trial:
 
     def _in_outputs(self) -> ModuleDivergence | None:
         """An output that differs although every region agrees."""
-        wrong = (o for o in self.outputs if not o[3].passed)
+        wrong = (o for o in self.outputs if not o[3].passed and self.tied is None)
         for name, theirs, node, comparison in wrong:
             return ModuleDivergence(
                 str(self.candidate),
@@ -460,7 +626,7 @@ class _Trial:
         def agrees(tried: Alternative) -> bool:
             made = Reference(tried.program, tried.weights, "f64").truth(fed).gold.outputs
             (value,) = made.values()
-            ours = self.runs.layout.arranged(value, node, gold.shape, region.entries)
+            ours = self.runs.layout.arranged(value, node, gold.shape)
             return ours is not None and exact.compared(node, ours, gold, base).passed
 
         parameters = {p.path: p for p in program.parameters}
@@ -472,11 +638,18 @@ class _Table:
     """Grows with every trial: the worst of each region by candidate, and where each first differs."""
 
     rows: dict[str, Row] = field(default_factory=dict)
+    left_out: dict[LeftOut, None] = field(default_factory=dict)
     divergences: dict[Candidate, ModuleDivergence] = field(default_factory=dict)
 
     def add(self, trial: _Trial) -> None:
+        self.left_out |= dict.fromkeys(trial.runs.exact.left_out)
         for region, status, comparison in trial.regions:
             self.enter(trial, region.name, region.module, Cell(status, comparison.error))
+            chosen = trial.chosen_by(region)
+            if chosen is not None:
+                wrong: Status = "introduced" if status == "agrees" else status
+                cell = Cell("agrees" if chosen.passed else wrong, chosen.error)
+                self.enter(trial, f"{region.name}: experts", region.module, cell)
         for name, theirs, _, comparison in trial.outputs:
             cell = Cell("agrees" if comparison.passed else "differs", comparison.error)
             self.enter(trial, f"output {name}", theirs, cell)

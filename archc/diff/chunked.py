@@ -3,7 +3,9 @@
 Outputs of chunked runs are held to the exact run of the whole sequence by the rule of `equality.py`,
 and so is the candidate's own run of the whole, to tell a wrong step from a wrong backend. Where a
 chunked run breaks the rule, each state after each chunk is held to the one that the reference leaves
-when it is given the rows so far at once: the first that differs is where a step went wrong.
+when it is given the rows so far at once: the first that differs is where a step went wrong. The step that
+made it, or a wrong output, is then run node by node from right states: one that is wrong on exact
+operands is at fault.
 """
 
 from __future__ import annotations
@@ -13,22 +15,24 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+from .. import api
 from ..api import Model
-from ..backends.base import Array, plain_symbol
+from ..backends.base import Array, node_name, plain_symbol
 from ..chunks import Chunks, check_joinable, described, joined, prefix_of, sizes_of, sliced, steps
 from ..chunks import rows_along as rows_dim
 from ..compiler.incremental import Slot
-from ..compiler.ir.graph import Program
+from ..compiler.ir.graph import Node, Program
+from ..compiler.passes import optimise
 from ..decoder import Decoder, rows_of
 from ..dsl.diagnostics import snippet
 from ..dsl.span import Span
 from ..equality import Comparison, compare
 from .inputs import Case, random_cases, read_inputs
-from .localise import OPTIONS, CandidateFailed, failing
-from .reference import Rounded
+from .localise import OPTIONS, Bench, CandidateFailed, Localiser, failing
+from .reference import Reference, Rounded
 from .regions import places
-from .report import Cell, Report, Row, judged, located, stated
-from .session import Candidate, Session, Stage
+from .report import Cell, Divergence, Report, Row, judged, located, stated
+from .session import Candidate, Session, Stage, diverged
 
 
 def diff_chunks(
@@ -117,15 +121,20 @@ class StepDivergence:
     comparison: Comparison
     stale: Stale | None = None
     written: tuple[Span, ...] = ()
+    node: Divergence | None = None
 
     @property
     def region(self) -> str:
+        if self.node is not None:
+            return self.node.region
         if self.stale is not None:
             return self.stale.slot.path
         return f"output {self.output}" if self.output else self.split.words
 
     @property
     def spans(self) -> tuple[Span, ...]:
+        if self.node is not None:
+            return self.node.spans
         return self.written if self.stale is None else self.stale.slot.spans
 
     def lines(self) -> list[str]:
@@ -151,6 +160,11 @@ class StepDivergence:
         return f"{chunk}run {self.split.words} ({self.case} inputs)"
 
     def _cause(self) -> list[str]:
+        if self.node is not None:
+            return [*self._state(), f"  at fault is {self.node.what()}"]
+        return self._state()
+
+    def _state(self) -> list[str]:
         if self.stale is None:
             return ["  every state is right after every chunk: what a step makes of them is wrong"]
         chunk, slot = self.stale.chunk, self.stale.slot
@@ -176,6 +190,7 @@ class StepDivergence:
             "output": self.output,
             "row": self.row,
             "state": state,
+            "node": None if self.node is None else self.node.to_json(),
             "places": located(self.spans),
             **judged(self.comparison),
         }
@@ -256,8 +271,37 @@ class _Trial:
         main, row = self.session.program.main, self._first_row(case, output, got)
         stale = None if split.whole else self._stale(case, split)
         written = main[dict(main.outputs)[output]].spans
-        name = str(self.candidate)
-        return StepDivergence(name, case.name, split, output, row, comparison, stale, written)
+        name, node = str(self.candidate), None
+        if not split.whole and (stale is not None or row is not None):
+            chunk = split.chunk_of(row or 0) if stale is None else stale.chunk
+            node = self._node(case, split, chunk)
+        return StepDivergence(name, case.name, split, output, row, comparison, stale, written, node)
+
+    def _node(self, case: Case, split: Split, chunk: int) -> Divergence | None:
+        """The first node of a step that is wrong on exact operands, from the states before it.
+
+        A step that was derived wrongly has none: each of its nodes is right.
+        """
+        if chunk == 0:
+            return None
+        start, rows = sum(split.sizes[:chunk]), split.sizes[chunk]
+        decoder, inputs, dtype = self.reference("f64"), self.inputs(case), self.candidate.dtype
+        _, before = decoder(None, **sliced(decoder.derived.prefill, inputs, 0, start))
+        new = sliced(decoder.derived.prefill, inputs, start, rows)
+        runner = api.backend(self.candidate.backend)
+        unwanted = runner.unwanted_passes(dtype)
+        step = optimise(decoder.derived.chunk, level=self.candidate.level, disable=unwanted)
+        stage = Stage(step, Reference(step.program, self.model.given_weights(), dtype))
+        exact, sizes = stage.reference.stepped(
+            {name: new[name] for name in map(node_name, _inputs(step.program)) if name in new},
+            decoder.arrays(before),
+            {**before.sizes, decoder.derived.past: start},
+        )
+        bench = Bench(runner, self.model.given_weights(), dtype)
+        search = Localiser(step.program, stage.values, exact, sizes, bench)
+        keys = [k for k in stage.values.order if k in exact and stage.values.node(k).op != "state"]
+        fault = search.fault({}, search.introduced(keys))
+        return None if fault is None else diverged(stage, fault, str(self.candidate), case.name)
 
     def _first_row(self, case: Case, output: str, got: Array) -> int | None:
         """The first row that breaks the rule alone, if any does."""
@@ -291,6 +335,10 @@ class _Trial:
         decoder = self.reference(dtype)
         _, state = decoder(None, **sliced(decoder.derived.prefill, inputs, 0, rows))
         return decoder.arrays(state)
+
+
+def _inputs(program: Program) -> list[Node]:
+    return [program.main[i] for i in program.main.inputs]
 
 
 @dataclass(slots=True)

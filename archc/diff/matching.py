@@ -2,8 +2,9 @@
 
 A line that reads the tensor `model.layers.0.mlp.up_proj.weight` into `layers[0].ffn.up.w` says that
 the module `model.layers.0.mlp.up_proj` is the region `layers[0].ffn.up`. A module whose tensors
-make up all weights of a region is that region. What a region *returns* is its last value that is
-read outside; `Layout` brings such a value into the order of the module's array.
+make up all weights of a region is that region; one whose tensor holds the weights of several
+regions, as a fused projection's does, is a part of each. What a region *returns* is its last value
+that is read outside; `Layout` says where its features are in the module's array.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from itertools import takewhile
 import numpy as np
 
 from ..backends.base import Array, ValueKey
-from ..compiler.checkpoint.arrangement import claims, whole
+from ..compiler.checkpoint.arrangement import Arrangement, claims, inside
 from ..compiler.checkpoint.lines import Entry, Lines
 from ..compiler.extract import SOURCES
-from ..compiler.ir.graph import Axis, Function, Node, Program
+from ..compiler.ir.graph import Axis, Function, Node, Parameter, Program
 from .regions import UNPLACED
+from .report import LeftOut
 from .values import Values
 
 FLOATS = ("float", "f32", "f64")
@@ -32,7 +34,8 @@ class Region:
 
     `reads` are the values it is given and `exits` those it returns, in the order of the text.
     `forms` are other values that the module may return for an exit: what constants and casts make of
-    it at once. `entries` are the checkpoint's lines for tensors that the module itself has.
+    it at once. `entries` are the checkpoint's lines for tensors that the module itself has. Of a
+    module that is `shared` the region is a part, which the bracket of these lines cuts out.
     """
 
     name: str
@@ -43,34 +46,60 @@ class Region:
     exits: tuple[ValueKey, ...]
     forms: Mapping[ValueKey, tuple[ValueKey, ...]]
     entries: tuple[Entry, ...]
+    shared: bool = False
 
     @property
     def is_layer(self) -> bool:
         return self.name == self.path
 
 
-def regions(
-    values: Values, lines: Lines, modules: Mapping[str, str], used: Collection[str]
-) -> list[Region]:
-    """The regions that are modules, in the order they end, inner before outer.
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """Regions in the order they end, inner before outer; and those that are no part of their module."""
 
-    `modules` gives the leading part of file names that each module has; `used` are the tensors.
+    regions: Sequence[Region]
+    left_out: Sequence[LeftOut]
+
+
+def matched(
+    values: Values, lines: Lines, modules: Mapping[str, str], used: Collection[str]
+) -> Matched:
+    """The regions that are modules, or parts of modules that several share.
+
+    `modules` gives the leading part of file names that each module has; `used` are the tensors. A
+    bank's weights make no region: of which entries its values are differs from token to token.
     """
     entries = [e for e in lines.live() if e.name in used and not e.line.alias]
     weights = {e.name: {c.path for c in claims(e.tree)} for e in entries if e.tree is not None}
+    banks = {p.path for p in values.program.parameters if p.banks}
     found: dict[str, Region] = {}
+    parts: dict[str, Region] = {}
+    left_out: list[LeftOut] = []
     for module, prefix in modules.items():
         inside = {name for name in weights if name.startswith(prefix)}
         read = {path for name in inside for path in weights[name]}
-        elsewhere = {p for name in weights.keys() - inside for p in weights[name]}
+        if not read or read <= banks:
+            continue
+        elsewhere = {p: n for n in weights.keys() - inside for p in weights[n]}
+        own = tuple(e for e in entries if e.name.rpartition(".")[0] + "." == prefix)
         name = _region(read)
         if name and not any(_below(path, name) for path in elsewhere):
-            own = tuple(e for e in entries if e.name.rpartition(".")[0] + "." == prefix)
             region = _made(values, name, module, own)
             if region is not None:  # of modules with the same tensors the innermost comes last
                 found[name] = region
+        elif len(own) == len(inside):
+            for part in dict.fromkeys(path.rpartition(".")[0] for path in sorted(read)):
+                other = next((n for path, n in elsewhere.items() if _below(path, part)), None)
+                region = _made(values, part, module, own, shared=True) if part else None
+                if region is not None and other is not None:
+                    why = f"it also reads `{other}`, which the module has not"
+                    left_out.append(LeftOut(part, module, why))
+                elif region is not None:
+                    parts[part] = region
     order = {key: i for i, key in enumerate(values.order)}
-    return sorted(found.values(), key=lambda r: (order.get(r.exits[-1], -1), -len(r.name)))
+    regions = (parts | found).values()
+    ordered = sorted(regions, key=lambda r: (order.get(r.exits[-1], -1), -len(r.name)))
+    return Matched(ordered, left_out)
 
 
 def _region(weights: Collection[str]) -> str:
@@ -83,7 +112,9 @@ def _below(path: str, region: str) -> bool:
     return path.startswith((f"{region}.", f"{region}["))
 
 
-def _made(values: Values, name: str, module: str, own: tuple[Entry, ...]) -> Region | None:
+def _made(
+    values: Values, name: str, module: str, own: tuple[Entry, ...], *, shared: bool = False
+) -> Region | None:
     """The region in the program, none where no node is of it."""
     paths = [p for p in values.functions if p in ("", name) or name.startswith(f"{p}.")]
     path = max(paths, key=len)
@@ -103,6 +134,7 @@ def _made(values: Values, name: str, module: str, own: tuple[Entry, ...]) -> Reg
         tuple(values.maker((path, i)) for i in exits),
         {values.maker((path, i)): tuple(_forms(function, path, i)) for i in exits},
         own,
+        shared,
     )
 
 
@@ -201,30 +233,32 @@ class Layout:
         }
         return cls(program, tuple(lead), masks)
 
-    def arranged(
-        self, value: Array, node: Node, shape: tuple[int, ...], entries: Sequence[Entry] = ()
-    ) -> Array | None:
-        """`value` of `node` as an array of `shape`, its features in the order of the tensors.
+    def arranged(self, value: Array, node: Node, shape: tuple[int, ...]) -> Array | None:
+        """`value` of `node` as an array of `shape`; None where it has not that shape.
 
-        None where it has not that shape. A module may have merged the leading axes.
+        A module may have merged the leading axes.
         """
-        lead = [a for a in self.lead if a in node.axes]
-        rest = [a for a in node.axes if a not in lead]
-        ordered = value.transpose([node.axes.index(a) for a in (*lead, *rest)])
-        sizes = ordered.shape
-        flat = ordered.reshape(*sizes[: len(lead)], -1) if rest else ordered
-        order = self._order(rest, entries)
-        if order is not None:
-            flat = flat[..., order]
+        flat = self.by_token(value, node)
         for wanted in (flat.shape, (-1, flat.shape[-1])):
             arranged = flat.reshape(wanted)
             if arranged.shape == shape:
                 return arranged
         return None
 
+    def by_token(self, value: Array, node: Node) -> Array:
+        """`value` of `node` with its leading axes first, and its features merged into one axis."""
+        lead, rest = self._axes(node)
+        ordered = value.transpose([node.axes.index(a) for a in (*lead, *rest)])
+        return ordered.reshape(*ordered.shape[: len(lead)], -1) if rest else ordered
+
+    def _axes(self, node: Node) -> tuple[list[Axis], list[Axis]]:
+        """The leading axes of a value, and the others."""
+        lead = [a for a in self.lead if a in node.axes]
+        return lead, [a for a in node.axes if a not in lead]
+
     def seen(self, node: Node, shape: tuple[int, ...]) -> Array:
         """Which entries of the arranged value of `node` are no padding."""
-        lead = [a for a in self.lead if a in node.axes]
+        lead, _ = self._axes(node)
         sizes = dict(zip(lead, shape, strict=False))
         seen = np.ones([sizes[a] for a in lead] if len(shape) > len(lead) else shape[:1], np.bool_)
         if len(shape) <= len(lead):  # merged leading axes
@@ -240,37 +274,61 @@ class Layout:
         mask = self.masks.get(tuple(lead))
         return np.ones(rows, np.bool_) if mask is None else mask.astype(np.bool_).reshape(-1)
 
-    def _order(self, rest: Sequence[Axis], entries: Sequence[Entry]) -> Array | None:
-        """Where each feature of the tensors is among the merged axes `rest` of a value."""
+    def part(self, result: Array, node: Node, region: Region) -> Array | None:
+        """What of a module's array is a region's value of `node`, features in the order of its axes.
+
+        By the first tensor of the module's own that counts these features. None where the region is
+        a part of the module, and not all of them do so and agree.
+        """
+        found = self.places(result.shape[-1], node, region).values()
+        places = [p for p in found if p is not None]
+        if region.shared and (len(places) < len(found) or len({tuple(p) for p in places}) != 1):
+            return None
+        return result[..., places[0]] if places else result
+
+    def places(self, length: int, node: Node, region: Region) -> dict[str, Array | None]:
+        """Where the features of a value are along a module's last axis, by each own tensor of them.
+
+        None for a tensor that has no dimension of this length which counts them alone.
+        """
         parameters = {p.path: p for p in self.program.parameters}
-        for entry in entries:
+        _, rest = self._axes(node)
+        found = {}
+        for entry in region.entries:
             assert entry.tree is not None
-            paths = {claim.path for claim in claims(entry.tree)}
-            parameter = parameters.get(paths.pop()) if len(paths) == 1 else None
-            if parameter is None or not set(rest) <= set(parameter.axes) or not rest:
-                continue
-            shape = tuple(a.size.evaluate(self.program.sizes) for a in parameter.axes)
-            at = [parameter.axes.index(a) for a in rest]
-            order = _feature_order(entry, shape, at)
-            if order is not None:
-                return order
-        return None
+            paths = {c.path for c in claims(entry.tree)}
+            mine = {p for p in paths if not region.shared or _below(p, region.name)}
+            parameter = parameters.get(mine.pop()) if len(mine) == 1 else None
+            if parameter is not None and rest and set(rest) <= set(parameter.axes):
+                places = _places(entry.tree, parameter, rest, length, self.program.sizes)
+                found[entry.name] = places
+        return found
 
 
-def _feature_order(entry: Entry, shape: tuple[int, ...], at: Sequence[int]) -> Array | None:
-    """Along the one dimension of the tensor that counts the axes `at` of its weight: which is where."""
-    assert entry.tree is not None
-    numbers = np.arange(int(np.prod(shape))).reshape(shape)
-    stored = entry.tree.build(
-        lambda _, box: numbers[tuple(slice(a, b) for a, b in box or whole(shape))]
-    )
-    sizes = tuple(shape[k] for k in at)
-    for dim in range(stored.ndim):
-        line = stored[tuple(slice(None) if k == dim else 0 for k in range(stored.ndim))]
-        places = np.unravel_index(line, shape)
-        order = np.ravel_multi_index([places[k] for k in at], sizes)
-        if sorted(order.tolist()) == list(range(int(np.prod(sizes)))):
-            return np.asarray(order)
+def _places(
+    tree: Arrangement,
+    parameter: Parameter,
+    axes: Sequence[Axis],
+    length: int,
+    sizes: Mapping[str, int],
+) -> Array | None:
+    """Along the dimension of the tensor, `length` long, that alone counts `axes` of a weight: where.
+
+    This reads the bracket backwards. None where no one dimension counts them.
+    """
+    shape = tuple(axis.size.evaluate(sizes) for axis in parameter.axes)
+    at = [parameter.axes.index(axis) for axis in axes]
+    count = int(np.prod([shape[k] for k in at]))
+    for dim in (k for k, size in enumerate(tree.shape) if size == length):
+        line = np.arange(length).reshape([-1 if k == dim else 1 for k in range(len(tree.shape))])
+        numbers, read = np.broadcast_to(line, tree.shape), np.full(shape, -1)
+        for claim in claims(tree):
+            if claim.path == parameter.path:
+                inside(read, claim.box)[...] = claim.read(numbers)
+        by_feature = np.moveaxis(read, at, range(len(at))).reshape(count, -1)
+        first: Array = by_feature[:, 0]
+        if (by_feature == first[:, None]).all() and len({*first.tolist()} - {-1}) == count:
+            return first
     return None
 
 

@@ -37,11 +37,14 @@ OPTIONS = {  # experts one by one: the grouped product that is the default has n
 
 @dataclass(slots=True)
 class Call:
-    """One call of a module: its arguments, and the first tensor that it returned."""
+    """One call of a module: its arguments, and the tensors that it returned.
+
+    They are copies: a class may go on to add to them in place.
+    """
 
     arguments: tuple[Any, ...]
     named: dict[str, Any]
-    result: torch.Tensor | None = None
+    results: tuple[torch.Tensor, ...] = ()
 
     @property
     def main(self) -> int | str | None:
@@ -68,8 +71,14 @@ class PeerRun:
     calls: dict[str, list[Call]]
 
     def returned(self, module: str, call: int = -1) -> Array | None:
-        result = self.calls[module][call].result
-        return None if result is None else array(result)
+        results = self.calls[module][call].results
+        return array(results[0]) if results else None
+
+    def counted(self, module: str) -> list[Array]:
+        """The tensors of whole numbers that the one call of a module returned."""
+        calls = self.calls.get(module, ())
+        results = calls[0].results if len(calls) == 1 else ()
+        return [array(r) for r in results if not r.is_floating_point()]
 
 
 @dataclass
@@ -140,10 +149,10 @@ class Peer:
             named[str(key)] = value
         try:
             with torch.no_grad():
-                result = _first(self._in("f64").get_submodule(module)(*arguments, **named))
+                results = _tensors(self._in("f64").get_submodule(module)(*arguments, **named))
         except Exception:  # it may want more than its arguments
             return None
-        return None if result is None else array(result)
+        return array(results[0]) if results else None
 
     def _in(self, dtype: ModelDType) -> Any:
         if dtype not in self._models:
@@ -179,10 +188,11 @@ def _failing(name: str) -> Iterator[None]:
 
 def _watch(module: Any, calls: dict[str, list[Call]], name: str) -> list[Any]:
     def before(_: Any, arguments: Any, named: Any) -> None:
-        calls.setdefault(name, []).append(Call(arguments, named))
+        copies = tuple(map(_copy, arguments)), {k: _copy(v) for k, v in named.items()}
+        calls.setdefault(name, []).append(Call(*copies))
 
     def after(_: Any, __: Any, result: Any) -> None:
-        calls[name][-1].result = _first(result)
+        calls[name][-1].results = tuple(map(_copy, _tensors(result)))
 
     return [
         module.register_forward_pre_hook(before, with_kwargs=True),
@@ -190,12 +200,16 @@ def _watch(module: Any, calls: dict[str, list[Call]], name: str) -> list[Any]:
     ]
 
 
-def _first(result: Any) -> Any:
-    """The first tensor of what a module returns."""
+def _tensors(result: Any) -> list[Any]:
+    """The tensors of what a module returns."""
     if hasattr(result, "is_floating_point"):
-        return result
+        return [result]
     parts = result.values() if hasattr(result, "values") else result
-    return next((p for p in parts if hasattr(p, "is_floating_point")), None) if parts else None
+    return [p for p in parts or () if hasattr(p, "is_floating_point")]
+
+
+def _copy(value: Any) -> Any:
+    return value.clone() if hasattr(value, "is_floating_point") else value
 
 
 def _tensor(value: Array, dtype: str) -> Any:

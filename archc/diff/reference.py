@@ -73,3 +73,10 @@ class Reference:
             name: array.astype(self.precision.storage(types[name]), copy=False)
             for name, array in inputs.items()
         }
+
+    def stepped(
+        self, inputs: Mapping[str, Array], states: Mapping[str, Array], sizes: Mapping[str, int]
+    ) -> tuple[dict[ValueKey, Array], dict[str, int]]:
+        """Every value of an exact step from `states`, and all its sizes."""
+        done, values = self._gold.trace_step(self.rounded(inputs), states, sizes)
+        return values, done.sizes

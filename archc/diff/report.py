@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 from ..dsl.diagnostics import snippet
@@ -86,13 +86,17 @@ class Divergence:
                 f"{self.candidate} inherits the error of {self.inherits}",
                 f"  {self.what_is_wrong()}",
             ]
-        name = f"`{self.op}`" + (f" of `{self.value}`" if self.value else "")
-        inside = f", inside {self.within}" if self.within else ""
-        out = [f"{self.candidate} first differs at {self.region}: {name}{inside}"]
+        out = [f"{self.candidate} first differs at {self.what()}"]
         for mark, span in zip("^-", places(self.spans), strict=False):
             out += snippet(span, "", mark)
         hints = (f"  hint: {hint}" for hint in self.hints)
         return [*out, f"  {self.what_is_wrong()}", *self._advice(), *hints]
+
+    def what(self) -> str:
+        """The node, in words."""
+        name = f"`{self.op}`" + (f" of `{self.value}`" if self.value else "")
+        inside = f", inside {self.within}" if self.within else ""
+        return f"{self.region}: {name}{inside}"
 
     def what_is_wrong(self) -> str:
         return f"{self.kind}: {stated(self.comparison)} ({self.case} inputs)"
@@ -128,6 +132,19 @@ class Divergence:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A region that is not compared with the module that has its tensors, and why."""
+
+    region: str
+    module: str
+    why: str
+
+    def alike(self) -> tuple[str, ...]:
+        """What it has in common with the same of another layer."""
+        return tuple(re.sub(r"\d+", "0", text) for text in (self.module, self.why))
+
+
 class Finding(Protocol):
     """Where a candidate first differs, in whichever kind of comparison."""
 
@@ -160,6 +177,7 @@ class Report:
     divergences: tuple[Finding, ...]
     quantising: tuple[Quantising, ...] = ()
     against: str = "the reference"
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def agree(self) -> bool:
@@ -183,6 +201,7 @@ class Report:
                 for row in self.rows
             ],
             "divergences": [d.to_json() for d in self.divergences],
+            **({"left_out": [asdict(x) for x in self.left_out]} if self.left_out else {}),
             **({"quantising": [q.to_json() for q in self.quantising]} if self.quantising else {}),
         }
 
@@ -192,7 +211,17 @@ class Report:
         table = _table(titles, [self._texts(row) for row in self._shown()])
         ends = [line for d in self.divergences for line in ("", *d.lines())]
         lossy = [line for q in self.quantising for line in ("", *self._lossy(q))]
-        return "\n".join([*head, *table, *ends, *lossy, "", self.verdict()])
+        return "\n".join([*head, *table, *self._left_out(), *ends, *lossy, "", self.verdict()])
+
+    def _left_out(self) -> list[str]:
+        """What is not compared, layers folded into one."""
+        found = folded([(x.region, x.alike()) for x in self.left_out])
+        rows = [
+            (label, *(_ranged(texts[0], texts[-1]) for texts in zip(*columns, strict=True)))
+            for label, members in found
+            for columns in [[(self.left_out[i].module, self.left_out[i].why) for i in members]]
+        ]
+        return ["", *_table(("not compared", "module", "why"), rows)] if rows else []
 
     def _lossy(self, found: Quantising) -> list[str]:
         """What quantising changed: a row for each group, layers folded into one, outputs last."""
@@ -229,9 +258,13 @@ def _merged(label: str, rows: Sequence[Row]) -> Row:
     for row in rows:
         for name, cell in row.cells.items():
             cells[name] = cell.worse(cells.get(name, cell))
-    first, last = (re.split(r"(\d+)", rows[i].module) for i in (0, -1))
-    parts = (a if a == b else f"{a}..{b}" for a, b in zip(first, last, strict=False))
-    return Row(label, cells, "".join(parts))
+    return Row(label, cells, _ranged(rows[0].module, rows[-1].module))
+
+
+def _ranged(first: str, last: str) -> str:
+    """`h.0..2.attn` for `h.0.attn` and `h.2.attn`."""
+    pairs = zip(*(re.split(r"(\d+)", text) for text in (first, last)), strict=False)
+    return "".join(a if a == b else f"{a}..{b}" for a, b in pairs)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

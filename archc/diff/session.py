@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+
 from .. import api
 from ..backends.base import Array, Executable, ValueKey, bind_inputs
 from ..backends.numpy import exact
@@ -262,18 +264,19 @@ def _traced(
     for key in stage.values.order:
         if key in values and key in gold and stage.values.node(key).op not in ("const", "size"):
             found[key] = compare(values[key], gold[key], base[key], dtype)
-            if not found[key].passed and _is_choice(stage.values, key):
+            if not found[key].passed and is_choice(stage.values, key):
                 found[key] = _choice(stage.values, key, truth, values, found)
     return found
 
 
-def _is_choice(values: Values, key: ValueKey) -> bool:
+def is_choice(values: Values, key: ValueKey) -> bool:
     """Whether a value is the indices of a `topk`."""
     node = values.node(key)
-    return node.op == "result" and _topk(values, key).op == "topk" and node.attrs["index"] == 1
+    return node.op == "result" and topk_of(values, key).op == "topk" and node.attrs["index"] == 1
 
 
-def _topk(values: Values, key: ValueKey) -> Node:
+def topk_of(values: Values, key: ValueKey) -> Node:
+    """The node that a `result` reads."""
     return values.functions[key[0]][values.node(key).inputs[0]]
 
 
@@ -287,11 +290,19 @@ def _choice(
     """Chosen indices may flip where the scores are closer than the scores may be wrong."""
     (source,) = values.operands(key)
     scores, chosen = truth.gold.values[source], truth.gold.values[key]
-    along = values.node(source).type.position(_topk(values, key).attrs.axis("axis"))
+    along = values.node(source).type.position(topk_of(values, key).attrs.axis("axis"))
     ours, gold, ranked = (_last(x, along) for x in (got[key], chosen, scores))
-    margin = 2 * found[source].allowed * rms(scores) if source in found else 0.0
+    margin = margin_of(scores, found[source]) if source in found else 0.0
     legal = flips_allowed(ours, gold, ranked, margin)
     return Comparison(True, mismatch=TIE) if legal else found[key]
+
+
+def margin_of(scores: Array, compared: Comparison) -> float:
+    """How far apart two scores may be that errors as large as allowed may exchange.
+
+    Those of -inf are of what cannot be chosen.
+    """
+    return 2 * compared.allowed * rms(scores[np.isfinite(scores)])
 
 
 def _last(x: Array, axis: int) -> Array:

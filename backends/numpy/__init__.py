@@ -72,10 +72,26 @@ class NumpyExecutable(Executable):
     def step(
         self, inputs: Mapping[str, Array], states: Mapping[str, Array], sizes: Mapping[str, int]
     ) -> Stepped:
+        return self._step(inputs, states, sizes, None)
+
+    def trace_step(
+        self, inputs: Mapping[str, Array], states: Mapping[str, Array], sizes: Mapping[str, int]
+    ) -> tuple[Stepped, dict[ValueKey, Array]]:
+        """As `step`, with every value of the program as loaded."""
+        seen: dict[ValueKey, Array] = {}
+        return self._step(inputs, states, sizes, seen.__setitem__), seen
+
+    def _step(
+        self,
+        inputs: Mapping[str, Array],
+        states: Mapping[str, Array],
+        sizes: Mapping[str, int],
+        observe: Observer | None,
+    ) -> Stepped:
         bound = bind_inputs(self.shared.program, inputs, self.shared.precision, sizes)
         if not states:
             check_prefix(self.shared.program, bound)
-        interpreter = Interpreter(self.shared, bound.sizes, states=states)
+        interpreter = Interpreter(self.shared, bound.sizes, observe, states=states)
         outputs = self._outputs(interpreter, bound)
         given = {id(array) for array in bound.arrays.values()}
         left = {p: x.copy() if id(x) in given else x for p, x in interpreter.left.items()}
