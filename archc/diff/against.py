@@ -402,16 +402,17 @@ class _Trial:
         scores, base, got = (self.by_token(choice.scores, values) for values in runs)
         if self.candidate == EXACT:
             margin = margin_of(scores[seen], self._judged(got, scores, base, seen))
-            flips = (ranked(ids[wrong], scores[wrong]) for ids in (ours, gold))
-            return flips_allowed(*flips, scores[wrong], margin)
+            us, them = (ranked(ids[wrong], scores[wrong]) for ids in (ours, gold))
+            return flips_allowed(us, them, scores[wrong], margin)
         text, right = self.runs.exact.choice(choice), seen & ~wrong
         own = ours[wrong], largest(got[wrong], ours.shape[-1])
-        best = (np.sort(np.take_along_axis(got[wrong], ids, -1), -1) for ids in own)
-        consistent = np.array_equal(*best) and self._judged(got, scores, base, right).passed
+        here, best = (np.sort(np.take_along_axis(got[wrong], ids, -1), -1) for ids in own)
+        consistent = np.array_equal(here, best) and self._judged(got, scores, base, right).passed
         return consistent and text is not None and text.passed
 
     def _judged(self, got: Array, gold: Array, base: Array, tokens: Array) -> Comparison:
-        return compare(*(x[tokens].astype(np.float64) for x in (got, gold, base)), self.dtype)
+        ours, exact, theirs = (x[tokens].astype(np.float64) for x in (got, gold, base))
+        return compare(ours, exact, theirs, self.dtype)
 
     def gold_ids(self, choice: Choice) -> Array | None:
         """What the class chose, or has to choose by its scores where the text does so by its own."""

@@ -43,7 +43,7 @@ def choices(values: Values, regions: Sequence[Region]) -> Iterator[Choice]:
             known = values.program.sizes
             size = _size(topk_of(values, key).attrs.axis("axis"), known)
             ends = {s: values.node(s).axes[-1:] for s in _sources(values, scores, exits)}
-            found = [s for s, axes in ends.items() if axes and _size(*axes, known) == size]
+            found = [s for s, axes in ends.items() if axes and _size(axes[0], known) == size]
             if size is not None and len(found) == 1:
                 yield Choice(exits[found[0]], found[0], scores, key)
 
