@@ -154,6 +154,21 @@ def test_no_value_has_the_name_of_a_builtin_that_a_method_calls(
     assert called & {*dir(builtins)} <= reserved
 
 
+def test_functions_of_a_kernel_beside_values_of_their_names() -> None:
+    text = """use std
+model M {
+  input x: float[b, s, d]
+  greatest = amax(x, b, s, d)
+  output y[b] = amax(x - greatest, s, d) + greatest
+}"""
+    module = module_of(parse(Source("names.arch", text)))
+    model = Model(module, the_model(module, "M"), {}).with_random_weights(seed=0)
+    x = np.linspace(-1, 2, 24, dtype=np.float32).reshape(2, 3, 4)
+    for level in (0, 1):
+        found = model.compile("triton", level=level)(x=x)["y"]
+        np.testing.assert_allclose(found, x.max((1, 2)), atol=1e-6)
+
+
 def test_the_least_of_two_sizes_beside_a_value_named_min() -> None:
     text = """use std
 model M { input x: float[b, s, d]; decode s; output y[b, s, d] = min(previous(x, s), 1) + x }"""

@@ -48,7 +48,10 @@ FORMATS = {
     "f8_e5m2": "tl.float8e5",
 }
 LONGEST_NESTED = 60
-RESERVED = frozenset({"tl", "range", "float"})  # names that generated kernels use
+# Names that generated kernels use.
+RESERVED = frozenset(
+    "tl range float product greater greatest stored_wide_dot wide_stored_dot".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
