@@ -1,6 +1,6 @@
 """The ops: one stanza each. Importing this package fills `OPS`; `infer` is every shape rule."""
 
-from . import convolve, elementwise, program, quantise, reduce, structure
+from . import convolve, elementwise, program, quantise, reduce, structure, triangular
 from .numeric import Array
 from .program import FUSED, LOOPS, SCANS
 from .registry import (
@@ -45,4 +45,5 @@ __all__ = [
     "reduce",
     "same",
     "structure",
+    "triangular",
 ]

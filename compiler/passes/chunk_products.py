@@ -7,6 +7,13 @@ where m[t, r] is the product of d between r and t, 0 for r >= t, and p[t] the pr
 are running products of d[t-1], that of m with 1 in place of what stands at r + 1 or before: nothing
 is divided, so a gate may be 0. Without a gate m is 1 for r < t, and p is 1. No state is stored but
 the last.
+
+An update that reads the state by such a contraction itself, as the delta rule does, adds k f u with
+u[t] = dot(h[t-1], q[t]). Then u solves a triangular system for all steps of the chunk at once,
+
+    u[t] = p[t] dot(h[0], q[t]) + sum_{r < t} m[t, r] dot(k[r], q[t]) (x[r] + f[r] u[r])
+
+and what is left of the update is affine in h. It is solved by substitution: no inverse is formed.
 """
 
 from __future__ import annotations
@@ -19,6 +26,9 @@ from ..ir.graph import AttrValue, Axis, DType, Function, Node, TensorType
 from ..ir.walk import cone
 from .affine import Form, Forms, Lift, NotAffine
 from .chunk_loops import laid_out
+
+
+UNKNOWN = -1  # the number of a correction among the states of a form
 
 
 class NotProducts(Exception):
@@ -49,6 +59,19 @@ def readouts(
     if not found or not held.isdisjoint(seen):
         raise NotProducts
     return tuple(readout for i, readout in found.items() if i in seen)
+
+
+def corrections(step: Function, forms: Forms, state: int, update: int) -> tuple[Readout, ...]:
+    """The contractions of the state that its own update reads."""
+    found: dict[int, Readout] = {}
+    held, above = {state}, cone(step, [update])
+    for node in step.nodes:
+        if node.id in above and not held.isdisjoint(node.inputs):
+            made = _readout(forms, node, held)
+            found |= made
+            if not made:
+                held.add(node.id)
+    return tuple(found.values())
 
 
 def _readout(forms: Forms, node: Node, held: Collection[int]) -> dict[int, Readout]:
@@ -148,6 +171,32 @@ class Products:
         if any({*self.summed} & {*self.lift.builder[i].axes} for i in factors):
             raise NotProducts
 
+    @classmethod
+    def corrected(
+        cls,
+        lift: Lift,
+        entering: Node,
+        initial: int,
+        form: Form,
+        found: Readout,
+        row: Axis,
+    ) -> tuple[Products, int]:
+        """Those of a state without its correction, and f; `form` names both. Raises NotProducts."""
+        ((number, factor),) = found.form.factors.items()
+        if not lift.is_number(found.form.offset, 0) or UNKNOWN not in form.factors:
+            raise NotProducts
+        summed = _back(entering, found.form.axes[number], found.node.attrs.axes("axes"))
+        share, k = rank_one(lift, form.factors[UNKNOWN], summed)
+        x, same = rank_one(lift, form.offset, summed)
+        zero = lift.number(0, entering.type.dtype)
+        own = form.factors.get(number, zero)
+        made = cls(lift, entering, initial, own, zero if lift.is_number(x, 0) else x, k, summed, row)
+        made.check([own, factor], [found.query], ())
+        kept = {*lift.builder[k].axes, *lift.builder[found.query].axes, lift.chunk}
+        if (k != same and not lift.is_number(x, 0)) or not {*lift.builder[share].axes} <= kept:
+            raise NotProducts
+        return made, share
+
     def build(self, *, reverse: bool) -> None:
         """Adds m, p and the last state to the chunk."""
         lift, add, chunk, row = self.lift, self.lift.add, self.lift.chunk, self.row
@@ -221,6 +270,26 @@ class Products:
         kind = readout.node.type
         where = lift.builder[made].axes
         return laid_out(lift.builder, made, TensorType(kind.dtype, where))
+
+    def solved(self, correction: Readout, share: int, *, reverse: bool) -> int:
+        """u for all steps of the chunk."""
+        lift, form = self.lift, correction.form
+        ((number, factor),) = form.factors.items()
+        new = dict(zip(self.entering.axes, form.axes[number], strict=True))
+        old = {b: a for a, b in new.items()}
+        query, factor = (lift.renamed(i, old) for i in (correction.query, factor))
+        rows = lift.product(factor, lift.add("mul", (self._scores(query), self.weights)))
+        kept = lift.product(self.decays, lift.add("dot", (query, self.initial), {"axes": self.summed}))
+        right = lift.sum(lift.product(factor, kept), self._summed(rows))
+        triangle = lift.product(rows, self._at_row(share))
+        axes = tuple(a for a in lift.builder[triangle].axes if a != self.row)
+        missing = tuple(a for a in axes if a not in lift.builder[right].axes)
+        if missing:
+            right = lift.add("broadcast", (right,), {"axes": missing})
+        attrs = {"axis": lift.chunk, "column": self.row, "reverse": reverse}
+        made = lift.renamed(lift.add("substitute", (triangle, right), attrs), new)
+        kind = TensorType(correction.node.type.dtype, lift.builder[made].axes)
+        return laid_out(lift.builder, made, kind)
 
     def _summed(self, rows: int) -> int:
         """sum_r rows[t, r] x[r]"""

@@ -20,7 +20,7 @@ from ..ir.walk import cone
 from ..rewrite import Edit, Guard, Pass, Rewrite, Rule
 from .affine import Form, Forms, Lift, NotAffine
 from .chunk_loops import Loop, laid_out
-from .chunk_products import NotProducts, Products, readouts
+from .chunk_products import UNKNOWN, NotProducts, Products, corrections, readouts
 from .properties import SOURCES, VIEWS
 
 LENGTH = 16  # steps of a chunk whose factors are stored: they stay in cache
@@ -150,6 +150,8 @@ class _Chunks:
         """Adds what computes the states in `stratum`; what they leave is known from here on."""
         name = " and ".join(f"`{self.step[self.entering[k]].hint}`" for k in stratum)
         self.strata.append(name)
+        if len(stratum) == 1:
+            self._correct(*stratum)
         forms = Forms(self.lift, {self.entering[k]: k for k in stratum})
         try:
             updates = {k: forms.form(self.updates[k]) for k in stratum}
@@ -160,6 +162,34 @@ class _Chunks:
             if not self._multiplied(stratum, forms, updates):
                 self._looped(stratum, updates)
         self.lift.sweep()
+
+    def _correct(self, k: int) -> None:
+        """Solves for the contraction of a state that its own update reads, if that is all it reads."""
+        entering, update = self.step[self.entering[k]], self.updates[k]
+        found = corrections(self.step, Forms(self.lift, {entering.id: k}), entering.id, update)
+        if len(found) != 1:
+            return
+        (correction,) = found
+        both = Forms(self.lift, {entering.id: k, correction.node.id: UNKNOWN})
+        try:
+            products, share = Products.corrected(
+                self.lift, entering, self.last[k], both.form(update), correction, self._rows()
+            )
+        except (NotAffine, NotProducts):
+            return
+        reverse = bool(self.node.attrs["reverse"])
+        products.build(reverse=reverse)
+        self.lift.values[correction.node.id] = products.solved(correction, share, reverse=reverse)
+        self.length = ROWS
+        self.lift.sweep()
+
+    def _rows(self) -> Axis:
+        """The axis r of the steps that products sum over."""
+        if self.row is None:
+            chunk = self.lift.chunk
+            name = self.edit.axis(chunk.name, chunk.size).name
+            self.row = Axis(name, chunk.size, chunk.name)
+        return self.row
 
     def _multiplied(
         self, stratum: Sequence[int], forms: Forms, updates: Mapping[int, Form]
@@ -173,13 +203,9 @@ class _Chunks:
         entering = self.step[self.entering[k]]
         try:
             found = readouts(self.step, forms, entering.id, roots)
-            chunk = self.lift.chunk
-            self.row = self.row or Axis(
-                self.edit.axis(chunk.name, chunk.size).name, chunk.size, chunk.name
-            )
             form, last = updates[k], self.last[k]
             products = Products.of(
-                self.lift, entering, last, form, found, self.row, self.multiplied
+                self.lift, entering, last, form, found, self._rows(), self.multiplied
             )
         except NotProducts:
             return False
