@@ -135,6 +135,20 @@ def convolve(x, kernel, dim):
     return torch.fft.irfft(spectrum, size, dim).narrow(dim, 0, length).to(dtype)
 
 
+# -------------------------------------------------------------------- substitute
+
+
+def substitute(t, y, reverse):
+    """x = y + t x for the part of t before (behind, if `reverse`) its diagonal, row by row."""
+    dtype = y.dtype
+    if dtype in (torch.bfloat16, torch.float16):
+        t, y = t.float(), y.float()
+    t = t.triu(1) if reverse else t.tril(-1)
+    one = torch.eye(t.shape[-1], dtype=t.dtype, device=t.device)
+    x = torch.linalg.solve_triangular(one - t, y, upper=reverse, unitriangular=True)
+    return x.to(dtype)
+
+
 # ----------------------------------------------------------------- rows_by_index
 
 

@@ -451,6 +451,21 @@ def convolve(scope: Scope, node: Node, *operands: Value) -> Value:
     return Value(expr, node.type.dtype, layout)
 
 
+@lowers("substitute")
+def substitute(scope: Scope, node: Node, t: Value, y: Value) -> Value:
+    """Matrices of rows and columns, beside one another what the triangle has else."""
+    axis, column = node.attrs.axis("axis"), node.attrs.axis("column")
+    batch = single(a for a in t.axes if a not in (axis, column))
+    others = tuple(a for a in node.axes if a != axis and (a,) not in batch)
+    layout = (*batch, (axis,), others)
+    t, y = (scope.converted(x, node.type.dtype) for x in (t, y))
+    triangle = scope.arranged(t, (*batch, (axis,), (column,)))
+    right = scope.arranged(y, layout)
+    reverse, helper = ast.Constant(bool(node.attrs["reverse"])), scope.module.helper("substitute")
+    expr = expression("{f}({0}, {1}, {2})", triangle.expr, right.expr, reverse, f=helper)
+    return Value(expr, node.type.dtype, layout)
+
+
 @lowers("softmax")
 def softmax(scope: Scope, node: Node, x: Value) -> Value:
     axis = node.attrs.axis("axis")

@@ -26,7 +26,7 @@ RESERVED = frozenset(keyword.kwlist) | set(
     "F PATHS TAPS affine_steps amax any append are_few as_rows cache cat check convolve delattr"
     " dequantise float getattr grouped_linear in_chunks int layer_states left len linear list max"
     " min nn onednn_linear pack packed_linear quantise quantised_linear range reversed rows_by_index"
-    " self slice softmax stack super torch zip".split()
+    " self slice softmax stack substitute super torch zip".split()
 )
 
 
