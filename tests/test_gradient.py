@@ -70,7 +70,7 @@ WITHOUT = {
         "input", "state", "weight", "const", "table", "index", "size", "result", *LOOPS, *FUSED,
     },
     "made by passes alone, which come later": {
-        "append", "convolve", "cumprod", "group_rows", "dequantise", "quantise",
+        "append", "convolve", "cumprod", "group_rows", "dequantise", "quantise", "substitute",
     },
 }  # fmt: skip
 

@@ -46,15 +46,6 @@ STEPS = {
   {OUTPUT}
   output last_a[b, d] = last(a)
 """,
-    "the delta rule, padded": PADDED
-    + """
-  k = x |> linear(n: 4) as k
-  scan s with h[b, n, d] = 0 {
-    h = h - k * dot(0.3 * k, h, n) + k * x
-    y = dot(h, k, n)
-  }
-  output y[b, s, d] = y
-""",
     "a matrix times the state, padded": PADDED + "output y[b, s, d] = x |> lstm(d) as rnn",
     "a state that lacks an axis of another, padded": PADDED
     + f"""
@@ -93,6 +84,28 @@ CHUNKS = {
   }
   output y[b, s, g, e] = y
   output last_h[b, g, e, n] = last(h)
+""",
+    "the delta rule, padded": PADDED
+    + """
+  k = x |> linear(n: 4) as k
+  scan s with h[b, n, d] = 0 {
+    h = h - k * dot(0.3 * k, h, n) + k * x
+    y = dot(h, k, n)
+  }
+  output y[b, s, d] = y
+""",
+    "a gated delta rule, from the end, reset": """
+  k = x |> linear(g: 2, n: 3) as k
+  v = x |> linear(g: 2, e: 5) as v
+  gate = sigmoid(x |> linear(g: 2) as gate)
+  share = sigmoid(x |> linear(g: 2) as share)
+  scan s (reverse = true, reset = ids == 3) with h[..., g, n, e] = 0.5 {
+    h = gate * h
+    h = h + k * (share * (v - dot(h, k, n))) / 3
+    y = dot(h, k, n)
+  }
+  output y[b, s, g, e] = y
+  output last_h[b, g, n, e] = last(h)
 """,
 }
 TEXTS = STEPS | CHUNKS

@@ -195,6 +195,11 @@ SHAPES = {
         "@e[b, s, f] = {y}[d -> f] * 0.5; scan s with @h[b, d, f] = 0"
         " { @h = {c} * @h + {x} * @e; @y = dot(@h, @e, f) }; @[b, s, d] = @y"
     ),
+    "scan of a delta rule": (
+        "@e[b, s, f] = {y}[d -> f] * 0.5; scan s with @h[b, d, f] = 0"
+        " { @h = {c} * @h; @h = @h + @e * 0.5 * ({x} - dot(@h, @e, f)); @y = dot(@h, @e, f) };"
+        " @[b, s, d] = @y"
+    ),
     "scan that starts again": (
         "scan s (reset = ids == 1) with @h[b, d] = 1 { @h = {c} * @h + {x} }; @[b, s, d] = @h"
     ),

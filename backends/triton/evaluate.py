@@ -509,6 +509,7 @@ RULES: dict[str, Rule] = {
     "amax": lambda e, node, at: e.reducer.amax(node, at),
     "cumsum": lambda e, node, at: e.reducer.cumsum(node, at),
     "cumprod": lambda e, node, at: e.reducer.cumprod(node, at),
+    "substitute": lambda e, node, at: e.reducer.substitute(node, at),
     "softmax": lambda e, node, at: e.reducer.softmax(node, at),
     "logsumexp": lambda e, node, at: e.reducer.logsumexp(node, at),
     "dot": lambda e, node, at: e.reducer.reduced(node, at),

@@ -221,6 +221,11 @@ class Reducer:
 
         return running_product(self, node, at)
 
+    def substitute(self, node: Node, at: Coordinates) -> Value:
+        from .triangular import substituted
+
+        return substituted(self, node, at)
+
     def softmax(self, node: Node, at: Coordinates) -> Value:
         """exp(x - max) / sum, where a row without a finite entry gives zeros."""
         evaluator, (x,) = self.evaluator, self.evaluator.region.operands(node)

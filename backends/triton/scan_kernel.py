@@ -28,8 +28,9 @@ from .tiles import Facts, Kind
 
 LONGEST = 256  # of an axis that a program covers: its elements of a state are in registers
 MATRICES = 16384  # elements of what a step multiplies with: shared memory holds them
-# Steps of a chunk times what its products sum over, in registers; a float32 operand takes three.
-ROWS_BY_WIDTH, WIDE_ROWS_BY_WIDTH = 4096, 1024
+# Steps of a chunk times what its products sum over, in registers; a float32 operand takes three, and a
+# triangular system is in registers whole.
+ROWS_BY_WIDTH, SOLVED_ROWS_BY_WIDTH, WIDE_ROWS_BY_WIDTH = 4096, 2048, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +191,7 @@ class _Builder:
         text = self.evaluator.integer(total).text
         if self.scan.chunk is not None:
             widest = max((self.reducer.longest(e) or 1 for _, e in self.reducer.full), default=1)
-            factors = (self.scan.region.nodes[i] for i in self.evaluator.multiplied)
-            wide = any(n.op == "leaf" and n.type.dtype == "f32" for n in factors)
-            most = (WIDE_ROWS_BY_WIDTH if wide else ROWS_BY_WIDTH) // length_of(widest)
+            most = self._rows_by_width() // length_of(widest)
             length = min(self.scan.length, max(16, min(32, most)))
             self.scan.length = length  # a chunk of fewer steps means the same
             self.loop.add(f"{COUNT} = tl.minimum({length}, {text} - {STEP})")
@@ -200,6 +199,14 @@ class _Builder:
             var = self.reducer.whole_var(ROWS, Dim.symbol(f"%{COUNT}"))
             self.places[self.scan.chunk] = Dim.symbol(var.symbol)
         return text
+
+    def _rows_by_width(self) -> int:
+        nodes = self.scan.region.nodes
+        factors = (nodes[i] for i in self.evaluator.multiplied)
+        if any(n.op == "leaf" and n.type.dtype == "f32" for n in factors):
+            return WIDE_ROWS_BY_WIDTH
+        solved = any(n.op == "substitute" for n in nodes.values())
+        return SOLVED_ROWS_BY_WIDTH if solved else ROWS_BY_WIDTH
 
     def _header(self, count: str) -> str:
         step = self.scan.length if self.scan.chunk is not None else 1

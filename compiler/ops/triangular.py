@@ -5,7 +5,20 @@ from __future__ import annotations
 from ...dsl.dims import Dim
 from ..ir.graph import Attrs, Axis, TensorType, elements
 from .numeric import Array, np
-from .registry import A, B, Call, N, Sample, Types, align, may_be_equal, op, promote, require, tensor
+from .registry import (
+    A,
+    B,
+    Call,
+    N,
+    Sample,
+    Types,
+    align,
+    may_be_equal,
+    op,
+    promote,
+    require,
+    tensor,
+)
 
 ROW = Axis("row", N.size)
 

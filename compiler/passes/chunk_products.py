@@ -27,7 +27,6 @@ from ..ir.walk import cone
 from .affine import Form, Forms, Lift, NotAffine
 from .chunk_loops import laid_out
 
-
 UNKNOWN = -1  # the number of a correction among the states of a form
 
 
@@ -190,7 +189,9 @@ class Products:
         x, same = rank_one(lift, form.offset, summed)
         zero = lift.number(0, entering.type.dtype)
         own = form.factors.get(number, zero)
-        made = cls(lift, entering, initial, own, zero if lift.is_number(x, 0) else x, k, summed, row)
+        made = cls(
+            lift, entering, initial, own, zero if lift.is_number(x, 0) else x, k, summed, row
+        )
         made.check([own, factor], [found.query], ())
         kept = {*lift.builder[k].axes, *lift.builder[found.query].axes, lift.chunk}
         if (k != same and not lift.is_number(x, 0)) or not {*lift.builder[share].axes} <= kept:
@@ -279,7 +280,9 @@ class Products:
         old = {b: a for a, b in new.items()}
         query, factor = (lift.renamed(i, old) for i in (correction.query, factor))
         rows = lift.product(factor, lift.add("mul", (self._scores(query), self.weights)))
-        kept = lift.product(self.decays, lift.add("dot", (query, self.initial), {"axes": self.summed}))
+        kept = lift.product(
+            self.decays, lift.add("dot", (query, self.initial), {"axes": self.summed})
+        )
         right = lift.sum(lift.product(factor, kept), self._summed(rows))
         triangle = lift.product(rows, self._at_row(share))
         axes = tuple(a for a in lift.builder[triangle].axes if a != self.row)
