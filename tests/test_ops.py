@@ -306,6 +306,10 @@ class TritonWords:
     PropagateNan = SimpleNamespace(ALL="all", NONE="none")
 
     @staticmethod
+    def cast(x, dtype):
+        return x.astype(dtype)
+
+    @staticmethod
     def minimum(x, y, propagate_nan="none"):
         return (np.minimum if propagate_nan == "all" else np.fmin)(x, y)
 
