@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -300,8 +301,21 @@ class TritonWords:
     exp, log, sqrt, sin, cos, floor, abs, where = (
         np.exp, np.log, np.sqrt, np.sin, np.cos, np.floor, np.abs, np.where,
     )  # fmt: skip
-    exp2, log2, minimum, maximum = np.exp2, np.log2, np.minimum, np.maximum
+    exp2, log2 = np.exp2, np.log2
     erf = staticmethod(erf)
+    PropagateNan = SimpleNamespace(ALL="all", NONE="none")
+
+    @staticmethod
+    def cast(x, dtype):
+        return x.astype(dtype)
+
+    @staticmethod
+    def minimum(x, y, propagate_nan="none"):
+        return (np.minimum if propagate_nan == "all" else np.fmin)(x, y)
+
+    @staticmethod
+    def maximum(x, y, propagate_nan="none"):
+        return (np.maximum if propagate_nan == "all" else np.fmax)(x, y)
 
     @staticmethod
     def rsqrt(x):

@@ -6,7 +6,8 @@ values of any axes (`{axes}` and `{both}` say which), `{raw}` an input, `{k}` `{
 
 What looks `ahead` is left out where a model decodes. What `jumps` has a step in it, a choice or an exit,
 so that a rounding before it can change all behind it: half formats, which round by much, leave it out.
-Other steps are taken by inputs, which every run holds exactly.
+Other steps are taken by inputs, which every run holds exactly. Values stay finite where nothing of a row
+is valid: what a mask hides is assumed to be, since 0 times infinity is no number.
 """
 
 from __future__ import annotations
@@ -120,11 +121,11 @@ LAYERS = (
     "{x} |> linear_attention(heads, mask = {mask}) as @l",
 )
 AHEAD = (
-    "{x} - {c} * mean({y}, s)",
+    "{x} - {c} * sum({y}, s) / (count(s) + 1)",
     "softmax({x}, s) * {y}",
     "{x} + {y}[s: -1] * {c}",
     "{x} * sum({y}, s, d) * 0.1",
-    "{x} + amax({y}, s)",
+    "{x} + max(amax({y}, s), -9)",
     "dot({x}, {y}, s, d) * 0.1 + {x}",
     "{x} |> lstm(d, reverse = true) as @l",
     "{x} / (count(s) + 1)",
@@ -216,7 +217,7 @@ SHAPES_AHEAD = {
     "sum of pairs": (
         "@t[b, s, t] = {y}[d: 0] - {x}[s -> t][d: 0]; @[b, s] = sum(tanh(@t), t) * 0.1"
     ),
-    "over time": "@[b, d] = mean({x}, s) + {y}[s: 0]",
+    "over time": "@[b, d] = sum({x}, s) / (count(s) + 1) + {y}[s: 0]",
     "slice of time": "@[b, d] = {x}[s: 0] + {y}[s: -1]",
     "next": (
         "@n[s] = min(slot(s) + 1, size(s) - 1); @[b, s, d] = {x}[s -> t][t: @n] + {y}"

@@ -163,7 +163,7 @@ class InterpreterSession(Session):
 
         self.folder, self.worker = written(sources), Worker.shared()
         path = f"{self.folder.name}/weights.safetensors"
-        save_file({name: tensor(value) for name, value in weights.items()}, path)
+        save_file(apart({name: tensor(value) for name, value in weights.items()}), path)
         self.key = self.worker.load(self.folder.name, path, dtype)
         weakref.finalize(self, self.worker.drop, self.key)
 
@@ -178,7 +178,7 @@ class InterpreterSession(Session):
 
         given, results = (f"{self.folder.name}/{n}.safetensors" for n in ("inputs", "outputs"))
         arrays = named_with("input", {name: tensor(value) for name, value in inputs.items()})
-        save_file(arrays | apart(named_with("state", states)), given)
+        save_file(apart(arrays | named_with("state", states)), given)
         self.worker.ask(
             do="run", model=self.key, inputs=given, sizes=[*sizes], outputs=results,
             races=knobs.RACES.value,

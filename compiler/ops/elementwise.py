@@ -211,9 +211,10 @@ TRITON_POW = (
     "tl.where({1} == 0, 1.0, tl.exp2({1} * tl.log2(tl.abs({0}))) * tl.where({0} < 0,"
     " tl.where({1} == tl.floor({1}), 1 - 2 * ({1} - 2 * tl.floor({1} / 2)), float('nan')), 1.0))"
 )
-# Integer division truncates in Triton and floors in the language.
+# Integer division truncates in Triton and floors in the language. No method is called on an operand: in
+# the interpreter the number of a loop's round is Python's.
 TRITON_FLOORDIV = {
-    "int": "(({0} // {1}) - ((({0} % {1}) != 0) & ((({0} % {1}) < 0) != ({1} < 0))).to({dtype}))",
+    "int": "(({0} - ((({0} % {1}) + {1}) % {1})) // {1})",
     "float": "tl.floor({0} / {1})",
 }
 TRITON_MOD = {
@@ -481,7 +482,7 @@ pointwise(
 )  # fmt: skip
 pointwise(
     "to_float", 1, "an integer or a truth value as a float", later.asarray, "{0}.to({dtype})",
-    "{0}.to({dtype})", "float({0})", as_they_are, "float", on("int", "bool"),
+    "tl.cast({0}, {dtype})", "float({0})", as_they_are, "float", on("int", "bool"),
 )  # fmt: skip
 pointwise(
     "stop_gradient", 1, "x, through which no gradient flows", later.asarray, "{0}.detach()", "{0}",

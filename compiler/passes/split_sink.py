@@ -52,7 +52,7 @@ class Sunk:
 
 def sunk(edit: Edit, node: Node) -> Iterator[Sunk]:
     """A sum over one axis of values times a slice of a softmax of something joined."""
-    if len(node.attrs.axes("axes")) > 1:
+    if len(node.attrs.axes("axes")) != 1:
         return
     for weights, values in (edit.operands(node), edit.operands(node)[::-1]):
         (key,) = node.attrs.axes("axes")
