@@ -99,7 +99,7 @@ CHUNKS = {
   v = x |> linear(g: 2, e: 5) as v
   gate = sigmoid(x |> linear(g: 2) as gate)
   share = sigmoid(x |> linear(g: 2) as share)
-  scan s (reverse = true, reset = ids == 3) with h[..., g, n, e] = 0.5 {
+  scan s (reverse = true, reset = ids == 3) with h[..., g, n, e] = 0 {
     h = gate * h
     h = h + k * (share * (v - dot(h, k, n))) / 3
     y = dot(h, k, n)

@@ -493,6 +493,22 @@ class _Class:
         arguments = f"{self.array(operand.id)}, {dim}, {self.plan.size(count)}"
         self._several(node, ["values", "indices"], f"run.topk({arguments})")
 
+    def _substitute(self, node: Node) -> None:
+        """A system that no kernel of a scan holds, its rows and columns last."""
+        (t, y), axis = (self.function[i] for i in node.inputs), node.attrs.axis("axis")
+        column = node.attrs.axis("column")
+        batch = tuple(a for a in t.axes if a not in (axis, column))
+        rest = tuple(a for a in y.axes if a not in (*batch, axis))
+        order, laid = (*batch, axis, *rest), (*batch, axis, column)
+        arguments = [
+            f"{self.array(x.id)}.permute({', '.join(str(x.axes.index(a)) for a in axes)})"
+            for x, axes in ((t, laid), (y, order))
+        ]
+        back = ", ".join(str(order.index(a)) for a in node.axes)
+        call = f"run.substitute({', '.join(arguments)}, {bool(node.attrs['reverse'])})"
+        name = self.bind(node, node.hint or node.op)
+        self.lines.append(f"{name} = {call}.permute({back}).contiguous()")
+
     def _group_rows(self, node: Node) -> None:
         rows = node.types[1]
         sizes = (node.attrs.axis("entries").size, *(axis.size for axis in rows.axes))
@@ -543,6 +559,7 @@ CALLS: dict[str, Callable[[_Class, Node], None]] = {
     "repeat": _Class._repeat,
     "append": _Class._append,
     "topk": _Class._topk,
+    "substitute": _Class._substitute,
     "group_rows": _Class._group_rows,
     "result": _Class._result,
     **dict.fromkeys(SCANS, _Class._scan),

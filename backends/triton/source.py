@@ -151,6 +151,14 @@ class Run:
         values, indices = torch.sort(x, dim=dim, descending=True, stable=True)
         return values.narrow(dim, 0, count).contiguous(), indices.narrow(dim, 0, count).contiguous()
 
+    def substitute(self, t, y, reverse):
+        """x = y + t x for the part of t before its diagonal (behind it, if `reverse`), row by row."""
+        t = (t.triu(1) if reverse else t.tril(-1)).float()
+        one = torch.eye(t.shape[-1], device=self.device)
+        rows = y.reshape(*t.shape[:-1], -1).float()
+        x = torch.linalg.solve_triangular(one - t, rows, upper=reverse, unitriangular=True)
+        return x.view(y.shape).to(y.dtype)
+
     def group_rows(self, index, entries, tiles, size):
         """Rows sorted by index and laid out in tiles of `size` slots, each of one entry's rows.
 
