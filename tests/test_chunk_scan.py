@@ -128,6 +128,21 @@ UNDECAYED = f"""
   scan s with h[b, d, n] = sum(x * k, s) {{ h += x * k ; y = dot(h, k, n) }}
   {OUTPUT}y
 """
+DELTA = """
+  k = l2_normalise(0.1)(x |> linear(g: 2, n: 3) as k)
+  q = x |> linear(g: 2, n: 3) as q
+  v = x |> linear(g: 2, e: 5) as v
+  gate = sigmoid(x |> linear(g: 2) as gate)
+  share = 2 * sigmoid(x |> linear(g: 2) as share)
+  scan s with h[..., g, n, e] = 0 {
+    h = gate * h
+    h = h + k * share * (v - dot(h, k, n))
+    y = dot(h, q, n)
+    z = dot(prev(h), q, n)
+  }
+  output y[b, s, g, e] = y - z
+  output last_h[b, g, n, e] = last(h)
+"""
 RESET = "scan s (reset = ids == 3)"
 CONTRACTED: dict[str, str] = {
     "linear attention": LINEAR_ATTENTION,
@@ -139,6 +154,12 @@ CONTRACTED: dict[str, str] = {
     "retention": RETENTION,
     "retention, padded": TIME + RETENTION,
     "no decay": UNDECAYED,
+    "a gated delta rule": DELTA,
+    "a gated delta rule, padded": TIME + DELTA,
+    "a gated delta rule, documents": DOCUMENTS + DELTA,
+    "a gated delta rule, in reverse, reset": DELTA.replace(
+        "scan s", "scan s (reverse = true, reset = ids == 3)"
+    ),
 }
 AFFINE: dict[str, str] = {
     **CONTRACTED,
@@ -226,7 +247,13 @@ def test_triton() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["selective", "linear attention, in reverse, reset", "a stabiliser"]
+    "name",
+    [
+        "selective",
+        "linear attention, in reverse, reset",
+        "a stabiliser",
+        "a gated delta rule, padded",
+    ],
 )
 def test_gradients_are_those_of_the_steps(name: str) -> None:
     before, after = chunked(name)
@@ -240,6 +267,24 @@ def test_gradients_are_those_of_the_steps(name: str) -> None:
     for expected, got in zip(*found, strict=True):
         assert expected.abs().max() > 0
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_keys_that_repeat_lose_no_digits() -> None:
+    """Each step corrects the one before by all of it: powers of the triangle would grow to 1e18."""
+    body = """k = x / sqrt(dot(x, x, d))
+  scan s with h[b, d, e: 2] = 0 {
+    h = h + k * (x[d -> f][f: 0..2][f -> e] - dot(h, k, d))
+    y = dot(h, k, d)
+  }
+  output y[b, s, e] = y"""
+    before = program(model(body))
+    after = optimise(before, verify=evaluate).program
+    assert nodes(after, "substitute")
+    x = np.repeat(NOISE.standard_normal((1, 1, WIDTH)), 128, 1)
+    x *= np.linspace(1, 3, 128)[:, None]
+    for backend in (NumpyBackend(), TorchBackend()):
+        y = backend.load(after, {}, dtype="f32").run({"x": x})["y"]
+        np.testing.assert_allclose(y, x[..., :2], rtol=1e-4)
 
 
 def test_no_step_and_one_step() -> None:
