@@ -210,14 +210,27 @@ WIDE = {
   scan s with h[b, g, e, n] = 0 { h = gate * h + v * k ; y = dot(h, k, n) }
   output y[b, s, g, e] = y
 """,
+    "a delta rule": """
+  k = x |> linear(g: 4, n: 64) as k
+  v = x |> linear(g: 4, e: 64) as v
+  gate = sigmoid(x |> linear(g) as gate)
+  scan s with h[b, g, e, n] = 0 {
+    h = gate * h
+    h = h + k * (v - dot(h, k, n))
+    y = dot(h, k, n)
+  }
+  output y[b, s, g, e] = y
+""",
 }
 
 
 @pytest.mark.parametrize(
-    ("kind", "target"), [("steps", "sm_90"), *(("chunks", target) for target in aot.TARGETS)]
+    ("name", "target"),
+    [("steps", "sm_90"), *((n, t) for n in ("chunks", "a delta rule") for t in aot.TARGETS)],
 )
-def test_states_stay_in_registers(kind: str, target: str, tmp_path) -> None:
-    files, made = sources(lowered(program(model(WIDE[kind]))))
+def test_states_stay_in_registers(name: str, target: str, tmp_path) -> None:
+    files, made = sources(lowered(program(model(WIDE[name]))))
+    kind = "steps" if name == "steps" else "chunks"
     (kernel,) = (k for k in made.kernels.values() if k.facts.kind == kind)
     (tmp_path / "kernels.py").write_text(files["kernels.py"])
     (result,) = aot.compile_jobs([aot.job(str(tmp_path), kernel, target, "bf16")], processes=1)
