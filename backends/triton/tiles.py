@@ -60,6 +60,7 @@ ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
 # has instead, by its version, target and head size.
 OTHERWISE: dict[tuple[str, str, int], Tile] = {
     ("3.8", "sm_90", 128): {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, DESCRIPTORS: False},
+    ("3.8", "gfx942", 128): {"BLOCK_N": 32},
 }
 
 # Where tiles are read through tensor descriptors. Older devices and AMD have no such instruction,
