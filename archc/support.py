@@ -244,6 +244,11 @@ TEXT = {
         "scan s (reverse = true, reset = keep) with @[b, d] = 1 { @ = 0.5 * @ + x };"
         " output @o[b, s, d] = @"
     ),
+    "`scan` of a delta rule": (
+        "@k = l2_normalise(0.1)(x); scan s with @[b, d, n] = 0 {"
+        " @ = @ + @k * (y[d: 0..n][d -> n] - dot(@, @k, d)); @y = dot(@, @k, d) };"
+        " output @o[b, s, n] = @y"
+    ),
     "`scan` of several states, `prev`, `last`": (
         "scan s with @[..., d] = 0, @n = y[s: 0] { @ = @n - 0.5 * @; @n = prev(@) + x };"
         " output @o[b, s, d] = @n + last(@)"
