@@ -147,12 +147,12 @@ SHAPES = {
     "swap halves": "@w = {x}[d -> (p: 2, q)]; @[b, s, d] = tanh(@w)[(q, p) -> d]",
     "another order": "@o[d, b, s] = {x} * {y}; @[b, s, d] = @o + {z}",
     "stack": "@[b, s, d, pair] = stack({x}, {y}, pair)",
-    "stack and sum": "@t[b, s, d, j] = stack({x}, {y}, j); @[b, s, d] = sum(@t * @t, j) * 0.5",
+    "stack and sum": "@t[b, s, d, @j] = stack({x}, {y}, @j); @[b, s, d] = sum(@t * @t, @j) * 0.5",
     "weight of features": "weight @w[d] = ones; @[b, s, d] = {x} * @w + {y}",
     "buffer": "buffer @w[d] = ones; @[b, s, d] = ({x} - @w) * {c}",
     "const": "const @w[d] = 0.5 ** index(d); @[b, s, d] = {x} * @w",
     "const list": (
-        "const @w[j: 3] = [1.0, -0.5, 2.0]; @t[b, s, d, j] = {x} * @w; @[b, s, d] = sum(@t, j)"
+        "const @w[@j: 3] = [1.0, -0.5, 2.0]; @t[b, s, d, @j] = {x} * @w; @[b, s, d] = sum(@t, @j)"
     ),
     "matrix": "weight @w[f: d, d] = fan_in; @[b, s, f] = dot({x}, @w, d)",
     "row of ids": "weight @w[rows: 4, d] = normal; @[b, s, d] = {x} + @w[rows: ids % 4]",
@@ -229,8 +229,8 @@ SHAPES_AHEAD = {
 }  # fmt: skip
 LONGER = {
     "longer": (
-        "weight @w[d] = normal; @t[b, j, d] = concat(@w[j: new], {x}[s -> j], j);"
-        " @[b, d] = mean(@t, j)"
+        "weight @w[d] = normal; @t[b, @j, d] = concat(@w[@j: new], {x}[s -> @j], @j);"
+        " @[b, d] = mean(@t, @j)"
     ),
 }  # fmt: skip
 INSTANCES = {
