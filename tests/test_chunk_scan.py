@@ -128,6 +128,21 @@ UNDECAYED = f"""
   scan s with h[b, d, n] = sum(x * k, s) {{ h += x * k ; y = dot(h, k, n) }}
   {OUTPUT}y
 """
+COUNTED = f"""
+  k = sigmoid(x |> linear(n: 3) as k)
+  scan s with h[b, n, d] = 0, total[b, n] = 0 {{
+    h += x * k
+    total += k
+    y = dot(h, k, n) / (1 + dot(total, k, n))
+  }}
+  {OUTPUT}y
+"""
+REPEATED = f"""
+  weight u[d] = normal
+  k = x |> linear(n: 3) as k
+  scan s with h[b, n, d] = 0 {{ h += u * k ; y = dot(h, k, n) }}
+  {OUTPUT}y
+"""
 DELTA = """
   k = l2_normalise(0.1)(x |> linear(g: 2, n: 3) as k)
   q = x |> linear(g: 2, n: 3) as q
@@ -154,6 +169,8 @@ CONTRACTED: dict[str, str] = {
     "retention": RETENTION,
     "retention, padded": TIME + RETENTION,
     "no decay": UNDECAYED,
+    "no decay, and a sum of the keys": COUNTED,
+    "no decay, one value for all steps": REPEATED,
     "a gated delta rule": DELTA,
     "a gated delta rule, padded": TIME + DELTA,
     "a gated delta rule, documents": DOCUMENTS + DELTA,
