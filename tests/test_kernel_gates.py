@@ -2,7 +2,7 @@
 takes about the registers that it took before.
 
 A run compiles one kernel of each kind. `--all-kernels` compiles those of all examples, which takes
-an hour of two cores; `--all-kernels -k llama` those of one.
+half an hour of two cores; `--all-kernels -k llama` those of one.
 """
 
 from __future__ import annotations
