@@ -56,9 +56,10 @@ ATTENTION: dict[str, dict[int, tuple[int, int, int, int]]] = {
     INTERPRETER: {64: (64, 64, 4, 1), 128: (64, 64, 4, 1), 256: (64, 64, 4, 1)},
 }
 
-# Triton 3.8 keeps the queries of the large tile in registers, where there is no room for them: what it
-# has instead, by its version, target and head size.
+# Triton 3.8 keeps the queries of the large tile in registers, where there is no room for them, and 3.7
+# the scores of small heads: what they have instead, by version, target and head size.
 OTHERWISE: dict[tuple[str, str, int], Tile] = {
+    ("3.7", "sm_100", 64): {"BLOCK_N": 32},
     ("3.8", "sm_90", 128): {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, DESCRIPTORS: False},
     ("3.8", "gfx942", 128): {"BLOCK_N": 32},
 }
