@@ -8,13 +8,17 @@ from __future__ import annotations
 import re
 from functools import cache
 
+import numpy as np
 import pytest
 from splits import Example, brief_law, declaring, example, smallest
 
+from archc.api import Model
 from archc.backends.triton import TritonBackend, split
+from archc.compiler.elaborate import module_of, the_model
 from archc.compiler.incremental import derive
 from archc.compiler.passes import optimise
 from archc.decoder import Decoder
+from archc.dsl import Source, parse
 
 pytest.importorskip("triton")
 
@@ -84,3 +88,23 @@ def test_only_programs_with_states_speak_of_them() -> None:
     assert (
         "outputs, states = model.forward(states, n_s_past, input_ids, attention_mask)" in texts[1]
     )
+
+
+def test_a_mask_that_shows_no_key_keeps_nothing() -> None:
+    """Earlier slots have a length, and no array."""
+    text = """use std
+model M {
+  d = 4
+  input x: float[b, s, d]
+  decode s
+  output y[b, s, d] = x |> linear_attention(2, mask = sliding(0)) as a
+}"""
+    module = module_of(parse(Source("none.arch", text)))
+    model = Model(module, the_model(module, "M"), {}).with_random_weights(seed=0)
+    x = np.random.default_rng(0).standard_normal((1, 3, 4)).astype(np.float32)
+    decoder, state, rows = model.decoder("triton"), None, []
+    for i in range(3):
+        outputs, state = decoder(state, x=x[:, i : i + 1])
+        rows.append(outputs["y"])
+    whole = model.compile("numpy", level=0)(x=x)["y"]
+    np.testing.assert_allclose(np.concatenate(rows, 1), whole, atol=1e-6)

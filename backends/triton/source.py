@@ -412,9 +412,9 @@ def _results(program: Program) -> str:
 def _kept(made: Plan) -> str:
     """What else a run can do."""
     program = made.program
-    nodes = (node for function in program.functions for node in function.nodes)
-    appends = any(node.op == "append" for node in nodes)
-    kept = KEPT if appends or keeps(program) else ""
+    lines = (line for lines in made.classes.values() for line in lines)
+    goes_on = any(call in line for line in lines for call in ("run.append(", "run.room("))
+    kept = KEPT if goes_on or keeps(program) else ""
     return kept + (PARTS if made.cuts else "") + (BEGUN if made.begins else "")
 
 
