@@ -15,7 +15,7 @@ from .cut import cheapest_cut
 from .ir.graph import Axis, Function, Node, Program, TensorType, elements
 from .ir.walk import cone
 from .passes.bounds import Visibility
-from .passes.properties import ELEMENT_BYTES, VIEWS, is_elementwise, reduced_axes
+from .passes.properties import ELEMENT_BYTES, ROW_OPS, VIEWS, is_elementwise, reduced_axes
 from .rewrite import Edit, Session
 
 Reach = Dim | None  # how many of the last positions are read; None is all of them
@@ -23,8 +23,7 @@ Reach = Dim | None  # how many of the last positions are read; None is all of th
 ZERO, ONE = Dim(), Dim.of(1)
 NOMINAL = 1024  # what a size that a call decides counts for when two values are compared
 FINE = 1 << 20  # parts of a byte, so that prices stay whole numbers
-SUMS = frozenset({"sum", "amax", "softmax", "logsumexp"})
-REDUCES = SUMS | {"dot", "topk", "cumsum"}
+REDUCES = ROW_OPS | {"dot", "topk", "cumsum"}
 LINEAR = VIEWS | {"concat", "cast", "to_float", "add", "sub"}
 
 
@@ -149,7 +148,7 @@ class Values:
         """Elementwise, a view, or a sum along axes of fixed size."""
         if is_elementwise(node) or node.op in VIEWS | {"concat"}:
             return True
-        if node.op in SUMS or (node.op == "dot" and self.weighted(node) is None):
+        if node.op in ROW_OPS or (node.op == "dot" and self.weighted(node) is None):
             return all(self.frame.is_fixed(axis) for axis in reduced_axes(node))
         return node.op == "take" and node.inputs[0] in self.data and node.inputs[1] not in self.data
 

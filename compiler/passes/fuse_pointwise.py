@@ -18,6 +18,7 @@ from typing import Literal
 from ..ir.graph import Axis, Node
 from ..rewrite import Edit, Fuse, Guard, Pass, Rule, close, is_free, refusal
 from .properties import (
+    ROW_OPS,
     SOURCES,
     VIEWS,
     is_elementwise,
@@ -27,7 +28,6 @@ from .properties import (
     unfused_traffic,
 )
 
-ROW_OPS = frozenset({"sum", "amax", "softmax", "logsumexp"})
 MOVERS = frozenset({"concat", "take"})
 
 # Views that finish a result, so that it is stored as its readers want it.

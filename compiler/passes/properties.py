@@ -13,6 +13,7 @@ from ..rewrite import Edit
 VIEWS = frozenset({"rename", "split", "merge", "slice", "pick", "transpose", "broadcast"})
 SOURCES = frozenset({"input", "weight", "const", "table", "index", "size"})
 REDUCTIONS = frozenset({"sum", "amax", "softmax"})
+ROW_OPS = REDUCTIONS | {"logsumexp"}
 
 # What may compute a parameter, beside elementwise ops.
 DERIVABLE = (

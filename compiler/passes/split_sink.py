@@ -111,10 +111,8 @@ def _part(edit: Edit, value: int, axis: Axis, part: int, into: Axis) -> int:
     if axis not in node.axes:
         return value
     if node.op == "concat" and node.attrs["axis"] == axis:
-        was = node.attrs.axes("parts")[part]
-        pairs = ((was, into),)
-        x = node.inputs[part]
-        return x if was == into else edit.add("rename", (x,), {"pairs": pairs})
+        x, was = node.inputs[part], node.attrs.axes("parts")[part]
+        return x if was == into else edit.add("rename", (x,), {"pairs": ((was, into),)})
     inputs = tuple(_part(edit, i, axis, part, into) for i in node.inputs)
     if node.op == "where" and _is_true(edit, inputs[0]):
         return inputs[1]
