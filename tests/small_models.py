@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from archc.api import Model
 from archc.backends.numpy import NumpyBackend
 from archc.compiler.causality import elaborate_proved
 from archc.compiler.elaborate import Request, module_of, the_model
 from archc.compiler.ir.graph import Program
 from archc.compiler.ir.verify import verify
 from archc.compiler.weights import random_weights
+from archc.decoder import Decoder
 from archc.dsl import Source, parse
 from archc.dsl.diagnostics import ArchError, Diagnostics
 
@@ -38,6 +40,25 @@ def program(text: str, given: Any = None, loss: bool = False, **overrides: Any) 
     found = elaborate_proved(module, the_model(module), Request(overrides, given, loss))
     verify(found)
     return found
+
+
+def opened(text: str, seed: int = 0, loss: bool = False) -> Model:
+    """The only model of a file, with random weights."""
+    module = module_of(parse(Source("model.arch", text)))
+    return Model(module, the_model(module), {}, loss=loss).with_random_weights(seed)
+
+
+def continued(
+    decoder: Decoder, inputs: Mapping[str, np.ndarray], lengths: Sequence[int]
+) -> np.ndarray:
+    """Output `y` of runs of so many rows, each of which goes on from the one before."""
+    state, rows, start = None, [], 0
+    for length in lengths:
+        run = {name: array[:, start : start + length] for name, array in inputs.items()}
+        outputs, state = decoder(state, **run)
+        rows.append(outputs["y"])
+        start += length
+    return np.concatenate(rows, 1)
 
 
 def inputs(seed: int = 0, **others: np.ndarray) -> dict[str, np.ndarray]:

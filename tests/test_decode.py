@@ -15,16 +15,14 @@ import pytest
 from decode_faults import FAULTS
 from small_models import inputs as given
 from small_models import model as small
+from small_models import opened
 from splits import FOLDER, Example, brief_law, declaring, distance, example, law, smallest
 
 import archc
-from archc.api import Model
 from archc.compiler.cost import cost
-from archc.compiler.elaborate import module_of, the_model
 from archc.compiler.incremental import Slot, derive
 from archc.decoder import Decoder, Growing, State
 from archc.diff.reference import Reference
-from archc.dsl import Source, parse
 from archc.dsl.errors import CacheFull, NeedsWholeSequence, NoDecode, ShortPrefix
 from archc.equality import compare
 
@@ -282,8 +280,7 @@ SMALL = {
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 @pytest.mark.parametrize("name", SMALL)
 def test_small_models_in_two_chunks(name: str, backend: str, level: int) -> None:
-    module = module_of(parse(Source("model.arch", small(f"decode s; {SMALL[name]}"))))
-    model = Model(module, the_model(module), {}).with_random_weights(0)
+    model = opened(small(f"decode s; {SMALL[name]}"))
     x = given()["x"]
     decoder = model.decoder(backend, dtype="f64", level=level)
     first, state = decoder(None, x=x[:, :3])

@@ -10,15 +10,13 @@ from functools import cache
 
 import numpy as np
 import pytest
+from small_models import continued, opened
 from splits import Example, brief_law, declaring, example, smallest
 
-from archc.api import Model
 from archc.backends.triton import TritonBackend, split
-from archc.compiler.elaborate import module_of, the_model
 from archc.compiler.incremental import derive
 from archc.compiler.passes import optimise
 from archc.decoder import Decoder
-from archc.dsl import Source, parse
 
 pytest.importorskip("triton")
 
@@ -99,12 +97,8 @@ model M {
   decode s
   output y[b, s, d] = x |> linear_attention(2, mask = sliding(0)) as a
 }"""
-    module = module_of(parse(Source("none.arch", text)))
-    model = Model(module, the_model(module, "M"), {}).with_random_weights(seed=0)
+    model = opened(text)
     x = np.random.default_rng(0).standard_normal((1, 3, 4)).astype(np.float32)
-    decoder, state, rows = model.decoder("triton"), None, []
-    for i in range(3):
-        outputs, state = decoder(state, x=x[:, i : i + 1])
-        rows.append(outputs["y"])
+    y = continued(model.decoder("triton"), {"x": x}, (1, 1, 1))
     whole = model.compile("numpy", level=0)(x=x)["y"]
-    np.testing.assert_allclose(np.concatenate(rows, 1), whole, atol=1e-6)
+    np.testing.assert_allclose(y, whole, atol=1e-6)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_models import inputs, program
+from small_models import continued, inputs, opened, program
 from small_models import model as small
 
-from archc.api import Model
-from archc.compiler.elaborate import module_of, the_model
 from archc.compiler.incremental import derive
 from archc.compiler.ir.verify import verify
 from archc.compiler.key_axes import with_key_axes
 from archc.compiler.passes.canonicalize import CANONICALIZE
 from archc.compiler.rewrite import Session, run_pass
-from archc.dsl import Source, parse
 
 ATTENTIONS = "; ".join(
     f"{name} = x |> attention(1, mask = {mask}) as {name}"
@@ -96,14 +93,10 @@ def test_key_axes_and_what_is_kept(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_row_by_row(name: str) -> None:
     text = small(f"decode s; {CASES[name][0]}")
-    module = module_of(parse(Source("model.arch", text)))
-    model = Model(module, the_model(module), {}).with_random_weights(0)
+    model = opened(text)
     decoder = model.decoder("numpy", dtype="f64", level=0)
     keep = np.array([[1, 1, 0, 1, 1], [0, 1, 1, 1, 1]], bool)
     given = {k: v for k, v in inputs(keep=keep).items() if k in model.inputs}
-    rows, state = [], None
-    for cut in (slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 5)):
-        outputs, state = decoder(state, **{k: v[:, cut] for k, v in given.items()})
-        rows.append(outputs["y"])
+    y = continued(decoder, given, (1, 1, 1, 2))
     whole = model.compile("numpy", dtype="f64", level=0)(**given)["y"]
-    np.testing.assert_allclose(np.concatenate(rows, 1), whole, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(y, whole, rtol=1e-12, atol=1e-12)

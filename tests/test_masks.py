@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 from patterns import PRIME, hashed
 from references import distance
-from small_models import ids
+from small_models import ids, opened
 
 from archc.api import Model
-from archc.compiler.elaborate import module_of, the_model
 from archc.compiler.passes import optimise
-from archc.dsl import Source, parse
 from archc.dsl.dims import Dim
 
 Arrays = Mapping[str, np.ndarray]
@@ -68,13 +66,8 @@ def text_of(*lines: str) -> str:
     return HEAD + "\n".join(lines) + "\n}\n"
 
 
-def loaded(text: str) -> Model:
-    module = module_of(parse(Source("model.arch", text)))
-    return Model(module, the_model(module), {}).with_random_weights(0)
-
-
 def model(*lines: str) -> Model:
-    return loaded(text_of(*lines))
+    return opened(text_of(*lines))
 
 
 def outputs(block: str, masks: dict[str, np.ndarray]) -> list[str]:
@@ -222,7 +215,7 @@ def test_linear_attention_over_a_memory(backend: str, dtype: str, level: int, ma
     block = f"linear_attention(heads, {KV_HEADS}, memory = m, mask = {mask}, bias = true) as y"
     lines = ["time t: valid = far", f"output y[b, s, d] = x |> {block}"]
     text = text_of("input m: float[b, t, w: 6]", "input far: bool[b, t]", *lines)
-    made, noise = loaded(text), np.random.default_rng(4)
+    made, noise = opened(text), np.random.default_rng(4)
     weights = {k: noise.standard_normal(v.shape).astype("f") for k, v in made.weights.items()}
     given = {"x": inputs("none")["x"], "m": noise.standard_normal((B, 5, 6))}
     given["far"] = np.array([[1, 0, 1, 1, 0], [0] * 5], bool)
@@ -308,7 +301,7 @@ def patterns(queries: int, keys: int, backend: str, dtype: str = "f32") -> list[
     text = (
         "use std\nmodel M {\n  input x: float[s]\n  input y: float[t]\n" + "\n".join(lines) + "\n}"
     )
-    run = loaded(text).compile(backend, dtype=dtype)
+    run = opened(text).compile(backend, dtype=dtype)
     got = run(x=np.zeros(queries, np.float32), y=np.zeros(keys, np.float32))
     return [got[f"r{n}"] for n in range(len(PATTERNS))]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_models
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -161,8 +162,7 @@ model M {
   greatest = amax(x, b, s, d)
   output y[b] = amax(x - greatest, s, d) + greatest
 }"""
-    module = module_of(parse(Source("names.arch", text)))
-    model = Model(module, the_model(module, "M"), {}).with_random_weights(seed=0)
+    model = small_models.opened(text)
     x = np.linspace(-1, 2, 24, dtype=np.float32).reshape(2, 3, 4)
     for level in (0, 1):
         found = model.compile("triton", level=level)(x=x)["y"]
@@ -172,15 +172,11 @@ model M {
 def test_the_least_of_two_sizes_beside_a_value_named_min() -> None:
     text = """use std
 model M { input x: float[b, s, d]; decode s; output y[b, s, d] = min(previous(x, s), 1) + x }"""
-    module = module_of(parse(Source("names.arch", text)))
-    model = Model(module, the_model(module, "M"), {}).with_random_weights(seed=0)
+    model = small_models.opened(text)
     x = np.linspace(-1, 2, 8, dtype=np.float32).reshape(1, 4, 2)
-    decoder, state, rows = model.decoder("triton", level=0), None, []
-    for i in range(4):
-        outputs, state = decoder(state, x=x[:, i : i + 1])
-        rows.append(outputs["y"])
+    y = small_models.continued(model.decoder("triton", level=0), {"x": x}, (1,) * 4)
     expected = np.minimum(np.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :4], 1) + x
-    np.testing.assert_allclose(np.concatenate(rows, 1), expected, atol=1e-6)
+    np.testing.assert_allclose(y, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("shift", [5])

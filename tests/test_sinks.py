@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from small_models import continued, opened
 from transformers.models.gpt_oss.configuration_gpt_oss import GptOssConfig
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssAttention
 
 from archc.api import Model
-from archc.compiler.elaborate import module_of, the_model
 from archc.compiler.passes import optimise
-from archc.dsl import Source, parse
 
 STD = """use std
 model M {
@@ -50,11 +49,6 @@ D, LENGTH = 32, 9
 PARTS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 
 
-def opened(text: str, loss: bool = False) -> Model:
-    found = module_of(parse(Source("sinks.arch", text)))
-    return Model(found, the_model(found, "M"), {}, loss=loss).with_random_weights(seed=3)
-
-
 def given(length: int = LENGTH) -> dict[str, np.ndarray]:
     x = np.random.default_rng(length).standard_normal((2, length, D)).astype(np.float32)
     keep = np.ones((2, length), bool)
@@ -64,7 +58,7 @@ def given(length: int = LENGTH) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def std() -> Model:
-    return opened(STD)
+    return opened(STD, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -121,13 +115,9 @@ def test_an_attention_with_sinks_is_tiled(text: str) -> None:
 
 
 def test_a_sink_is_in_every_step(std: Model, expected: np.ndarray) -> None:
-    decoder, state, inputs, rows = std.decoder("torch"), None, given(), []
-    for i in range(LENGTH):
-        row = {name: array[:, i : i + 1] for name, array in inputs.items()}
-        outputs, state = decoder(state, **row)
-        rows.append(outputs["y"])
-    seen = inputs["keep"]
-    np.testing.assert_allclose(np.concatenate(rows, 1)[seen], expected[seen], atol=2e-6)
+    inputs = given()
+    y, seen = continued(std.decoder("torch"), inputs, (1,) * LENGTH), inputs["keep"]
+    np.testing.assert_allclose(y[seen], expected[seen], atol=2e-6)
 
 
 @pytest.mark.parametrize(
