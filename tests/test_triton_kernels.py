@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import small_models
 from graphs import (
     SIZES,
     Model,
@@ -206,6 +207,20 @@ def test_products_over_one_entry():
     one = sized("one", 1)
     q = x.split(d, (sized("twelve", 12), one))
     check(m.program(y=q.dot(q.rename((s, t)), one)))
+
+
+def test_heads_of_no_width():
+    """What lies along an axis without elements is empty, and a sum over it is zero."""
+    text = """use std
+model M {
+  d = 8; heads = 2; n = 0
+  input x: float[b, s, d]
+  narrow = x |> linear(heads, n)
+  x += narrow[(heads, n) -> all] |> linear(d)
+  output y[b, s, d] = x |> attention(heads, heads, n, scale = 1)
+}
+"""
+    check(small_models.program(text), shapes=((2, 5),))
 
 
 def test_long_rows_run_in_a_loop():

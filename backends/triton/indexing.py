@@ -94,6 +94,8 @@ class Indices:
 
     def divide(self, a: Dim, n: Dim) -> tuple[Dim, Dim]:
         """`(a // n, a % n)` for `a >= 0`. What ranges do not decide becomes a pair of new vars."""
+        if n == Dim():
+            return Dim(), a
         exact, rest = Dim(), Dim()
         for monomial, coefficient in a.terms:
             term = Dim(((monomial, coefficient),))
@@ -235,7 +237,12 @@ def _without(monomial: Monomial, atom: Atom) -> Monomial:
 
 
 def _floordiv(a: Dim, n: Dim) -> Dim:
-    """`a // n` for `a >= 0`; `(a // m) // n` is one division where both are numbers."""
+    """`a // n` for `a >= 0`; `(a // m) // n` is one division where both are numbers.
+
+    Zero along an axis without elements: what is left of `a`, the index there, is always masked.
+    """
+    if n == Dim():
+        return Dim()
     if len(a.terms) == 1 and a.terms[0][1] == 1 and len(a.terms[0][0]) == 1 and n.constant:
         atom = a.terms[0][0][0]
         if atom.name == "floordiv" and atom.args[1].constant:

@@ -284,6 +284,8 @@ class _Builder:
         return part.log_total
 
     def _store(self, to: Pointer, value: Value, axes: Sequence[Axis], at: Operand) -> None:
+        if any(self.region.size(a) == Dim() for a in axes):
+            return
         part = self.evaluator.reducer.part
         places = [at[a] for a in axes]
         if part is not None:
