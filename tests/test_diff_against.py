@@ -111,6 +111,10 @@ def against(model: archc.Model, peer: Peer, *candidates: Candidate) -> Report:
             {"layers[1].mixture.router: experts": "model.layers.1.mlp.gate"},
         ),
         (
+            "jamba",  # which keeps its choice to itself: the largest of its scores
+            {"layers[3].mixture.router: experts": "model.layers.3.feed_forward.router"},
+        ),
+        (
             "switch",  # a one for the expert that takes a token, none past its capacity
             {"decoder[1].ffn.router: experts": ("decoder.block.1.layer.2.mlp.router.classifier")},
         ),
@@ -213,6 +217,7 @@ class Routed:
 ROUTERS = [
     Routed("mixtral", "layers[1].moe.router", "mixture(experts"),
     Routed("deepseek-v2", "layers[2].mixture.router", "mix as mixture"),
+    Routed("jamba", "layers[1].mixture.router", "mixture(experts"),
     Routed("switch", "decoder[1].ffn.router", "as router"),
 ]
 
