@@ -18,7 +18,7 @@ from archc.cli import main
 from archc.diff import Candidate
 from archc.diff.against import EXACT, diff_against
 from archc.diff.inputs import run_time_symbols
-from archc.diff.matching import prefixes
+from archc.diff.names import owned, prefixes
 from archc.diff.peer import Peer
 from archc.diff.regions import places
 from archc.diff.report import Report
@@ -119,6 +119,20 @@ def against(model: archc.Model, peer: Peer, *candidates: Candidate) -> Report:
             {"decoder[1].ffn.router: experts": ("decoder.block.1.layer.2.mlp.router.classifier")},
         ),
         ("t5", {"decoder[0].cross": "decoder.block.0.layer.1.EncDecAttention"}),
+        (
+            "vit",  # patches lead, which no input counts; its file has other names than the class
+            {
+                "layers[2]": "layers.2",
+                "layers[0].attention.o": "layers.0.attention.o_proj",
+                "layers[1].ffn": "layers.1.mlp",
+                "final_norm": "layernorm",
+                "output hidden": "last_hidden_state",
+            },
+        ),
+        (
+            "roberta",  # ids of types have no padding
+            {"tokens": "roberta.embeddings.word_embeddings"},
+        ),
         ("gemma2", {"embed": "model.embed_tokens"}),  # whose module scales, outside of the region
     ],
 )
@@ -162,6 +176,7 @@ def test_a_part_of_a_module_is_named(peer) -> None:
     ("name", "change", "region", "why"),
     [
         ("gpt2", ("", ""), "positions", "the module is given whole numbers alone"),
+        ("bart", ("", ""), "positions", "the module makes nothing of what it is given"),
         (
             "deberta",
             ("", ""),
@@ -524,6 +539,46 @@ def test_modules_under_other_names() -> None:
         "m.mlp": "m.moe.",
         "m.b": "m.b.",
     }
+
+
+def test_modules_by_the_numbers_they_hold() -> None:
+    """Where names differ: a weight of its own, a bias beside it, a norm like that of another layer."""
+    noise, zeros = np.random.default_rng(0), np.zeros(3, np.float32)
+    q, k = noise.standard_normal((2, 3, 4)).astype(np.float32)
+    tensors = {
+        "tower.block.0.query.weight": q,
+        "tower.block.0.query.bias": zeros,
+        "tower.block.0.key.weight": k,
+        "tower.block.0.key.bias": zeros,
+        "tower.block.0.norm.bias": zeros,
+        "tower.block.1.norm.bias": zeros,
+        "head.weight": zeros,
+    }
+    parameters = {
+        "layers.0.attention.k_proj.weight": k,
+        "layers.0.attention.k_proj.bias": zeros,
+        "layers.0.attention.q_proj.weight": q,
+        "layers.0.attention.q_proj.bias": zeros,
+        "layers.0.norm.bias": zeros,
+        "layers.1.norm.bias": zeros,
+        "layers.1.scale": zeros,  # any of five tensors might be meant
+        "head.weight": zeros,
+    }
+    found = owned(parameters, tensors, tensors.__getitem__, "")
+    key, query = (f"tower.block.0.{name}" for name in ("key", "query"))
+    names = {module: set(entry.tensors) for module, entry in found.items()}
+    assert names == {
+        "layers.0": {f"{m}.{n}" for m in (key, query) for n in ("weight", "bias")}
+        | {"tower.block.0.norm.bias"},
+        "layers.0.attention": {f"{m}.{n}" for m in (key, query) for n in ("weight", "bias")},
+        "layers.0.attention.k_proj": {f"{key}.weight", f"{key}.bias"},
+        "layers.0.attention.q_proj": {f"{query}.weight", f"{query}.bias"},
+        "layers.0.norm": {"tower.block.0.norm.bias"},
+        "layers.1.norm": {"tower.block.1.norm.bias"},
+        "head": {"head.weight"},
+    }
+    assert found["layers.0"].own == set()
+    assert found["layers.0.norm"].own == {"tower.block.0.norm.bias"}
 
 
 # ------------------------------------------------------------------------------- the command

@@ -28,7 +28,8 @@ from ..equality import Comparison, compare, flips_allowed
 from .conventions import Alternative, Hint, Setting, hints
 from .experts import Choice, choices, largest, ranked, stated_by
 from .inputs import Case, random_cases, read_inputs
-from .matching import Layout, Matched, Region, by_module, matched, prefixes
+from .matching import Layout, Matched, Region, matched
+from .names import owned
 from .peer import Call, Peer, PeerRun
 from .reference import Reference
 from .regions import in_std, places
@@ -36,6 +37,7 @@ from .report import Cell, LeftOut, Report, Row, Status, judged, listed, located,
 from .session import TIE, Candidate, Session, Stage, margin_of
 from .values import Values, same_values
 
+TOKENS = "input_ids"  # what classes call ids of tokens, a decoder's too; others have no padding
 OUTPUTS = {"hidden": "last_hidden_state", "pooled": "pooler_output"}  # names that classes use
 RULE: dict[ModelDType, ModelDType] = {"f64": "f32"}  # classes keep islands of float32 in float64
 EXACT = Candidate("numpy", 0, "f64", "numpy@O0@f64")  # what is compared when nothing else is asked
@@ -146,10 +148,10 @@ class _Against:
         if not names:
             raise NothingMatches(name=peer.class_name, model=model.definition.name)
         session = Session(model.program_for(names), weights)
-        tensors = checkpoint.weights_file().names
-        modules = prefixes(by_module(peer.modules()), tensors, peer.base)
-        lines = expand(block, session.program, tensors)
-        found = matched(session.stage(0, "f64").values, lines, modules, tensors)
+        file = checkpoint.weights_file()
+        modules = owned(peer.parameters(), file.names, file.read, peer.base)
+        lines = expand(block, session.program, file.names)
+        found = matched(session.stage(0, "f64").values, lines, modules, file.names)
         return cls(model, peer, session, found)
 
     def cases(self, seed: int, sizes: Mapping[str, int]) -> Iterator[Case]:
@@ -171,7 +173,7 @@ class _Against:
         masks = {nodes[n].axes: v for n, v in inputs.items() if nodes[n].type.dtype == "bool"}
         for name, value in inputs.items():
             mask, pad = masks.get(nodes[name].axes), self.peer.padding
-            if nodes[name].attrs["kind"] == "ids" and mask is not None and pad is not None:
+            if name.endswith(TOKENS) and mask is not None and pad is not None:
                 value = np.where(mask, np.where(value == pad, pad + 1, value), pad)
             yield name, value
 
@@ -213,6 +215,15 @@ class _Runs:
     @cached_property
     def layout(self) -> Layout:
         return Layout.of(self.against.session.program, self.case.inputs)
+
+    def ignores(self, region: Region) -> bool:
+        """Whether a module returns the same whatever it is given, as a table of positions does."""
+        call = self["f64"].calls[region.module][-1]
+        given, before = call.given(), self["f64"].returned(region.module)
+        if given is None or before is None:
+            return False
+        after = self.against.peer.again(region.module, call, np.zeros_like(given))
+        return after is not None and np.array_equal(before, after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +302,8 @@ class _Trial:
                 return f"{listed([f'`{name}`' for name in places])} have it in different places"
             tensors = listed(lost or [f"`{entry.name}`" for entry in region.entries])
             return f"no dimension of {tensors} counts what it returns"
+        if region.reads and self.runs.ignores(region):
+            return "the module makes nothing of what it is given"
         if len(calls) > 1:
             return f"the class calls the module {len(calls)} times"
         return f"the module returns another shape, {list(result.shape)}"
@@ -336,12 +349,17 @@ class _Trial:
         return compare(ours, exact, theirs, self.dtype)
 
     def region(self, region: Region) -> Comparison | None:
-        """How what a region returns compares, at worst over its calls."""
+        """How what a region returns compares, at worst over its calls; None where nothing can be.
+
+        So it is where a module makes nothing of the value that its region adds to.
+        """
         found = []
         for pair in self.pair(region):
             gold, base = self.returned(region, pair)
             found.append(self.compared(self.values.node(pair.key), pair.value, gold, base))
-        return max(found, key=lambda c: (not c.passed, c.error), default=None)
+        worst = max(found, key=lambda c: (not c.passed, c.error), default=None)
+        apart = worst is not None and not worst.passed
+        return None if apart and region.reads and self.runs.ignores(region) else worst
 
     @property
     def base(self) -> PeerRun:

@@ -9,7 +9,6 @@ that is read outside; `Layout` says where its features are in the module's array
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -21,6 +20,7 @@ from ..compiler.checkpoint.arrangement import Arrangement, claims, inside
 from ..compiler.checkpoint.lines import Entry, Lines
 from ..compiler.extract import SOURCES
 from ..compiler.ir.graph import Axis, Function, Node, Parameter, Program
+from .names import Owned
 from .regions import UNPLACED
 from .report import LeftOut
 from .values import Values
@@ -62,12 +62,12 @@ class Matched:
 
 
 def matched(
-    values: Values, lines: Lines, modules: Mapping[str, str], used: Collection[str]
+    values: Values, lines: Lines, modules: Mapping[str, Owned], used: Collection[str]
 ) -> Matched:
     """The regions that are modules, or parts of modules that several share.
 
-    `modules` gives the leading part of file names that each module has; `used` are the tensors. A
-    bank's weights make no region: of which entries its values are differs from token to token.
+    `modules` gives the tensors that each module has; `used` are those of the file. A bank's weights
+    make no region: of which entries its values are differs from token to token.
     """
     entries = [e for e in lines.live() if e.name in used and not e.line.alias]
     weights = {e.name: {c.path for c in claims(e.tree)} for e in entries if e.tree is not None}
@@ -75,13 +75,13 @@ def matched(
     found: dict[str, Region] = {}
     parts: dict[str, Region] = {}
     left_out: list[LeftOut] = []
-    for module, prefix in modules.items():
-        inside = {name for name in weights if name.startswith(prefix)}
+    for module, tensors in modules.items():
+        inside = weights.keys() & tensors.tensors
         read = {path for name in inside for path in weights[name]}
         if not read or read <= banks:
             continue
         elsewhere = {p: n for n in weights.keys() - inside for p in weights[n]}
-        own = tuple(e for e in entries if e.name.rpartition(".")[0] + "." == prefix)
+        own = tuple(e for e in entries if e.name in tensors.own)
         name = _region(read)
         if name and not any(_below(path, name) for path in elsewhere):
             region = _made(values, name, module, own)
@@ -166,54 +166,12 @@ def _is_float(node: Node) -> bool:
     return len(node.types) == 1 and node.type.dtype in FLOATS and node.op not in sources
 
 
-# ----------------------------------------------------------------------------------- modules
-
-
-def prefixes(
-    children: Mapping[str, Sequence[str]], tensors: Collection[str], base: str
-) -> dict[str, str]:
-    """For each module, what leads the names of its tensors in a file.
-
-    `children` has every module that owns a parameter, below its parent; the root is "". A class and
-    its file may differ in the prefix `base`, and in what they call one child of a module.
-    """
-    names = [tuple(tensor.split(".")) for tensor in tensors]
-    found: dict[str, str] = {}
-    todo: list[tuple[str, tuple[str, ...]]] = [("", ())]
-    if base:
-        below, heads = children.get("", ()), {name[0] for name in names}
-        if base in below and base not in heads:
-            todo.append((base, ()))
-        elif base not in below and base in heads:
-            todo.append(("", (base,)))
-    for module, lead in todo:
-        if lead:
-            found[module] = ".".join(lead) + "."
-        todo += _children(module, lead, children.get(module, ()), names)
-    return found
-
-
-def _children(
-    module: str, lead: tuple[str, ...], below: Sequence[str], names: Sequence[tuple[str, ...]]
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The children of a module under their names in the file; one that is left of both is the same."""
-    depth = len(lead)
-    there = {n[depth] for n in names if n[:depth] == lead and len(n) > depth + 1}
-    same = [child for child in below if child in there]
-    left, others = [c for c in below if c not in there], sorted(there - set(below))
-    pairs = [*zip(same, same, strict=True)]
-    if lead and len(left) == len(others) == 1:
-        pairs += zip(left, others, strict=True)
-    for child, name in pairs:
-        yield f"{module}.{child}" if module else child, (*lead, name)
-
-
 # ------------------------------------------------------------------------------------ layout
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How arrays of a program lie in the order of a module's: `lead` axes, then features.
+    """How arrays of a program lie in the order of a module's: `lead`, the axes of inputs, then features.
 
     `masks` are the inputs that say which entries of their axes count.
     """
@@ -236,25 +194,32 @@ class Layout:
     def arranged(self, value: Array, node: Node, shape: tuple[int, ...]) -> Array | None:
         """`value` of `node` as an array of `shape`; None where it has not that shape.
 
-        A module may have merged the leading axes.
+        A module may have merged the leading axes. What no weight has either, such as the patches of
+        an image, may be among them.
         """
-        flat = self.by_token(value, node)
-        for wanted in (flat.shape, (-1, flat.shape[-1])):
-            arranged = flat.reshape(wanted)
-            if arranged.shape == shape:
-                return arranged
+        lead, rest = self._axes(node)
+        more = [a for a in rest if a not in self.weighted]
+        for split in ((lead, rest), ([*lead, *more], [a for a in rest if a not in more])):
+            flat = _flat(value, node, *split)
+            for wanted in (flat.shape, (-1, flat.shape[-1])):
+                arranged = flat.reshape(wanted)
+                if arranged.shape == shape:
+                    return arranged
         return None
 
     def by_token(self, value: Array, node: Node) -> Array:
         """`value` of `node` with its leading axes first, and its features merged into one axis."""
-        lead, rest = self._axes(node)
-        ordered = value.transpose([node.axes.index(a) for a in (*lead, *rest)])
-        return ordered.reshape(*ordered.shape[: len(lead)], -1) if rest else ordered
+        return _flat(value, node, *self._axes(node))
 
     def _axes(self, node: Node) -> tuple[list[Axis], list[Axis]]:
         """The leading axes of a value, and the others."""
         lead = [a for a in self.lead if a in node.axes]
         return lead, [a for a in node.axes if a not in lead]
+
+    @property
+    def weighted(self) -> set[Axis]:
+        """The axes that weights have."""
+        return {axis for parameter in self.program.parameters for axis in parameter.axes}
 
     def seen(self, node: Node, shape: tuple[int, ...]) -> Array:
         """Which entries of the arranged value of `node` are no padding."""
@@ -292,7 +257,7 @@ class Layout:
         None for a tensor that has no dimension of this length which counts them alone.
         """
         parameters = {p.path: p for p in self.program.parameters}
-        _, rest = self._axes(node)
+        rest = [a for a in self._axes(node)[1] if a in self.weighted]
         found = {}
         for entry in region.entries:
             assert entry.tree is not None
@@ -303,6 +268,11 @@ class Layout:
                 places = _places(entry.tree, parameter, rest, length, self.program.sizes)
                 found[entry.name] = places
         return found
+
+
+def _flat(value: Array, node: Node, lead: Sequence[Axis], rest: Sequence[Axis]) -> Array:
+    ordered = value.transpose([node.axes.index(a) for a in (*lead, *rest)])
+    return ordered.reshape(*ordered.shape[: len(lead)], -1) if rest else ordered
 
 
 def _places(
@@ -330,12 +300,3 @@ def _places(
         if (by_feature == first[:, None]).all() and len({*first.tolist()} - {-1}) == count:
             return first
     return None
-
-
-def by_module(children: Sequence[str]) -> dict[str, list[str]]:
-    """Names of modules below their parents."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for name in children:
-        parent, _, own = name.rpartition(".")
-        found[parent].append(own)
-    return found

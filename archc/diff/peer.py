@@ -115,10 +115,10 @@ class Peer:
         """The names of its inputs."""
         return frozenset(inspect.signature(self._models["f32"].forward).parameters)
 
-    def modules(self) -> list[str]:
-        """The modules that have parameters, outer ones first."""
-        named = self._models["f32"].named_modules()
-        return [name for name, module in named if name and any(True for _ in module.parameters())]
+    def parameters(self) -> dict[str, Array]:
+        """Views of its parameters in float32, by name; one that is tied under each of its names."""
+        named = self._models["f32"].named_parameters(remove_duplicate=False)
+        return {name: array(parameter) for name, parameter in named}
 
     def run(self, inputs: Mapping[str, Array], dtype: ModelDType) -> PeerRun:
         """Runs the class in `dtype`. Raises PeerFails."""
