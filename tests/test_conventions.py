@@ -39,6 +39,8 @@ PAIRS = {
     "scaled": (SCORES.format(""), SCORES.format(" * 4 ** -0.5"), "multiplied by 4 ** -0.5"),
     "not scaled": (SCORES.format(" / 2"), SCORES.format(""), "not multiplied by 4 ** -0.5"),
     "divided": (SCORES.format(""), SCORES.format(" / 4"), "scores divided by 4"),
+    "embedded": ("y[b, d] = x", "y[b, d] = x * sqrt(d)", "the result multiplied by 4 ** 0.5"),
+    "an eighth": ("y[b, d] = x * g", "y[b, d] = x * g / 8", "the result multiplied by 0.125"),
     "exclusive": (
         "y[b, d] = where(index(d) <= 2, x, 0)",
         "y[b, d] = where(index(d) < 2, x, 0)",

@@ -16,10 +16,11 @@ from safetensors.numpy import load_file, save_file
 import archc
 from archc.cli import main
 from archc.diff import Candidate
-from archc.diff.against import EXACT, diff_against
-from archc.diff.inputs import run_time_symbols
+from archc.diff.against import diff_against
+from archc.diff.inputs import Case, run_time_symbols
 from archc.diff.names import owned, prefixes
 from archc.diff.peer import Peer
+from archc.diff.port import EXACT
 from archc.diff.regions import places
 from archc.diff.report import Report
 
@@ -141,6 +142,17 @@ def test_a_right_port_agrees(name: str, pairs: dict[str, str], peer) -> None:
     assert found.agree, str(found)
     modules = {row.region: row.module for row in found.rows}
     assert pairs.items() <= modules.items()
+
+
+def test_a_layer_may_pass_on_what_it_does_not_make(peer) -> None:
+    """LLaVA's tower hands the features of one layer through all others, in their shape."""
+    made, inputs = peer("llava"), REFERENCES["llava"].inputs()
+    case = Case("given", {n: v.astype(bool) if "mask" in n else v for n, v in inputs.items()})
+    model = archc.load(EXAMPLES / "llava.arch", weights=made.directory)
+    found = diff_against(model, (EXACT,), made, inputs=case)
+    assert found.agree, str(found)
+    modules = {row.region: row.module for row in found.rows}
+    assert modules["tower[2]"] == "model.vision_tower.encoder.layers.2"
 
 
 def test_backends_are_held_to_the_class_too(peer) -> None:
@@ -463,7 +475,12 @@ MISTAKES = {
     ),
     "no residual": Mistake(LLAMA, NORM2, NORM2.replace("+=", "="), "layers[0]", "gated_ffn(hidden"),
     "stream not scaled": Mistake(
-        "gemma", "embed(input_ids) * d ** 0.5", "embed(input_ids)", "embed", "embed(input_ids)"
+        "gemma",
+        "embed(input_ids) * d ** 0.5",
+        "embed(input_ids)",
+        "embed",
+        "embed(input_ids)",
+        "the result multiplied by 64 ** 0.5",
     ),
     "wrong layer": Mistake(
         LLAMA,
@@ -493,6 +510,15 @@ def test_a_mistake_is_named(kind: str, peer, tmp_path: Path) -> None:
     assert any(mistake.hint in w for w in words) if mistake.hint else not words, words
     statuses = {row.region: row.statuses["numpy@O0@f64"] for row in report.rows}
     assert statuses[mistake.region] == ("inherited" if kind == "wrong layer" else "introduced")
+
+
+def test_a_class_that_halves_its_stream(peer) -> None:
+    """RWKV divides weights of later layers, which a file has whole: apart inside, equal at the end."""
+    report = compared(peer("rwkv4"), EXAMPLES / "rwkv4.arch")
+    (found,) = report.divergences
+    assert (found.region, found.introduced) == ("layers[2].time.o", True)
+    assert [hint.words for hint in found.hints] == ["the result multiplied by 0.5"]
+    assert report.rows[-1].statuses["numpy@O0@f64"] == "agrees"
 
 
 def planted(mistake: Mistake, kind: str) -> str:

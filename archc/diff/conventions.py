@@ -316,6 +316,23 @@ def scales(s: Setting) -> Iterator[Alternative]:
                 yield _changed(s, f"scores {words[power]} {shown}", {node.id}, change)
 
 
+def factors(s: Setting) -> Iterator[Alternative]:
+    """A result times the root of a size, as embeddings are taken (Vaswani et al., 2017, 3.4), or a
+    power of two, by which a class may keep its stream in the range of a half format."""
+    for result in dict.fromkeys(i for _, i in s.program.main.outputs):
+        kind = s.node(result).type
+        counted = (a.size for a in kind.axes if a.size.symbols() <= s.program.sizes.keys())
+        sizes = sorted({size.evaluate(s.program.sizes) for size in counted} - {0, 1})
+        by = {f"{size} ** {power}": size**power for size in sizes for power in (0.5, -0.5)}
+        by |= {f"{factor:g}": factor for k in (1, 2, 3) for factor in (0.5**k, 2.0**k)}
+        for words, factor in by.items() if kind.dtype not in ("int", "bool") else ():
+
+            def change(b: Builder, n: Node, inputs: tuple[int, ...], by: float = factor) -> int:
+                return b.add("mul", (_copied(b, n, inputs), _number(b, n, by)))
+
+            yield _changed(s, f"the result multiplied by {words}", {result}, change)
+
+
 def gains(s: Setting) -> Iterator[Alternative]:
     """A gain of `1 + w`, or of `w`."""
 
@@ -477,6 +494,7 @@ CONVENTIONS: Sequence[Convention] = (
     pairing,
     bounds,
     scales,
+    factors,
     gains,
     exchanged,
     joint,

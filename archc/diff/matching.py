@@ -83,13 +83,13 @@ def matched(
         elsewhere = {p: n for n in weights.keys() - inside for p in weights[n]}
         own = tuple(e for e in entries if e.name in tensors.own)
         name = _region(read)
-        if name and not any(_below(path, name) for path in elsewhere):
+        if name and not any(is_below(path, name) for path in elsewhere):
             region = _made(values, name, module, own)
             if region is not None:  # of modules with the same tensors the innermost comes last
                 found[name] = region
         elif len(own) == len(inside):
             for part in dict.fromkeys(path.rpartition(".")[0] for path in sorted(read)):
-                other = next((n for path, n in elsewhere.items() if _below(path, part)), None)
+                other = next((n for path, n in elsewhere.items() if is_below(path, part)), None)
                 region = _made(values, part, module, own, shared=True) if part else None
                 if region is not None and other is not None:
                     why = f"it also reads `{other}`, which the module has not"
@@ -108,7 +108,8 @@ def _region(weights: Collection[str]) -> str:
     return ".".join(level[0] for level in takewhile(lambda level: len({*level}) == 1, levels))
 
 
-def _below(path: str, region: str) -> bool:
+def is_below(path: str, region: str) -> bool:
+    """Whether a path or a region is inside of a region."""
     return path.startswith((f"{region}.", f"{region}["))
 
 
@@ -139,13 +140,14 @@ def _made(
 
 
 def _is_of(node: Node, region: str) -> bool:
-    return not region or any(o.region == region or _below(o.region, region) for o in node.origins)
+    return not region or any(o.region == region or is_below(o.region, region) for o in node.origins)
 
 
 def _exits(function: Function, inside: Sequence[Node], partly: bool) -> list[int]:
-    """The values that something outside reads; of a whole function its outputs."""
+    """The values that something outside reads; of a whole function its outputs that it makes."""
     if not partly:
-        return [i for i in function.output_ids if _is_float(function[i])]
+        made = (i for i in function.output_ids if function[i].op != "input")
+        return [i for i in made if _is_float(function[i])]
     ids, users = {n.id for n in inside}, function.users()
     outputs = set(function.output_ids)
     read = (n for n in inside if n.id in outputs or any(u not in ids for u in users[n.id]))
@@ -262,7 +264,7 @@ class Layout:
         for entry in region.entries:
             assert entry.tree is not None
             paths = {c.path for c in claims(entry.tree)}
-            mine = {p for p in paths if not region.shared or _below(p, region.name)}
+            mine = {p for p in paths if not region.shared or is_below(p, region.name)}
             parameter = parameters.get(mine.pop()) if len(mine) == 1 else None
             if parameter is not None and rest and set(rest) <= set(parameter.axes):
                 places = _places(entry.tree, parameter, rest, length, self.program.sizes)

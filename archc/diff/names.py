@@ -42,7 +42,7 @@ def owned(
     free = set(tensors).difference(*(o.own for o in found.values()))
     named = same_numbers({p: parameters[p] for p in sorted(left)}, sorted(free), read)
     for module, own in modules.items():
-        if module not in found and own and own <= named.keys():
+        if module not in found and own <= named.keys():
             direct = frozenset(named[p] for p in own if _parent(p) == module)
             found[module] = Owned(frozenset(named[p] for p in own), direct)
     return {module: found[module] for module in modules if module in found}
