@@ -548,6 +548,18 @@ def test_an_error_that_came_wrong_is_inherited(peer, tmp_path: Path) -> None:
     assert status["output logits"] == "differs"
 
 
+def test_what_is_between_two_regions_is_shown(peer, tmp_path: Path) -> None:
+    """No region is at fault: the line is that of the value that came wrong, and no tensor is suspect."""
+    text, line = (EXAMPLES / "llama.arch").read_text(), "x = embed(input_ids)\n"
+    file = tmp_path / "port.arch"
+    file.write_text(text.replace(line, f"{line}  x = x + 1.0\n"))
+    (found,) = compared(peer(LLAMA), file).divergences
+    assert (found.region, found.introduced) == ("layers[0].norm1", False)
+    span = next(places(found.spans))
+    assert span.source.line(span.line).strip() == "x = x + 1.0"
+    assert found.lines_read == ()
+
+
 # --------------------------------------------------------------------------------- the names
 
 

@@ -52,7 +52,7 @@ def diff_against(
         tuple(table.rows.values()),
         tuple(table.divergences.values()),
         against=peer.class_name,
-        left_out=tuple(table.left_out),
+        left_out=tuple(table.left_out.values()),
     )
 
 
@@ -61,11 +61,12 @@ class _Table:
     """Grows with every trial: the worst of each region by candidate, and where each first differs."""
 
     rows: dict[str, Row] = field(default_factory=dict)
-    left_out: dict[LeftOut, None] = field(default_factory=dict)
+    left_out: dict[tuple[str, str], LeftOut] = field(default_factory=dict)
     divergences: dict[Candidate, ModuleDivergence] = field(default_factory=dict)
 
     def add(self, trial: Trial) -> None:
-        self.left_out |= dict.fromkeys(trial.runs.exact.left_out)
+        for left in trial.runs.exact.left_out:  # a shape in the reason is that of the first case
+            self.left_out.setdefault((left.region, left.module), left)
         for region, status, comparison in trial.regions:
             self.enter(trial, region.name, region.module, Cell(status, comparison.error))
             chosen = trial.chosen.by(region)

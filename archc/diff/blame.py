@@ -97,7 +97,7 @@ def _in_regions(trial: Trial) -> ModuleDivergence | None:
     if status == "inherited" and not misread:
         around = (w for w in wrong if w[1] != "inherited" and is_below(region.name, w[0].name))
         region, status, comparison = next(around, first)
-    alone = misread or region is first[0]
+    suspect = misread or (status != "inherited" and region is first[0])
     experts = trial.chosen.by(region)
     return ModuleDivergence(
         str(trial.candidate),
@@ -107,7 +107,7 @@ def _in_regions(trial: Trial) -> ModuleDivergence | None:
         _spans(trial, first[0], first[1] == "inherited" and not misread),
         comparison,
         status != "inherited",
-        tuple(e.line.span for e in region.entries) if alone else (),
+        tuple(e.line.span for e in region.entries) if suspect else (),
         _hints(trial, region) if status == "introduced" else (),
         region.shared,
         f"experts {experts.mismatch}" if experts and not experts.passed else "",
