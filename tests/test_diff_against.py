@@ -18,6 +18,7 @@ from archc.cli import main
 from archc.diff import Candidate
 from archc.diff.against import diff_against
 from archc.diff.inputs import Case, run_time_symbols
+from archc.diff.matching import merges
 from archc.diff.names import owned, prefixes
 from archc.diff.peer import Peer
 from archc.diff.port import EXACT
@@ -144,15 +145,37 @@ def test_a_right_port_agrees(name: str, pairs: dict[str, str], peer) -> None:
     assert pairs.items() <= modules.items()
 
 
-def test_a_layer_may_pass_on_what_it_does_not_make(peer) -> None:
-    """LLaVA's tower hands the features of one layer through all others, in their shape."""
-    made, inputs = peer("llava"), REFERENCES["llava"].inputs()
-    case = Case("given", {n: v.astype(bool) if "mask" in n else v for n, v in inputs.items()})
-    model = archc.load(EXAMPLES / "llava.arch", weights=made.directory)
-    found = diff_against(model, (EXACT,), made, inputs=case)
+@pytest.mark.parametrize(
+    ("name", "pairs"),
+    [
+        (
+            "llava",  # whose tower hands the features of one layer through all others
+            {"tower[2]": "model.vision_tower.encoder.layers.2"},
+        ),
+        (
+            "rag-sequence",  # the class counts the documents of all questions along one axis
+            {"decoder[2].cross.k": "rag.generator.model.decoder.layers.2.encoder_attn.k_proj"},
+        ),
+    ],
+)
+def test_a_right_port_agrees_on_given_inputs(name: str, pairs: dict[str, str], peer) -> None:
+    """Classes that do not run on random ones."""
+    made, reference = peer(name), REFERENCES[name]
+    inputs = {n: v.astype(bool) if "mask" in n else v for n, v in reference.inputs().items()}
+    model = archc.load(EXAMPLES / f"{reference.example}.arch", weights=made.directory)
+    found = diff_against(model, (EXACT,), made, inputs=Case("given", inputs))
     assert found.agree, str(found)
-    modules = {row.region: row.module for row in found.rows}
-    assert modules["tower[2]"] == "model.vision_tower.encoder.layers.2"
+    assert pairs.items() <= {row.region: row.module for row in found.rows}.items()
+
+
+def test_neighbours_merge() -> None:
+    assert merges((2, 3, 4), (6, 4))
+    assert merges((2, 3, 4), (24,))
+    assert merges((2, 1, 3), (1, 2, 3))
+    assert merges((), ())
+    assert not merges((2, 3), (3, 2))
+    assert not merges((4, 3), (2, 6))
+    assert not merges((2, 3), (2,))
 
 
 def test_backends_are_held_to_the_class_too(peer) -> None:

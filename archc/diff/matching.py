@@ -15,11 +15,12 @@ from itertools import takewhile
 
 import numpy as np
 
-from ..backends.base import Array, ValueKey
+from ..backends.base import Array, ValueKey, bind_inputs
 from ..compiler.checkpoint.arrangement import Arrangement, claims, inside
 from ..compiler.checkpoint.lines import Entry, Lines
 from ..compiler.extract import SOURCES
 from ..compiler.ir.graph import Axis, Function, Node, Parameter, Program
+from ..compiler.ops import Precision
 from .names import Owned
 from .regions import UNPLACED
 from .report import LeftOut
@@ -173,40 +174,39 @@ def _is_float(node: Node) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How arrays of a program lie in the order of a module's: `lead`, the axes of inputs, then features.
+    """How arrays of a program lie in the order of a module's: the axes of inputs lead, then come features.
 
-    `masks` are the inputs that say which entries of their axes count.
+    `sizes` are those of the axes of inputs, `masks` the inputs that say which entries of their axes
+    count.
     """
 
     program: Program
-    lead: tuple[Axis, ...]
+    sizes: Mapping[Axis, int]
     masks: Mapping[tuple[Axis, ...], Array]
 
     @classmethod
     def of(cls, program: Program, inputs: Mapping[str, Array]) -> Layout:
         given = [program.main[i] for i in program.main.inputs]
-        lead = dict.fromkeys(axis for node in given for axis in node.axes)
+        bound = bind_inputs(program, inputs, Precision("f64")).sizes
         masks = {
-            node.axes: inputs[node.attrs.string("name")]
+            node.axes: inputs[node.attrs.string("name")].astype(np.bool_)
             for node in given
             if node.type.dtype == "bool" and node.attrs.string("name") in inputs
         }
-        return cls(program, tuple(lead), masks)
+        return cls(program, {a: a.size.evaluate(bound) for n in given for a in n.axes}, masks)
 
     def arranged(self, value: Array, node: Node, shape: tuple[int, ...]) -> Array | None:
         """`value` of `node` as an array of `shape`; None where it has not that shape.
 
-        A module may have merged the leading axes. What no weight has either, such as the patches of
-        an image, may be among them.
+        A module may have merged leading axes that are neighbours. What no weight has either, such as
+        the patches of an image, may be among them.
         """
         lead, rest = self._axes(node)
         more = [a for a in rest if a not in self.weighted]
         for split in ((lead, rest), ([*lead, *more], [a for a in rest if a not in more])):
             flat = _flat(value, node, *split)
-            for wanted in (flat.shape, (-1, flat.shape[-1])):
-                arranged = flat.reshape(wanted)
-                if arranged.shape == shape:
-                    return arranged
+            if flat.shape[-1:] == shape[-1:] and merges(flat.shape[:-1], shape[:-1]):
+                return flat.reshape(shape)
         return None
 
     def by_token(self, value: Array, node: Node) -> Array:
@@ -215,7 +215,7 @@ class Layout:
 
     def _axes(self, node: Node) -> tuple[list[Axis], list[Axis]]:
         """The leading axes of a value, and the others."""
-        lead = [a for a in self.lead if a in node.axes]
+        lead = [a for a in self.sizes if a in node.axes]
         return lead, [a for a in node.axes if a not in lead]
 
     @property
@@ -224,22 +224,18 @@ class Layout:
         return {axis for parameter in self.program.parameters for axis in parameter.axes}
 
     def seen(self, node: Node, shape: tuple[int, ...]) -> Array:
-        """Which entries of the arranged value of `node` are no padding."""
+        """Which entries of the arranged value of `node` are no padding, along its first dimensions."""
         lead, _ = self._axes(node)
-        sizes = dict(zip(lead, shape, strict=False))
-        seen = np.ones([sizes[a] for a in lead] if len(shape) > len(lead) else shape[:1], np.bool_)
-        if len(shape) <= len(lead):  # merged leading axes
-            return self._merged(lead, shape[0])
+        seen = np.ones([self.sizes[a] for a in lead], np.bool_)
         for axes, mask in self.masks.items():
             if set(axes) <= set(lead):
                 order = [axes.index(a) for a in lead if a in axes]
-                own = [sizes[a] if a in axes else 1 for a in lead]
-                seen = seen & mask.astype(np.bool_).transpose(order).reshape(own)
-        return seen
-
-    def _merged(self, lead: Sequence[Axis], rows: int) -> Array:
-        mask = self.masks.get(tuple(lead))
-        return np.ones(rows, np.bool_) if mask is None else mask.astype(np.bool_).reshape(-1)
+                own = [self.sizes[a] if a in axes else 1 for a in lead]
+                seen = seen & mask.transpose(order).reshape(own)
+        for depth in range(len(shape)):
+            if merges(seen.shape, shape[:depth]):
+                return seen.reshape(shape[:depth])
+        return seen.repeat(shape[0] // seen.size)  # merged with axes that no input has
 
     def part(self, result: Array, node: Node, region: Region) -> Array | None:
         """What of a module's array is a region's value of `node`, features in the order of its axes.
@@ -270,6 +266,18 @@ class Layout:
                 places = _places(entry.tree, parameter, rest, length, self.program.sizes)
                 found[entry.name] = places
         return found
+
+
+def merges(parts: Sequence[int], whole: Sequence[int]) -> bool:
+    """Whether dimensions become `whole` where some are merged with their neighbours."""
+    left = list(parts)
+    for size in whole:
+        product = 1
+        while left and product < size:
+            product *= left.pop(0)
+        if product != size:
+            return False
+    return all(size == 1 for size in left)
 
 
 def _flat(value: Array, node: Node, lead: Sequence[Axis], rest: Sequence[Axis]) -> Array:
