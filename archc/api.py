@@ -24,7 +24,14 @@ from .compiler.elaborate import (
 )
 from .compiler.ir.graph import Program
 from .dsl import parse_file
-from .dsl.errors import NoWeights, OtherModel, UnknownBackend, UnknownInput, UnknownOutput
+from .dsl.errors import (
+    NoWeights,
+    OtherModel,
+    OtherPreset,
+    UnknownBackend,
+    UnknownInput,
+    UnknownOutput,
+)
 from .dsl.syntax import CheckpointDef, InputStmt, ModelDef, walk
 
 if TYPE_CHECKING:  # what only some calls need is imported by them: `check` needs none of it
@@ -283,7 +290,10 @@ def load(
     module = module_of(parse_file(path))
     values: dict[str, Any] = {}
     if preset is not None:
-        model, values = preset_overrides(module, preset)
+        own, values = preset_overrides(module, preset)
+        if model not in (None, own):
+            raise OtherPreset(name=preset, model=own, asked=str(model))
+        model = own
     values |= dict(overrides or {}) | hyperparameter_values
     if weights is not None and not isinstance(weights, Mapping):
         return _load_checkpoint(module, Path(weights), model, values, loss)

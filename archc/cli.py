@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from . import __version__
 from .commands.reports import print_errors
 from .compiler.knobs import DEBUG
 from .dsl.diagnostics import ArchError, Diagnostics, did_you_mean, render
-from .dsl.errors import OutOfMemory
+from .dsl.errors import OutOfMemory, Unwritable
 from .dsl.lexer import MOST_ERRORS
 
 # In the order of `archc --help`; module of archc.commands where the name cannot be one.
@@ -40,6 +41,8 @@ COMMANDS = {
     "lsp": "lsp",
 }
 MISTAKE, BUG, INTERRUPTED = 1, 70, 130
+# A disk that is full or fails, and a quota, are no bugs.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 
 class Commands(click.Group):
@@ -74,6 +77,11 @@ class Commands(click.Group):
         except MemoryError as error:
             reason = str(error) or "an allocation failed"
             ctx.exit(mistakes(ctx, [OutOfMemory(reason=reason)]))
+        except OSError as error:
+            if error.errno not in FULL:
+                ctx.exit(bug(error, debug))
+            full = Unwritable(path=error.filename or "what it prints", reason=str(error.strerror))
+            ctx.exit(mistakes(ctx, [full]))
         except Exception as error:
             ctx.exit(bug(error, debug))
 

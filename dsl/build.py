@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from textwrap import dedent
 from typing import Any, Literal
 
-from .errors import ChainedComparison, NumberTooLarge, WrongParameter
+from .errors import ChainedComparison, DefinedTwice, NumberTooLarge, WrongParameter
 from .grammar import DOC, OPERATOR, RELATION, STRING
 from .lexer import Lexeme
 from .span import Source, Span
@@ -100,10 +100,12 @@ def doc_words(text: str) -> str:
 
 
 def _number(span: Span, text: str) -> Number:
-    value: int | float = float(text)
-    if value == float("inf") or (text.isdigit() and value > LARGEST_INTEGER):
-        raise NumberTooLarge(span=span)
-    return Number(span=span, value=int(text) if text.isdigit() else value, text=text)
+    value: int | float = float(text)  # first, for int() takes no thousands of digits
+    if value != float("inf") and text.isdigit():
+        value = int(text)
+    if value > LARGEST_INTEGER and (text.isdigit() or value == float("inf")):
+        raise NumberTooLarge(span=span, whole=text.isdigit())
+    return Number(span=span, value=value, text=text)
 
 
 # ------------------------------------------------------------------ operators
@@ -302,6 +304,15 @@ def _checkpoint(
     )
 
 
+def _table(span: Span, *entries: tuple[str, Expr]) -> Table:
+    first: dict[str, Span] = {}
+    for key, value in entries:
+        if key in first:
+            raise DefinedTwice(name=f'"{key}"', span=value.span, first=first[key])
+        first[key] = value.span
+    return Table(span=span, entries=entries)
+
+
 # ------------------------------------------------------------------ the table
 
 
@@ -389,7 +400,7 @@ RULES: dict[str, Row] = {
     "comprehension": lambda span, item, variable, over: ListExpr(
         span=span, items=(item,), variable=variable, over=over
     ),
-    "table": _node(Table, "*entries"),
+    "table": _table,
     "entry": _all,
     "arguments": _all,
     "positional": _node(Argument, "value"),

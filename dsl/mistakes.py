@@ -243,6 +243,14 @@ _FOREIGN_WORDS = {
 }
 
 
+def _second_for(scene: Scene) -> ArchError | None:
+    words = [i for i in range(scene.first, scene.index + 1) if scene.lexemes[i].kind == "for"]
+    if len(words) < 2 or scene.index - words[-1] > 1:
+        return None
+    place = "stands once in a list; for more, lists nest: `[[i * j for j in n] for i in m]`"
+    return MisplacedWord(span=scene.span(words[-1], words[-1]), word="for", place=place)
+
+
 def _foreign_word(scene: Scene) -> ArchError | None:
     for i in (scene.index, scene.index - 1, scene.first):
         word = scene.lexemes[max(i, 0)]
@@ -326,6 +334,8 @@ def _expression_statement(scene: Scene) -> ArchError | None:
     if not alone:
         return None
     end = _value_end(scene, scene.index, frozenset((END,)))
+    if any(lexeme.kind in ("=", "+=") for lexeme in scene.lexemes[scene.index : end + 1]):
+        return None  # it is given a value, which only a name can be
     text = scene.span(scene.first, min(end, len(scene.lexemes) - 1)).text
     return ExpressionStatement(span=scene.span(scene.first, end), text=text)
 
@@ -334,6 +344,7 @@ Detector = Callable[[Scene], ArchError | None]
 
 DETECTORS: tuple[Detector, ...] = (
     _misplaced_docstring,
+    _second_for,
     _foreign_word,
     _pipeline_as_operand,
     _operator_after_pipeline,

@@ -66,6 +66,8 @@ def test_shell_completion_knows_the_commands() -> None:
         ("check", LLAMA, "--prest", "tiny"),
         ("fmt",),
         ("cost", LLAMA, "--set", "layers"),
+        ("cost", LLAMA, "--set", "b=-2"),
+        ("cost", LLAMA, "--set", "s=1.5"),
         ("show", LLAMA, "-o", "x.png"),
         ("show", LLAMA, "-o", "x.svg", "--backend", "torch"),
         ("show", LLAMA, "-o", "x.html", "--json"),
@@ -125,6 +127,15 @@ def test_a_closed_pipe_is_quiet() -> None:
     command = f"{sys.executable} -m archc.cli cost {LLAMA} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("command", ["check", "cost"])
+def test_a_full_disk_is_no_bug(command: str) -> None:
+    line = f"{sys.executable} -m archc.cli {command} {LLAMA} > /dev/full"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error[unwritable]: cannot write what it prints: No space left")
 
 
 # ------------------------------------------------------------------------- files that are bad

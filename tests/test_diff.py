@@ -32,6 +32,7 @@ from archc.diff.regions import folded
 from archc.diff.session import Session, margin_of
 from archc.diff.values import Values
 from archc.dsl.dims import Dim
+from archc.dsl.errors import NegativeSize
 from archc.equality import Comparison
 from archc.structural import compare_models
 
@@ -87,6 +88,20 @@ def test_sizes_hold_what_the_text_relies_on(tmp_path: Path) -> None:
     cases = list(random_cases(archc.load(path).program, 0, {}))
     assert all(case.inputs["x"].shape[1] >= 5 for case in cases)
     assert len(cases) == 3
+
+
+def test_no_axis_of_an_input_is_shorter_than_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "m.arch"
+    path.write_text(
+        "model M { input x: float[b]; input z: float[q: b - 5]; output y[b] = x; output w[q] = z }"
+    )
+    program = archc.load(path).program
+    shapes = [case.inputs["z"].shape for case in random_cases(program, 0, {})]
+    assert shapes == [(0,), (0,), (65,)]
+    with pytest.raises(NegativeSize) as found:
+        list(random_cases(program, 0, {"b": 3}))
+    assert (found.value.facts["axis"], found.value.facts["size"]) == ("q", "-2")
+    assert found.value.span is not None
 
 
 def test_no_false_alarm_over_seeds() -> None:
@@ -505,6 +520,7 @@ def test_command_takes_a_preset_of_each_file() -> None:
         (("--backends", "numpy@O7"), 2, "'O7' is none of O0, O1"),
         (("--backends", "jax"), 1, "unknown-backend"),
         (("--size", "s"), 2, "is not of the form S=N"),
+        (("--size", "s=0"), 2, "at least one s; --inputs gives empty ones"),
         (("--weights", "x", "--random", "1"), 2, "exclude each other"),
     ],
 )

@@ -36,6 +36,7 @@ from kernel_checks import check, inputs_of, weights_of
 
 from archc.backends.numpy import NumpyBackend
 from archc.backends.triton import TritonBackend
+from archc.backends.triton.host import RESERVED
 from archc.compiler.ir.graph import (
     Attrs,
     Axis,
@@ -221,6 +222,59 @@ model M {
 }
 """
     check(small_models.program(text), shapes=((2, 5),))
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED))
+def test_names_of_the_written_methods(name):
+    """A weight or a repeat that is called as something in `model.py` is called otherwise there."""
+    text = f"""use std
+model M {{
+  d = 4
+  input x: float[b, d]
+  weight {name}_[d] = normal
+  x += x * {name}_
+  repeat {name}[i: 2] {{ x += x |> linear(d) }}
+  output y[b, d] = x
+}}
+"""
+    found = small_models.program(text)
+    (source,) = (t for n, t in TritonBackend().emit(found).items() if n == "model.py")
+    assert not re.search(rf"self\.{name} = (weights|\[)", source)
+
+
+def test_a_weight_called_forward():
+    text = """model M {
+  d = 4
+  input x: float[b, d]
+  weight forward[d] = normal
+  output y[b, d] = x * forward
+}
+"""
+    program = small_models.program(text)
+    weights = weights_of(program)
+    x = np.ones((2, 4), np.float32)
+    (y,) = TritonBackend().load(program, weights).run({"x": x}).values()
+    assert np.allclose(y, weights["forward"])
+
+
+def counting(line: str) -> Program:
+    return small_models.program(
+        f"model M {{\n  input i: ids[b] < 100\n  input j: int[b]\n  output y[b] = {line}\n}}\n"
+    )
+
+
+@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize("factor", [2**25, -(2**25)])
+def test_whole_numbers_beyond_32_bits_are_refused(level, factor):
+    inputs = {"i": np.array([99]), "j": np.array([1])}
+    wide = optimise(counting(f"j + i * {factor}"), level=level).program
+    with pytest.raises(NoLowering, match="more than 32 bits"):
+        TritonBackend().emit(wide)
+    program = optimise(counting(f"j + i * {factor // 4}"), level=level).program
+    executable = TritonBackend().load(program, {})
+    assert executable.run(inputs)["y"] == 1 + 99 * (factor // 4)
+    with pytest.raises(NoLowering, match="4294967296, a whole number of more than 32 bits"):
+        executable.run(inputs | {"j": np.array([2**32])})
 
 
 def test_long_rows_run_in_a_loop():

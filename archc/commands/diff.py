@@ -257,6 +257,11 @@ def random_sizes(lengths: Sequence[str]) -> dict[str, int]:
     """`S=N` of each `--size`."""
     pairs = [text.partition("=") for text in lengths]
     for name, _, value in pairs:
-        if not (name.isidentifier() and value.isdigit() and int(value) > 0):
-            raise click.BadParameter(f"{name!r} is not of the form S=N", param_hint="--size")
+        if not (name.isidentifier() and value.isdigit()):
+            problem = f"{name!r} is not of the form S=N"
+        elif int(value) == 0:
+            problem = f"random inputs have at least one {name}; --inputs gives empty ones"
+        else:
+            continue
+        raise click.BadParameter(problem, param_hint="--size")
     return {name: int(value) for name, _, value in pairs}

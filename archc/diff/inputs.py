@@ -17,6 +17,7 @@ from ..backends.base import Array, plain_symbol
 from ..compiler.ir.graph import Axis, Function, Node, Program
 from ..compiler.passes.properties import constant
 from ..dsl.dims import Dim
+from ..dsl.errors import NegativeSize
 
 RAGGED = (3, 7, 5, 2, 9)
 COLLIDING = (2, 16)  # the smallest and greatest size of the model to collide with
@@ -50,7 +51,9 @@ def random_cases(program: Program, seed: int, sizes: Mapping[str, int]) -> Itera
     long = (*[1] * (len(symbols) - 1), reach)
     for name, cycle in (("ragged", RAGGED), ("colliding", colliding), ("long", long)):
         chosen = {s: min(cycle[i % len(cycle)], reach) for i, s in enumerate(symbols)}
-        chosen = _related(program, {**program.sizes, **chosen, **sizes}, set(symbols) - set(sizes))
+        free = set(symbols) - set(sizes)
+        chosen = _related(program, {**program.sizes, **chosen, **sizes}, free)
+        chosen = _present(program, chosen, free)
         yield Case(name, _arrays(program, seed, chosen))
         if set(symbols) <= sizes.keys():
             return
@@ -75,6 +78,27 @@ def _related(program: Program, sizes: Mapping[str, int], free: set[str]) -> dict
             if relation.holds(found):
                 break
             found |= {symbol: found[symbol] + 1 for symbol in growing}
+    return found
+
+
+def _present(program: Program, sizes: Mapping[str, int], free: set[str]) -> dict[str, int]:
+    """`sizes`, the `free` ones enlarged until no axis of an input is shorter than nothing.
+
+    Raises NegativeSize where that does not help.
+    """
+    found = dict(sizes)
+    for node in read_inputs(program).values():
+        for axis in node.axes:
+            growing = axis.size.symbols() & free
+            for _ in range(LONG if growing else 0):
+                if axis.size.evaluate(found) >= 0:
+                    break
+                found |= {symbol: found[symbol] + 1 for symbol in growing}
+            size = axis.size.evaluate(found)
+            if size < 0:
+                raise NegativeSize(
+                    axis=axis.name, size=str(size), span=next(iter(node.spans), None)
+                )
     return found
 
 

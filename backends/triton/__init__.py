@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +18,8 @@ from ...compiler.ir.graph import Program
 from ...compiler.ir.walk import calls, join
 from ...compiler.ops import Array, ModelDType, Precision
 from ...dsl.errors import MissingPackage, NoLowering
-from ..base import Backend, Executable, Stepped, ValueKey, bind_inputs, check_prefix
+from ..base import Backend, BoundInputs, Executable, Stepped, ValueKey, bind_inputs, check_prefix
+from .whole import check_inputs
 
 
 class TritonBackend(Backend):
@@ -106,8 +108,16 @@ class TritonExecutable(Executable):
         files, made = sources(self.program, traced=traced)
         return kind(files, self.named, self.dtype), unshown(made)
 
+    def bind(
+        self, inputs: Mapping[str, Array], sizes: Mapping[str, int] = MappingProxyType({})
+    ) -> BoundInputs:
+        """Checked inputs and all sizes. Raises NoLowering for whole numbers of more than 32 bits."""
+        bound = bind_inputs(self.program, inputs, Precision(self.dtype), sizes)
+        check_inputs(self.program, bound.arrays)
+        return bound
+
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        bound = bind_inputs(self.program, inputs, Precision(self.dtype))
+        bound = self.bind(inputs)
         return _outputs(self.session.run(bound.arrays))
 
     def step(
@@ -116,7 +126,7 @@ class TritonExecutable(Executable):
         """States are tensors on the device. Of one that grows the array has room for the new rows."""
         from .session import named_as
 
-        bound = bind_inputs(self.program, inputs, Precision(self.dtype), sizes)
+        bound = self.bind(inputs, sizes)
         if not states:
             check_prefix(self.program, bound)
         read = {path: states[path] for path in self.read}
@@ -144,7 +154,7 @@ class TritonExecutable(Executable):
         from .session import array, named_as
 
         self.tracing = self.tracing or self._open(traced=True)[0]
-        bound = bind_inputs(self.program, inputs, Precision(self.dtype))
+        bound = self.bind(inputs)
         results = self.tracing.run(bound.arrays)
         values: dict[ValueKey, Array] = {}
         for key, value in named_as("value", results).items():

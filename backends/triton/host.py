@@ -32,6 +32,7 @@ from .scan_kernel import build_scan
 from .space import alike, only
 from .split import LOG_TOTAL, PARTIAL, PARTS, Split, reduced_length, split
 from .steps import scan_of
+from .whole import check_values
 
 ALIASES = frozenset({"rename", "stop_gradient"})  # the same array under other axes
 
@@ -106,6 +107,7 @@ def class_name(function: Function) -> str:
 def plan(program: Program, *, traced: bool = False) -> Plan:
     """All kernels and classes of a program. Raises NoLowering."""
     program = in_tiles(program, traced=traced)
+    check_values(program)
     made = Plan(program, traced)
     seen: set[str] = set()
     for function in _callees_first(made, program.main, seen):
@@ -566,8 +568,8 @@ CALLS: dict[str, Callable[[_Class, Node], None]] = {
 }
 # Names that the written methods use for something else, builtins among them.
 RESERVED = frozenset(
-    "all dict done isinstance kernels layer len map max min next path prefix range reversed run scalars"
-    " self step torch triton tuple weights zip".split()
+    "all dict done forward isinstance kernels layer len map max min next path prefix range reversed run"
+    " scalars self step torch triton tuple weights zip".split()
 )
 CLASSES = frozenset({"Model", "Run"})  # the file's own
 CONSTANTS = frozenset({"weight", "derived", "table"})

@@ -114,6 +114,7 @@ class _ModelElaborator:
         )
         self.outputs: list[tuple[str, int]] = []
         self.declared: set[str] = set()
+        self._stated: dict[tuple[str, str], Span] = {}  # facts of timelines, by axis and name
         self.decode: syntax.DecodeStmt | None = None
         self.after = ""
         self.hypers = hyperparameters(model)
@@ -333,7 +334,10 @@ class _ModelElaborator:
     ) -> dict[str, Any]:
         attrs: dict[str, Any] = {"name": statement.name, "kind": statement.kind}
         if statement.below is not None:
-            attrs["below"] = brackets.expect_size(body, statement.below)
+            attrs["below"] = below = brackets.expect_size(body, statement.below)
+            count = below.substitute(body.bindings).constant
+            if count is not None and count < 1:
+                raise errors.NoIds(name=statement.name, span=statement.below.span)
         if statement.extra is not None:
             extra = brackets.expect_size(body, statement.extra)
             attrs["extra"] = numbers.whole(extra, body.bindings, statement.extra.span)
@@ -370,6 +374,9 @@ class _ModelElaborator:
         for name, expr in statement.facts:
             if name not in TIME_FACTS:
                 raise errors.TimeFact(name=name, span=expr.span)
+            first = self._stated.setdefault((statement.axis, name), expr.span)
+            if first is not expr.span:
+                raise errors.DefinedTwice(name=name, span=expr.span, first=first)
             value = expressions.evaluate(body, expr)
             dtype, default = TIME_FACTS[name]
             is_tensor = isinstance(value, Tensor)

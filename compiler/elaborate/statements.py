@@ -169,7 +169,11 @@ def assign(body: Body, statement: syntax.Assign) -> None:
         raise errors.TargetCount(
             targets=len(statement.targets), values=len(values), span=statement.span
         )
+    first: dict[str, Span] = {}
     for target, item in zip(statement.targets, values, strict=True):
+        if target.name in first:
+            raise errors.DefinedTwice(name=target.name, span=target.span, first=first[target.name])
+        first[target.name] = target.span
         bound = bind(body, target, item, statement.span)
         body.session.watch(target, bound)
         body.environment.values[target.name] = bound

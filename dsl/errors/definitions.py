@@ -64,6 +64,21 @@ class UnknownModel(ArchError, id="unknown-model"):
         return did_you_mean(self.name, self.known) or f"models here: {', '.join(self.known)}"
 
 
+class NoIds(ArchError, id="no-ids"):
+    name: str
+    title = "no id is small enough for `{name}`"
+    labels = {"span": "ids are 0 and more, and below this"}
+    help = "write how many ids there are: `input ids: ids[b, s] < vocab`"
+
+
+class OtherPreset(ArchError, id="other-preset"):
+    name: str
+    model: str
+    asked: str
+    title = "preset `{name}` is one of `{model}`, not of `{asked}`"
+    help = "leave out one of `--model` and `--preset`"
+
+
 class UnknownPreset(ArchError, id="unknown-preset"):
     name: str
     known: tuple[str, ...]

@@ -76,9 +76,12 @@ class UnopenedBracket(ArchError, id="unopened-bracket"):
 
 
 class NumberTooLarge(ArchError, id="number-too-large"):
+    whole: bool
     title = "this number is too large"
     labels = {"span": "integers end at 2 ** 63 - 1, others near 1.8e308"}
-    help = "an infinite mask value is written `-inf`"
+
+    def help_text(self) -> str:
+        return "" if self.whole else "an infinite mask value is written `-inf`"
 
 
 class ChainedComparison(ArchError, id="chained-comparison"):
@@ -181,7 +184,7 @@ class MisplacedArrow(ArchError, id="misplaced-arrow"):
     title = "`->` cannot stand here"
     labels = {"span": "not a lambda, a relabelling or a result"}
     help = (
-        "a lambda has its inputs in parentheses: `(x) -> ..`\n"
+        "a lambda has its inputs in parentheses: `(x) -> ..`; behind `|>` all of it stands in parentheses\n"
         "a relabelling has an axis, or axes in parentheses, on both sides: `x[(g, r) -> h]`"
     )
 
