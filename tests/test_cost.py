@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bundled import example
+from clock import in_time
 from graphs import SIZES, Model, b, d, hidden, layer, s, vocab
 from small_models import model, program
 
@@ -385,7 +386,7 @@ def test_cost_does_not_grow_with_depth() -> None:
     program = example("llama", "llama31_405b")
     start = time.process_time()
     cost(program)
-    assert time.process_time() - start < 0.2
+    assert in_time(time.process_time() - start, 0.2)
 
 
 def test_cost_needs_no_torch() -> None:

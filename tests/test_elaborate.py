@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clock import in_time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_models import ids, inputs, model, paths, program, run, value
@@ -106,7 +107,7 @@ REFUSED = {
 def test_refused_at_compile_time(text: str) -> None:
     started = time.monotonic()
     assert ids(model(f"n = {text}\noutput y = x")) == [REFUSED[text]]
-    assert time.monotonic() - started < 10
+    assert in_time(time.monotonic() - started, 10)
 
 
 GROWTH = {
@@ -133,7 +134,7 @@ def test_blocks_that_double_are_refused_before_they_fill_the_memory() -> None:
     above = "\n".join([*blocks, "block a30(x[..., d]) -> [..., d] { return x }"])
     started = time.monotonic()
     assert ids(model("output y = x |> a0", above)) == ["too-large"]
-    assert time.monotonic() - started < 60
+    assert in_time(time.monotonic() - started, 60)
 
 
 @pytest.mark.parametrize(
