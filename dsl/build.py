@@ -305,11 +305,7 @@ def _checkpoint(
 
 
 def _table(span: Span, *entries: tuple[str, Expr]) -> Table:
-    first: dict[str, Span] = {}
-    for key, value in entries:
-        if key in first:
-            raise DefinedTwice(name=f'"{key}"', span=value.span, first=first[key])
-        first[key] = value.span
+    DefinedTwice.check((f'"{key}"', value.span) for key, value in entries)
     return Table(span=span, entries=entries)
 
 

@@ -195,9 +195,9 @@ def open_sized(
         for name, value in values.items()
         if name in symbols and isinstance(value, Number) and isinstance(value.value, int)
     }
-    for name in values.keys() & symbols.keys() - own.keys():
-        if symbols[name] not in at:
+    for name in values:
+        if name in symbols and name not in own and symbols[name] not in at:
             problem = f"{name} is a size that a call decides: a whole number, 0 or more"
             raise click.BadParameter(problem, param_hint="--set")
-    unknown = {n: v for n, v in values.items() if n not in own and symbols.get(n) not in at}
+    unknown = {n: v for n, v in values.items() if n not in own and n not in symbols}
     return (replace(sized, overrides={**sized.overrides, **unknown}) if unknown else sized), at

@@ -6,9 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..backends.base import bind_inputs
 from ..compiler.extract import section
-from ..compiler.ops import Precision
 from ..dsl.diagnostics import snippet
 from ..dsl.span import Span
 from ..equality import Comparison
@@ -178,8 +176,7 @@ def _hints(trial: Trial, region: Region) -> tuple[Hint, ...]:
     node, result = trial.values.node(pair.key), pair.key[1]
     program, weights = trial.port.session.program, trial.port.session.weights
     truth = trial.port.stage.truth(trial.runs.case).gold.values
-    sizes = bind_inputs(program, trial.runs.case.inputs, Precision("f64")).sizes
-    part = section(program, function, region.path, region.inside, (result,), sizes)
+    part = section(program, function, region.path, region.inside, (result,), trial.runs.sizes)
     fed = {name: truth[region.path, i] for name, i in part.feeds.items()}
 
     def agrees(tried: Alternative) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import ChainMap
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations, pairwise
@@ -18,7 +18,7 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from ..backends.base import Array
-from ..compiler.ir.graph import Attrs, Builder, Node, Parameter, Program
+from ..compiler.ir.graph import Attrs, Axis, Builder, Node, Parameter, Program
 from ..dsl.diagnostics import ArchError
 from ..dsl.dims import Dim
 from ..dsl.span import Span
@@ -294,15 +294,10 @@ def _moved(s: Setting, node: Node) -> Iterator[Alternative]:
 
 def scales(s: Setting) -> Iterator[Alternative]:
     """Scores that are or are not divided by the root of a size."""
-    sizes = {
-        axis.size.evaluate(s.program.sizes)
-        for node in s.nodes
-        if node.op == "dot"
-        for axis in node.attrs.axes("axes")
-        if axis.size.symbols() <= s.program.sizes.keys()
-    }
+    dots = (n for n in s.nodes if n.op == "dot")
+    sizes = _sizes(s, (axis for node in dots for axis in node.attrs.axes("axes")))
     for node in (n for n in s.nodes if n.op == "softmax"):
-        for size in sorted(sizes - {1}):
+        for size in sizes:
             for power in (-0.5, 0.5, -1.0):
                 words = {-0.5: "multiplied by", 0.5: "not multiplied by", -1.0: "divided by"}
                 shown = f"{size}" if power == -1.0 else f"{size} ** -0.5"
@@ -316,13 +311,19 @@ def scales(s: Setting) -> Iterator[Alternative]:
                 yield _changed(s, f"scores {words[power]} {shown}", {node.id}, change)
 
 
+def _sizes(s: Setting, axes: Iterable[Axis]) -> list[int]:
+    """Those of `axes` that no call decides and that scale something, in order."""
+    known = s.program.sizes
+    found = {a.size.evaluate(known) for a in axes if a.size.symbols() <= known.keys()}
+    return sorted(found - {0, 1})
+
+
 def factors(s: Setting) -> Iterator[Alternative]:
     """A result times the root of a size, as embeddings are taken (Vaswani et al., 2017, 3.4), or a
     power of two, by which a class may keep its stream in the range of a half format."""
     for result in dict.fromkeys(i for _, i in s.program.main.outputs):
         kind = s.node(result).type
-        counted = (a.size for a in kind.axes if a.size.symbols() <= s.program.sizes.keys())
-        sizes = sorted({size.evaluate(s.program.sizes) for size in counted} - {0, 1})
+        sizes = _sizes(s, kind.axes)
         by = {f"{size} ** {power}": size**power for size in sizes for power in (0.5, -0.5)}
         by |= {f"{factor:g}": factor for k in (1, 2, 3) for factor in (0.5**k, 2.0**k)}
         for words, factor in by.items() if kind.dtype not in ("int", "bool") else ():

@@ -8,12 +8,12 @@ another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..backends.base import Array, plain_symbol
+from ..backends.base import Array, plain_symbol, span_of
 from ..compiler.ir.graph import Axis, Function, Node, Program
 from ..compiler.passes.properties import constant
 from ..dsl.dims import Dim
@@ -71,13 +71,8 @@ def _related(program: Program, sizes: Mapping[str, int], free: set[str]) -> dict
     found = dict(sizes)
     for relation in program.constraints:
         symbols = relation.left.symbols() | relation.right.symbols()
-        growing = relation.right.symbols() & free
-        for _ in range(LONG):
-            if not growing or relation.op != "<=" or not symbols <= found.keys():
-                break
-            if relation.holds(found):
-                break
-            found |= {symbol: found[symbol] + 1 for symbol in growing}
+        if relation.op == "<=" and symbols <= found.keys():
+            found = _grown(found, relation.right.symbols() & free, relation.right - relation.left)
     return found
 
 
@@ -89,16 +84,20 @@ def _present(program: Program, sizes: Mapping[str, int], free: set[str]) -> dict
     found = dict(sizes)
     for node in read_inputs(program).values():
         for axis in node.axes:
-            growing = axis.size.symbols() & free
-            for _ in range(LONG if growing else 0):
-                if axis.size.evaluate(found) >= 0:
-                    break
-                found |= {symbol: found[symbol] + 1 for symbol in growing}
+            found = _grown(found, axis.size.symbols() & free, axis.size)
             size = axis.size.evaluate(found)
             if size < 0:
-                raise NegativeSize(
-                    axis=axis.name, size=str(size), span=next(iter(node.spans), None)
-                )
+                raise NegativeSize(axis=axis.name, size=str(size), span=span_of(node))
+    return found
+
+
+def _grown(sizes: dict[str, int], growing: Collection[str], least: Dim) -> dict[str, int]:
+    """`sizes`, those that are `growing` enlarged until `least` is 0 or more, as far as is tried."""
+    found = dict(sizes)
+    for _ in range(LONG if growing else 0):
+        if least.evaluate(found) >= 0:
+            break
+        found |= {symbol: found[symbol] + 1 for symbol in growing}
     return found
 
 

@@ -15,12 +15,11 @@ from itertools import takewhile
 
 import numpy as np
 
-from ..backends.base import Array, ValueKey, bind_inputs
+from ..backends.base import Array, ValueKey
 from ..compiler.checkpoint.arrangement import Arrangement, claims, inside
 from ..compiler.checkpoint.lines import Entry, Lines
 from ..compiler.extract import SOURCES
 from ..compiler.ir.graph import Axis, Function, Node, Parameter, Program
-from ..compiler.ops import Precision
 from .names import Owned
 from .regions import UNPLACED
 from .report import LeftOut
@@ -177,23 +176,26 @@ class Layout:
     """How arrays of a program lie in the order of a module's: the axes of inputs lead, then come features.
 
     `sizes` are those of the axes of inputs, `masks` the inputs that say which entries of their axes
-    count.
+    count, `weighted` the axes that weights have.
     """
 
     program: Program
     sizes: Mapping[Axis, int]
     masks: Mapping[tuple[Axis, ...], Array]
+    weighted: frozenset[Axis]
 
     @classmethod
-    def of(cls, program: Program, inputs: Mapping[str, Array]) -> Layout:
+    def of(cls, program: Program, inputs: Mapping[str, Array], bound: Mapping[str, int]) -> Layout:
+        """`bound` are the sizes of a run on `inputs`."""
         given = [program.main[i] for i in program.main.inputs]
-        bound = bind_inputs(program, inputs, Precision("f64")).sizes
         masks = {
             node.axes: inputs[node.attrs.string("name")].astype(np.bool_)
             for node in given
             if node.type.dtype == "bool" and node.attrs.string("name") in inputs
         }
-        return cls(program, {a: a.size.evaluate(bound) for n in given for a in n.axes}, masks)
+        sizes = {a: a.size.evaluate(bound) for n in given for a in n.axes}
+        weighted = frozenset(a for p in program.parameters for a in p.axes)
+        return cls(program, sizes, masks, weighted)
 
     def arranged(self, value: Array, node: Node, shape: tuple[int, ...]) -> Array | None:
         """`value` of `node` as an array of `shape`; None where it has not that shape.
@@ -217,11 +219,6 @@ class Layout:
         """The leading axes of a value, and the others."""
         lead = [a for a in self.sizes if a in node.axes]
         return lead, [a for a in node.axes if a not in lead]
-
-    @property
-    def weighted(self) -> set[Axis]:
-        """The axes that weights have."""
-        return {axis for parameter in self.program.parameters for axis in parameter.axes}
 
     def seen(self, node: Node, shape: tuple[int, ...]) -> Array:
         """Which entries of the arranged value of `node` are no padding, along its first dimensions."""

@@ -12,9 +12,9 @@ from functools import cached_property
 
 import numpy as np
 
-from ..backends.base import Array, ValueKey
+from ..backends.base import Array, ValueKey, bind_inputs
 from ..compiler.ir.graph import Node
-from ..compiler.ops import ModelDType
+from ..compiler.ops import ModelDType, Precision
 from ..equality import Comparison, compare
 from .chosen import Chosen
 from .inputs import Case
@@ -36,6 +36,7 @@ class Runs:
     port: Port
     case: Case
     _made: dict[ModelDType, PeerRun] = field(default_factory=dict)
+    _ignoring: dict[str, bool] = field(default_factory=dict)
 
     def __getitem__(self, dtype: ModelDType) -> PeerRun:
         if dtype not in self._made:
@@ -49,15 +50,25 @@ class Runs:
 
     @cached_property
     def layout(self) -> Layout:
-        return Layout.of(self.port.session.program, self.case.inputs)
+        return Layout.of(self.port.session.program, self.case.inputs, self.sizes)
 
-    def ignores(self, region: Region) -> bool:
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        inputs = self.case.inputs
+        return bind_inputs(self.port.session.program, inputs, Precision("f64")).sizes
+
+    def ignores(self, module: str) -> bool:
         """Whether a module returns the same whatever it is given, as a table of positions does."""
-        call = self["f64"].calls[region.module][-1]
-        given, before = call.given(), self["f64"].returned(region.module)
+        if module not in self._ignoring:
+            self._ignoring[module] = self._ignores(module)
+        return self._ignoring[module]
+
+    def _ignores(self, module: str) -> bool:
+        call = self["f64"].calls[module][-1]
+        given, before = call.given(), self["f64"].returned(module)
         if given is None or before is None:
             return False
-        after = self.port.peer.again(region.module, call, np.zeros_like(given))
+        after = self.port.peer.again(module, call, np.zeros_like(given))
         return after is not None and np.array_equal(before, after)
 
 
@@ -137,7 +148,7 @@ class Trial:
                 return f"{listed([f'`{name}`' for name in places])} have it in different places"
             tensors = listed(lost or [f"`{entry.name}`" for entry in region.entries])
             return f"no dimension of {tensors} counts what it returns"
-        if region.reads and self.runs.ignores(region):
+        if region.reads and self.runs.ignores(region.module):
             return "the module makes nothing of what it is given"
         if len(calls) > 1:
             return f"the class calls the module {len(calls)} times"
@@ -198,7 +209,7 @@ class Trial:
             found.append(self.compared(self.values.node(pair.key), pair.value, gold, base))
         worst = max(found, key=lambda c: (not c.passed, c.error), default=None)
         apart = worst is not None and not worst.passed
-        return None if apart and region.reads and self.runs.ignores(region) else worst
+        return None if apart and region.reads and self.runs.ignores(region.module) else worst
 
     @property
     def base(self) -> PeerRun:
@@ -215,7 +226,7 @@ class Trial:
         """Which experts it chooses."""
         return Chosen(self)
 
-    @property
+    @cached_property
     def left_out(self) -> tuple[LeftOut, ...]:
         """The regions that are not compared, although a module has their tensors as its own."""
         compared = {region.name for region, _, _ in self.regions}

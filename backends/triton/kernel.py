@@ -285,7 +285,7 @@ class _Builder:
 
     def _store(self, to: Pointer, value: Value, axes: Sequence[Axis], at: Operand) -> None:
         if any(self.region.size(a) == Dim() for a in axes):
-            return
+            return  # there is no element
         part = self.evaluator.reducer.part
         places = [at[a] for a in axes]
         if part is not None:

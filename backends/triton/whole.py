@@ -51,7 +51,7 @@ def _walked(
     """What the outputs of a function may be, where its inputs are what is `given`."""
     found = dict(given)
     for node in function.nodes:
-        bounds = found.get(node.id, _bounds(program, node, found))
+        bounds = found[node.id] if node.id in found else _bounds(program, node, found)
         if bounds is not None:
             found[node.id] = bounds
             for value in bounds:

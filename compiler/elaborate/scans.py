@@ -140,13 +140,8 @@ def _options(body: Body, statement: syntax.ScanStmt, scan: Stepping) -> Options:
 
 
 def _states(body: Body, statement: syntax.ScanStmt, scan: Stepping) -> list[State]:
-    found: dict[str, State] = {}
-    for target, initial in statement.states:
-        if target.name in found:
-            first = found[target.name].span
-            raise errors.DefinedTwice(name=target.name, span=target.span, first=first)
-        found[target.name] = _state(body, scan, target, initial)
-    return list(found.values())
+    errors.DefinedTwice.check((target.name, target.span) for target, _ in statement.states)
+    return [_state(body, scan, target, initial) for target, initial in statement.states]
 
 
 def _state(body: Body, scan: Stepping, target: syntax.Target, initial: syntax.Expr) -> State:

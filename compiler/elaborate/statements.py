@@ -169,11 +169,8 @@ def assign(body: Body, statement: syntax.Assign) -> None:
         raise errors.TargetCount(
             targets=len(statement.targets), values=len(values), span=statement.span
         )
-    first: dict[str, Span] = {}
+    errors.DefinedTwice.check((target.name, target.span) for target in statement.targets)
     for target, item in zip(statement.targets, values, strict=True):
-        if target.name in first:
-            raise errors.DefinedTwice(name=target.name, span=target.span, first=first[target.name])
-        first[target.name] = target.span
         bound = bind(body, target, item, statement.span)
         body.session.watch(target, bound)
         body.environment.values[target.name] = bound

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..diagnostics import ArchError, did_you_mean
 from ..span import Span
 from .wording import listed
@@ -32,6 +34,14 @@ class DefinedTwice(ArchError, id="defined-twice"):
     first: Span
     title = "`{name}` is defined twice"
     labels = {"span": "defined again", "first": "first defined here"}
+
+    @classmethod
+    def check(cls, named: Iterable[tuple[str, Span]]) -> None:
+        """Raises it where a name comes again."""
+        first: dict[str, Span] = {}
+        for name, span in named:
+            if first.setdefault(name, span) is not span:
+                raise cls(name=name, span=span, first=first[name])
 
 
 class UnknownInitial(ArchError, id="unknown-initial"):
